@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Endwell: async tasks in C that always end well
+ */
+
+#include <endwell/base.h>
+#include <endwell/clock.h>
+#include <endwell/event.h>
+#include <endwell/file.h>
+#include <endwell/offload.h>
+#include <endwell/outcome.h>
+#include <endwell/pipe.h>
+#include <endwell/process.h>
+#include <endwell/resource.h>
+#include <endwell/run.h>
+#include <endwell/scope.h>
+#include <endwell/semaphore.h>
+#include <endwell/signals.h>
+#include <endwell/socket.h>
+#include <endwell/task.h>
+#include <endwell/tempfile.h>

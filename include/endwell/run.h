@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The runtime: from the first task to the last ending
+ */
+
+#include <endwell/task.h>
+#include <signal.h>
+
+/** ew_report_fn - gets one line, without newline, about something that the program should hear of */
+typedef void ew_report_fn(void *argument, const char *line);
+
+/**
+ * struct ew_run_options - zero is the default for each
+ * @workers_count:      0: one per processor the process may run on; at most EW_WORKERS_MAX
+ * @offload_threads:    most threads for calls that block; 0: 4
+ * @shutdown_budget_ns: from a cancel of the main task's scope (ew_shutdown(), or the main task's failure)
+ *                      until everything is forced: the promised bound of a shutdown; 0: 30 s
+ * @exit_when_stuck:    when that time is over and tasks are still there, print what is stuck and _exit(70)
+ * @virtual_time:       the clock stands still while tasks run and jumps to the next deadline when none
+ *                      can and no operation is in flight; one worker only. For tests
+ * @signals:            blocked in all threads of the runtime, for ew_signals_open(); NULL: none. SIGPIPE always is
+ * @report:             gets reports; NULL: they go to stderr
+ */
+struct ew_run_options {
+	unsigned workers_count;
+	unsigned offload_threads;
+	int64_t shutdown_budget_ns;
+	bool exit_when_stuck;
+	bool virtual_time;
+	const sigset_t *signals;
+	ew_report_fn *report;
+	void *report_argument;
+};
+
+#define EW_WORKERS_MAX 64
+
+/**
+ * ew_run() - run a task and everything it starts, to the end
+ * @options: NULL for defaults
+ * @fn:      the main task; runs on worker 1, which is the calling thread
+ *
+ * Returns when every task has ended, every resource is closed or aborted and the kernel is done with all memory lent.
+ * Return:  @fn's result.
+ * Errors:  -EDEADLK called from a task (reported: a child scope is what is wanted); -ENOSYS, -EPERM or -ENOMEM:
+ *          io_uring is missing, refused or has no memory (reported in one sentence with the cause).
+ */
+EW_API int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument);
+
+/**
+ * ew_shutdown() - cancel everything that the calling task's runtime does, with EW_REASON_SHUTDOWN
+ *
+ * The shutdown budget starts to run. From any task; returns at once.
+ */
+EW_API void ew_shutdown(void);
+
+/** ew_driver_name() - what carries operations out here, and on what: "uring (kernel 6.18, guards by madvise)" */
+EW_API const char *ew_driver_name(void);

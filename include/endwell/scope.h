@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Scopes and shields: who owns tasks, and how cancels reach them
+ * A scope cannot be left before every task spawned in it has ended.
+ *
+ * The block that declares a scope is inside it: a cancel of the scope reaches the block's own
+ * suspending calls as well as the children. Cancels are level-triggered: once a scope is cancelled,
+ * every later suspending call inside it returns -ECANCELED until it is left.
+ */
+
+#include <endwell/private.h>
+
+struct ew_worker;
+struct ew__scope_waiter;
+
+/** enum ew_reason - why a scope was cancelled; the first one stays */
+enum ew_reason {
+	EW_REASON_NONE,
+	EW_REASON_REQUESTED, /* somebody called ew_scope_cancel() */
+	EW_REASON_DEADLINE,  /* its own deadline passed */
+	EW_REASON_CHILD,     /* a child failed, and the policy cancels the rest */
+	EW_REASON_LEFT,	     /* its block was left with children still running */
+	EW_REASON_PEER,	     /* the peer that wanted the work has gone */
+	EW_REASON_SHUTDOWN,  /* the program ends */
+	EW_REASON_BUDGET,    /* an ending has used up its time */
+};
+
+/** enum ew_rung - how far a cancel has climbed for the running task */
+enum ew_rung {
+	EW_RUNG_NONE,
+	EW_RUNG_CANCEL,	 /* suspending calls report -ECANCELED */
+	EW_RUNG_CLEANUP, /* shielded: a cancel is remembered, endings run under their budgets */
+	EW_RUNG_FORCE,	 /* the time is used up: suspending calls are refused also here */
+};
+
+/** enum ew_policy - what a failing child means to its siblings */
+enum ew_policy {
+	EW_POLICY_FIRST_ERROR, /* the first error cancels the rest and is the scope's result */
+	EW_POLICY_INDEPENDENT, /* errors concern only the child (a server's sessions) */
+};
+
+/**
+ * struct ew_scope - caller's memory, lives in the block that declares it
+ *
+ * Fields before the line are options, set by the declaring macro; all are optional.
+ * @deadline_ns: absolute; when it passes, the scope is cancelled with EW_REASON_DEADLINE
+ * @budget_ns:   time from a cancel of this scope until its tasks are forced; 0: only an ancestor's
+ *               budget, or that of the run, bounds it
+ * @policy:      what a failing child means
+ */
+struct ew_scope {
+	int64_t deadline_ns;
+	int64_t budget_ns;
+	enum ew_policy policy;
+	/* -- private from here -- */
+	struct ew_entry entry;
+	struct ew_node node;
+	const struct ew_site *site;
+	struct ew_task *owner;	   /* whose block it is; NULL: the run's own scope */
+	struct ew_worker *worker;
+	struct ew_task *children; /* newest first */
+	uint32_t children_count;
+	uint32_t children_cut; /* ended with -ECANCELED after the cancel */
+	int32_t first_error;
+	struct ew__wait *joiner;
+	struct ew__scope_waiter *waiters;
+	struct ew__timer deadline_timer;
+	struct ew__timer force_timer;
+	struct ew__message cancel_message;
+	_Atomic bool cancel_posted;
+	bool open;
+};
+
+EW_API void ew__scope_enter(struct ew_scope *scope);
+EW_API void ew__scope_leave(struct ew_scope *scope);
+
+/**
+ * EW_SCOPE() - declare a scope and open it
+ *
+ *	EW_SCOPE(scope, .deadline_ns = ew_after(30 * EW_SECOND));
+ *
+ * Leaving the block cancels the children that still run and waits for them.
+ * Inside a cancelled scope it opens, already cancelled.
+ */
+#define EW_SCOPE(name_, ...)                                                                       \
+	struct ew_scope name_ __attribute__((cleanup(ew__scope_leave))) = {                        \
+		.site = EW_SITE(#name_), ##__VA_ARGS__                                             \
+	};                                                                                         \
+	ew__scope_enter(&name_)
+
+/**
+ * ew_scope_join() - wait until every child has ended; the scope stays open
+ *
+ * Suspends:     until the last child has ended. Never refused: a cancel makes the children end.
+ * Return:       0, or the first error of a child in order of completion (EW_POLICY_FIRST_ERROR).
+ * Errors:       -ETIMEDOUT the scope's own deadline passed, -ECANCELED it was cancelled otherwise.
+ */
+EW_SUSPENDS EW_API int ew_scope_join(struct ew_scope *scope);
+
+/**
+ * ew_scope_finish() - end the scope with the block's result: `return ew_scope_finish(&scope, r);`
+ * @r: the block's result; a negative one cancels the children that still run
+ *
+ * Suspends:     until the last child has ended; never refused.
+ * Return:       @r if it is an error other than -ECANCELED; else what ew_scope_join() says; else @r.
+ *               The scope's own deadline comes out as -ETIMEDOUT, never as -ECANCELED.
+ */
+EW_SUSPENDS EW_API int ew_scope_finish(struct ew_scope *scope, int r);
+
+/**
+ * ew_scope_close() - let children finish until a deadline, then cancel and await the rest; ends the scope
+ * @scope:       scope to end; NULL is a no-op
+ * @deadline_ns: EW_NOW cancels at once, EW_NEVER grants all the time
+ * @reason:      with which the rest is cancelled
+ *
+ * Suspends:     until the last child has ended. No child outlives this call.
+ * Cancellation: of the caller ends the grace period at once.
+ * Return:       0, or the first child's error in completion order.
+ * Errors:       -ETIMEDOUT children had to be cancelled because the deadline passed, -ECANCELED caller cancelled.
+ */
+EW_SUSPENDS EW_API int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns, enum ew_reason reason);
+
+/**
+ * ew_scope_cancel() - ask everything inside the scope to end; returns at once
+ *
+ * May be called from any task of any worker and from any thread, as long as the scope is open.
+ * Later reasons are ignored. The join still comes.
+ */
+EW_API void ew_scope_cancel(struct ew_scope *scope, enum ew_reason reason);
+
+/** ew_scope_reason() - EW_REASON_NONE while this very scope is not cancelled; from any thread */
+EW_API enum ew_reason ew_scope_reason(const struct ew_scope *scope);
+
+/** ew_scope_is_cancelled() - this scope or one around it is cancelled; a token to poll, from any thread */
+EW_API bool ew_scope_is_cancelled(const struct ew_scope *scope);
+
+/**
+ * ew_scope_wait_cancel() - wait until the scope, or one around it, is cancelled: a token to wait on
+ * @scope: an open scope of a task of the same worker, which stays open meanwhile
+ *
+ * Suspends:     until then, or until @deadline_ns.
+ * Errors:       -ETIMEDOUT, -ECANCELED the caller itself is cancelled, -EXDEV another worker's scope.
+ */
+EW_SUSPENDS EW_API int ew_scope_wait_cancel(struct ew_scope *scope, int64_t deadline_ns);
+
+/** ew_scope_children_count() - children that have not ended; from the scope's own worker */
+EW_API unsigned ew_scope_children_count(const struct ew_scope *scope);
+
+/**
+ * ew_cancel_requested() - for computing loops: should this task end?
+ *
+ * Never suspends. Sees cancels from other threads and passed deadlines before they are delivered.
+ */
+EW_API bool ew_cancel_requested(void);
+
+/** ew_cancel_rung() - how far the cancel of the running task has climbed */
+EW_API enum ew_rung ew_cancel_rung(void);
+
+/** ew_cancel_reason() - of the innermost cancelled scope around the running task, also behind shields */
+EW_API enum ew_reason ew_cancel_reason(void);
+
+/** ew_reason_name() - "deadline", "peer", ...; never NULL */
+EW_API const char *ew_reason_name(enum ew_reason reason);
+
+/**
+ * struct ew_shield - a stretch in which cancels of scopes opened outside are remembered, not delivered
+ * @budget_ns: relative; then the stretch itself is cancelled, with EW_REASON_BUDGET. Mandatory
+ */
+struct ew_shield {
+	int64_t budget_ns;
+	/* -- private from here -- */
+	struct ew_entry entry;
+	struct ew_node node;
+	struct ew_task *owner;
+	struct ew__timer timer;
+};
+
+EW_API void ew__shield_enter(struct ew_shield *shield);
+EW_API void ew__shield_leave(struct ew_shield *shield);
+
+/**
+ * EW_SHIELD() - declare a shield: `EW_SHIELD(shield, .budget_ns = EW_SECOND);` until the block's end
+ *
+ * Scopes opened inside still cancel. Of nested budgets the smallest counts. A later cancel outside
+ * shortens the budget to what its ladder has left.
+ */
+#define EW_SHIELD(name_, ...)                                                                      \
+	struct ew_shield name_ __attribute__((cleanup(ew__shield_leave))) = { __VA_ARGS__ };       \
+	ew__shield_enter(&name_)

@@ -1,0 +1,583 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The io_uring driver: one ring per worker, with SINGLE_ISSUER and DEFER_TASKRUN, so that completions
+ * move only inside our own io_uring_enter() and a cancel that meets readiness in one turn has a known order.
+ *
+ * A request to cancel is not an end, and the cancel's own completion tells nothing: 0, -ENOENT and -EALREADY
+ * each occur for operations that then succeed and for ones that do not. Only the operation's own last
+ * completion decides; an operation is given back when both have been reaped.
+ *
+ * Cancels name the target by user_data, which is matched by value: it is slot and generation, so a
+ * late one cannot hit the slot's next user. A slot is taken at submission from a table that is reserved whole, so
+ * submitting an ending's operation cannot fail.
+ *
+ * Operations wait in our own queue until the turn's one io_uring_enter(). That makes "cancelled before
+ * the kernel saw it" true by construction, and a full submission queue harmless.
+ */
+
+#include "driver/driver.h"
+
+#include "task/switch.h"
+
+#include <errno.h>
+#include <endwell/clock.h>
+#include <liburing.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define RING_ENTRIES	 512
+#define RING_COMPLETIONS 4096
+#define SLOTS_MAX	 ((uint32_t)1 << 22)
+#define BUFFER_GROUP	 0
+
+#define USER_DATA_CANCEL   ((uint64_t)1 << 63)
+#define USER_DATA_DOORBELL ((uint64_t)1 << 62)
+
+/* linux/errno.h, include/linux/errno.h: must not reach user space, and do (measured on 6.18). */
+#define KERNEL_RESTART_FIRST 512
+#define KERNEL_RESTART_LAST  516
+
+struct slot {
+	struct ew__op *op;
+	uint32_t generation; /* 30 bits are used */
+	uint32_t next_free;
+};
+
+struct ew__driver {
+	struct io_uring ring;
+	struct slot *slots; /* SLOTS_MAX, touched as used */
+	uint32_t slots_used;
+	uint32_t free_slot; /* 1-based; 0: none */
+	unsigned in_flight;
+	struct ew__op *queued, **queued_tail;
+	struct ew__op *cancels, **cancels_tail;
+	struct ew__op *done, **done_tail;
+	struct io_uring_buf_ring *buffer_ring;
+	char *buffers;
+	int doorbell;
+	bool doorbell_armed;
+};
+
+static const struct {
+	int opcode;
+	const char *name;
+} needed_opcodes[] = {
+	{ IORING_OP_READ, "READ" },	      { IORING_OP_WRITE, "WRITE" },
+	{ IORING_OP_RECV, "RECV" },	      { IORING_OP_SEND, "SEND" },
+	{ IORING_OP_RECVMSG, "RECVMSG" },     { IORING_OP_SENDMSG, "SENDMSG" },
+	{ IORING_OP_ACCEPT, "ACCEPT" },	      { IORING_OP_CONNECT, "CONNECT" },
+	{ IORING_OP_POLL_ADD, "POLL_ADD" },   { IORING_OP_OPENAT, "OPENAT" },
+	{ IORING_OP_LINKAT, "LINKAT" },	      { IORING_OP_RENAMEAT, "RENAMEAT" },
+	{ IORING_OP_UNLINKAT, "UNLINKAT" },   { IORING_OP_FSYNC, "FSYNC" },
+	{ IORING_OP_STATX, "STATX" },	      { IORING_OP_ASYNC_CANCEL, "ASYNC_CANCEL" },
+};
+
+static int probe_opcodes(struct io_uring *ring, char *why, size_t why_bytes)
+{
+	struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
+	size_t i;
+	int r = 0;
+
+	if (!probe) {
+		snprintf(why, why_bytes, "io_uring cannot be asked what it supports (IORING_REGISTER_PROBE)");
+		return -ENOSYS;
+	}
+	for (i = 0; i < sizeof(needed_opcodes) / sizeof(needed_opcodes[0]); i++) {
+		if (io_uring_opcode_supported(probe, needed_opcodes[i].opcode))
+			continue;
+		snprintf(why, why_bytes, "io_uring lacks the operation %s; Linux 6.1 or newer is needed",
+			 needed_opcodes[i].name);
+		r = -ENOSYS;
+		break;
+	}
+	io_uring_free_probe(probe);
+	return r;
+}
+
+static int setup_ring(struct ew__driver *driver, char *why, size_t why_bytes)
+{
+	struct io_uring_params params = {
+		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+			 IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
+		.cq_entries = RING_COMPLETIONS,
+	};
+	int r;
+
+	r = io_uring_queue_init_params(RING_ENTRIES, &driver->ring, &params);
+	if (r == 0) {
+		io_uring_ring_dontfork(&driver->ring);
+		return 0;
+	}
+	switch (-r) {
+	case EPERM:
+	case EACCES:
+		snprintf(why, why_bytes,
+			 "io_uring is refused here (io_uring_setup: %s): the sysctl kernel.io_uring_disabled or a "
+			 "seccomp filter forbids it, as container engines do by default",
+			 strerror(-r));
+		break;
+	case ENOSYS:
+		snprintf(why, why_bytes, "this kernel has no io_uring (io_uring_setup: %s)", strerror(-r));
+		break;
+	case EINVAL:
+		snprintf(why, why_bytes,
+			 "this kernel's io_uring lacks SINGLE_ISSUER and DEFER_TASKRUN; Linux 6.1 or newer is needed");
+		break;
+	default:
+		snprintf(why, why_bytes, "io_uring could not be set up (io_uring_setup: %s)", strerror(-r));
+	}
+	return r;
+}
+
+static int setup_buffers(struct ew__driver *driver, char *why, size_t why_bytes)
+{
+	struct io_uring_buf_reg registration = { .ring_entries = EW__BUFFERS_COUNT, .bgid = BUFFER_GROUP };
+	size_t ring_bytes = EW__BUFFERS_COUNT * sizeof(struct io_uring_buf);
+	unsigned i;
+	int r;
+
+	driver->buffer_ring =
+		mmap(NULL, ring_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	driver->buffers = mmap(NULL, (size_t)EW__BUFFERS_COUNT * EW__BUFFER_BYTES, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (driver->buffer_ring == MAP_FAILED || driver->buffers == MAP_FAILED) {
+		snprintf(why, why_bytes, "no memory for receive buffers");
+		return -ENOMEM;
+	}
+	registration.ring_addr = (uintptr_t)driver->buffer_ring;
+	r = io_uring_register_buf_ring(&driver->ring, &registration, 0);
+	if (r < 0) {
+		snprintf(why, why_bytes, "io_uring lacks provided buffer rings (%s); Linux 6.1 or newer is needed",
+			 strerror(-r));
+		return r;
+	}
+	io_uring_buf_ring_init(driver->buffer_ring);
+	for (i = 0; i < EW__BUFFERS_COUNT; i++)
+		ew__driver_return_buffer(driver, i);
+	return 0;
+}
+
+int ew__driver_open(struct ew__driver **ret_driver, char *why, size_t why_bytes)
+{
+	struct ew__driver *driver;
+	int r;
+
+	driver = calloc(1, sizeof(*driver));
+	if (!driver) {
+		snprintf(why, why_bytes, "no memory for a worker");
+		return -ENOMEM;
+	}
+	driver->queued_tail = &driver->queued;
+	driver->cancels_tail = &driver->cancels;
+	driver->done_tail = &driver->done;
+	r = setup_ring(driver, why, why_bytes);
+	if (r < 0)
+		goto fail;
+	driver->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	driver->slots = mmap(NULL, SLOTS_MAX * sizeof(struct slot), PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (driver->doorbell < 0 || driver->slots == MAP_FAILED) {
+		snprintf(why, why_bytes, "no descriptor or memory for a worker");
+		r = -ENOMEM;
+		goto fail_ring;
+	}
+	r = probe_opcodes(&driver->ring, why, why_bytes);
+	if (r == 0)
+		r = setup_buffers(driver, why, why_bytes);
+	if (r < 0)
+		goto fail_ring;
+	*ret_driver = driver;
+	return 0;
+
+fail_ring:
+	io_uring_queue_exit(&driver->ring);
+	if (driver->doorbell >= 0)
+		close(driver->doorbell);
+fail:
+	free(driver);
+	return r;
+}
+
+/* The doorbell's poll is still armed and touches no memory; everything else has ended. */
+void ew__driver_close(struct ew__driver *driver)
+{
+	ew_assert(driver->in_flight == 0);
+	io_uring_queue_exit(&driver->ring);
+	close(driver->doorbell);
+	munmap(driver->slots, SLOTS_MAX * sizeof(struct slot));
+	munmap(driver->buffers, (size_t)EW__BUFFERS_COUNT * EW__BUFFER_BYTES);
+	munmap(driver->buffer_ring, EW__BUFFERS_COUNT * sizeof(struct io_uring_buf));
+	free(driver);
+}
+
+bool ew__op_is_cancellable(const struct ew__op *op)
+{
+	switch (op->code) {
+	case EW__OP_RECV:
+	case EW__OP_RECEIVE:
+	case EW__OP_SEND:
+	case EW__OP_RECVMSG:
+	case EW__OP_SENDMSG:
+	case EW__OP_ACCEPT:
+	case EW__OP_CONNECT:
+	case EW__OP_POLL:
+		return true;
+	case EW__OP_READ:
+	case EW__OP_WRITE:
+		return op->offset < 0;
+	default:
+		return false;
+	}
+}
+
+void ew__driver_submit(struct ew__driver *driver, struct ew__op *op)
+{
+	ew_assert(op->state == EW__OP_IDLE);
+	op->state = EW__OP_QUEUED;
+	op->has_buffer = false;
+	op->ended = false;
+	op->cancel_wanted = false;
+	op->cancel_in_flight = false;
+	op->unknown = false;
+	op->result = 0;
+	op->next = NULL;
+	op->link = driver->queued_tail;
+	*driver->queued_tail = op;
+	driver->queued_tail = &op->next;
+	driver->in_flight++;
+}
+
+static void append_done(struct ew__driver *driver, struct ew__op *op)
+{
+	op->next = NULL;
+	*driver->done_tail = op;
+	driver->done_tail = &op->next;
+}
+
+static void unqueue(struct ew__driver *driver, struct ew__op *op)
+{
+	*op->link = op->next;
+	if (op->next)
+		op->next->link = op->link;
+	else
+		driver->queued_tail = op->link;
+	op->next = NULL;
+	op->link = NULL;
+}
+
+void ew__driver_cancel(struct ew__driver *driver, struct ew__op *op)
+{
+	if (op->state == EW__OP_QUEUED) {
+		unqueue(driver, op);
+		op->state = EW__OP_IDLE;
+		op->result = -ECANCELED;
+		driver->in_flight--;
+		append_done(driver, op);
+		return;
+	}
+	if (op->state != EW__OP_SUBMITTED || op->ended || op->cancel_wanted || !ew__op_is_cancellable(op))
+		return;
+	op->cancel_wanted = true;
+	op->cancel_in_flight = true;
+	op->next = NULL;
+	*driver->cancels_tail = op;
+	driver->cancels_tail = &op->next;
+}
+
+static uint32_t take_slot(struct ew__driver *driver, struct ew__op *op)
+{
+	uint32_t number = driver->free_slot;
+
+	if (number) {
+		driver->free_slot = driver->slots[number].next_free;
+	} else {
+		number = ++driver->slots_used;
+		ew_assert(number < SLOTS_MAX);
+	}
+	driver->slots[number].op = op;
+	return number;
+}
+
+static void give_slot(struct ew__driver *driver, uint32_t number)
+{
+	struct slot *slot = &driver->slots[number];
+
+	slot->op = NULL;
+	slot->generation = (slot->generation + 1) & 0x3fffffff;
+	slot->next_free = driver->free_slot;
+	driver->free_slot = number;
+}
+
+static uint64_t user_data_of(const struct ew__driver *driver, const struct ew__op *op)
+{
+	return (uint64_t)driver->slots[op->slot].generation << 32 | op->slot;
+}
+
+static void prepare(struct io_uring_sqe *sqe, const struct ew__op *op)
+{
+	void *address = (void *)(uintptr_t)op->address;
+
+	switch (op->code) {
+	case EW__OP_READ:
+		io_uring_prep_read(sqe, op->fd, address, op->length, (uint64_t)op->offset);
+		break;
+	case EW__OP_WRITE:
+		io_uring_prep_write(sqe, op->fd, address, op->length, (uint64_t)op->offset);
+		break;
+	case EW__OP_RECV:
+		io_uring_prep_recv(sqe, op->fd, address, op->length, 0);
+		break;
+	case EW__OP_RECEIVE:
+		io_uring_prep_recv(sqe, op->fd, NULL, EW__BUFFER_BYTES, 0);
+		sqe->flags |= IOSQE_BUFFER_SELECT;
+		sqe->buf_group = BUFFER_GROUP;
+		break;
+	case EW__OP_SEND:
+		io_uring_prep_send(sqe, op->fd, address, op->length, MSG_NOSIGNAL);
+		break;
+	case EW__OP_RECVMSG:
+		io_uring_prep_recvmsg(sqe, op->fd, address, MSG_CMSG_CLOEXEC);
+		break;
+	case EW__OP_SENDMSG:
+		io_uring_prep_sendmsg(sqe, op->fd, address, MSG_NOSIGNAL);
+		break;
+	case EW__OP_ACCEPT:
+		io_uring_prep_multishot_accept(sqe, op->fd, NULL, NULL, SOCK_CLOEXEC);
+		break;
+	case EW__OP_CONNECT:
+		io_uring_prep_connect(sqe, op->fd, address, op->length);
+		break;
+	case EW__OP_POLL:
+		io_uring_prep_poll_add(sqe, op->fd, op->flags);
+		break;
+	case EW__OP_OPENAT:
+		io_uring_prep_openat(sqe, op->fd, address, (int)op->flags, op->length);
+		break;
+	case EW__OP_LINKAT:
+		io_uring_prep_linkat(sqe, AT_FDCWD, address, op->fd2, op->address2, (int)op->flags);
+		break;
+	case EW__OP_RENAMEAT:
+		io_uring_prep_renameat(sqe, op->fd, address, op->fd2, op->address2, op->flags);
+		break;
+	case EW__OP_UNLINKAT:
+		io_uring_prep_unlinkat(sqe, op->fd, address, (int)op->flags);
+		break;
+	case EW__OP_FSYNC:
+		io_uring_prep_fsync(sqe, op->fd, op->flags);
+		break;
+	case EW__OP_STATX:
+		io_uring_prep_statx(sqe, op->fd, "", AT_EMPTY_PATH, op->flags, op->address2);
+		break;
+	}
+}
+
+static void submit_queued(struct ew__driver *driver)
+{
+	struct io_uring_sqe *sqe;
+	struct ew__op *op;
+
+	if (!driver->doorbell_armed && (sqe = io_uring_get_sqe(&driver->ring))) {
+		io_uring_prep_poll_multishot(sqe, driver->doorbell, POLLIN);
+		io_uring_sqe_set_data64(sqe, USER_DATA_DOORBELL);
+		driver->doorbell_armed = true;
+	}
+	while ((op = driver->queued) && (sqe = io_uring_get_sqe(&driver->ring))) {
+		unqueue(driver, op);
+		op->slot = take_slot(driver, op);
+		op->state = EW__OP_SUBMITTED;
+		prepare(sqe, op);
+		io_uring_sqe_set_data64(sqe, user_data_of(driver, op));
+	}
+	/* After the operations: a cancel does not find a target that comes later in the same batch. */
+	while ((op = driver->cancels) && (sqe = io_uring_get_sqe(&driver->ring))) {
+		driver->cancels = op->next;
+		if (!driver->cancels)
+			driver->cancels_tail = &driver->cancels;
+		op->next = NULL;
+		io_uring_prep_cancel64(sqe, user_data_of(driver, op), 0);
+		io_uring_sqe_set_data64(sqe, user_data_of(driver, op) | USER_DATA_CANCEL);
+	}
+}
+
+/* What the kernel said, as the contract wants it: -ECANCELED means that we asked and nothing happened. */
+static void translate(struct ew__op *op)
+{
+	bool restart = op->result <= -KERNEL_RESTART_FIRST && op->result >= -KERNEL_RESTART_LAST;
+
+	if (!restart && op->result != -EINTR && op->result != -ECANCELED)
+		return;
+	if (ew__op_is_cancellable(op)) {
+		/* Interrupted on a poll queue: nothing was transferred. Unasked: to be submitted again. */
+		op->result = op->cancel_wanted ? -ECANCELED : -EAGAIN;
+		return;
+	}
+	/* -ECANCELED unasked: no kernel thread could be started (RLIMIT_NPROC); it did not run. */
+	op->unknown = op->result != -ECANCELED;
+	op->result = op->unknown ? -EINTR : -EAGAIN;
+}
+
+static void finish(struct ew__driver *driver, struct ew__op *op)
+{
+	give_slot(driver, op->slot);
+	op->state = EW__OP_IDLE;
+	driver->in_flight--;
+	translate(op);
+	if (op->has_buffer && op->result <= 0) {
+		ew__driver_return_buffer(driver, op->buffer);
+		op->has_buffer = false;
+	}
+	append_done(driver, op);
+}
+
+static void mark_defined(const struct ew__op *op)
+{
+#ifdef EW_VALGRIND
+	if (op->result > 0 && (op->code == EW__OP_READ || op->code == EW__OP_RECV))
+		VALGRIND_MAKE_MEM_DEFINED(op->address, op->result);
+	if (op->result == 0 && op->code == EW__OP_STATX)
+		VALGRIND_MAKE_MEM_DEFINED(op->address2, 256);
+#endif
+	(void)op;
+}
+
+static void reap_one(struct ew__driver *driver, const struct io_uring_cqe *cqe)
+{
+	uint64_t data = cqe->user_data;
+	struct slot *slot;
+	struct ew__op *op;
+	uint64_t value;
+
+	if (data == USER_DATA_DOORBELL) {
+		if (!(cqe->flags & IORING_CQE_F_MORE))
+			driver->doorbell_armed = false;
+		while (read(driver->doorbell, &value, sizeof(value)) > 0)
+			;
+		return;
+	}
+	slot = &driver->slots[(uint32_t)data];
+	op = slot->op;
+	ew_assert(op && slot->generation == (uint32_t)(data >> 32 & 0x3fffffff));
+	if (data & USER_DATA_CANCEL) {
+		op->cancel_in_flight = false;
+		if (op->ended)
+			finish(driver, op);
+		return;
+	}
+	if (op->code == EW__OP_ACCEPT && cqe->res >= 0)
+		op->event(op, cqe->res);
+	else
+		op->result = cqe->res;
+	if (cqe->flags & IORING_CQE_F_BUFFER) {
+		op->buffer = (uint16_t)(cqe->flags >> IORING_CQE_BUFFER_SHIFT);
+		op->has_buffer = true;
+#ifdef EW_VALGRIND
+		VALGRIND_MAKE_MEM_DEFINED(ew__driver_buffer(driver, op->buffer), EW__BUFFER_BYTES);
+#endif
+	}
+	if (cqe->flags & IORING_CQE_F_MORE)
+		return;
+	mark_defined(op);
+	op->ended = true;
+	if (!op->cancel_in_flight)
+		finish(driver, op);
+}
+
+static void reap(struct ew__driver *driver)
+{
+	struct io_uring_cqe *cqe;
+	unsigned head, count = 0;
+
+	io_uring_for_each_cqe(&driver->ring, head, cqe) {
+#ifdef EW_VALGRIND
+		VALGRIND_MAKE_MEM_DEFINED(cqe, sizeof(*cqe));
+#endif
+		reap_one(driver, cqe);
+		count++;
+	}
+	io_uring_cq_advance(&driver->ring, count);
+}
+
+static void enter(struct ew__driver *driver, int64_t deadline_ns)
+{
+	struct __kernel_timespec timeout;
+	struct io_uring_cqe *cqe;
+	int64_t left_ns;
+
+	if (deadline_ns == EW_NOW) {
+		if (io_uring_sq_ready(&driver->ring) ||
+		    (IO_URING_READ_ONCE(*driver->ring.sq.kflags) &
+		     (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)))
+			io_uring_submit_and_get_events(&driver->ring);
+		return;
+	}
+	if (deadline_ns == EW_NEVER) {
+		io_uring_submit_and_wait(&driver->ring, 1);
+		return;
+	}
+	left_ns = deadline_ns - ew_now();
+	if (left_ns < 0)
+		left_ns = 0;
+	timeout.tv_sec = left_ns / EW_SECOND;
+	timeout.tv_nsec = left_ns % EW_SECOND;
+	io_uring_submit_and_wait_timeout(&driver->ring, &cqe, 1, &timeout, NULL);
+}
+
+struct ew__op *ew__driver_poll(struct ew__driver *driver, int64_t deadline_ns)
+{
+	struct ew__op *done;
+
+	if (driver->done)
+		deadline_ns = EW_NOW;
+	submit_queued(driver);
+	/* The submission queue was full: make room, do not wait. */
+	while (driver->queued || driver->cancels) {
+		io_uring_submit_and_get_events(&driver->ring);
+		reap(driver);
+		submit_queued(driver);
+		deadline_ns = EW_NOW;
+	}
+	enter(driver, deadline_ns);
+	reap(driver);
+	done = driver->done;
+	driver->done = NULL;
+	driver->done_tail = &driver->done;
+	return done;
+}
+
+void ew__driver_wake(struct ew__driver *driver)
+{
+	uint64_t one = 1;
+
+	/* Fails only with a full counter, and then the doorbell has been rung. */
+	(void)!write(driver->doorbell, &one, sizeof(one));
+}
+
+unsigned ew__driver_in_flight(const struct ew__driver *driver)
+{
+	return driver->in_flight;
+}
+
+bool ew__driver_has_queued(const struct ew__driver *driver)
+{
+	return driver->queued || driver->cancels || driver->done;
+}
+
+const char *ew__driver_buffer(const struct ew__driver *driver, unsigned number)
+{
+	ew_assert(number < EW__BUFFERS_COUNT);
+	return driver->buffers + (size_t)number * EW__BUFFER_BYTES;
+}
+
+void ew__driver_return_buffer(struct ew__driver *driver, unsigned number)
+{
+	io_uring_buf_ring_add(driver->buffer_ring, (void *)(uintptr_t)ew__driver_buffer(driver, number),
+			      EW__BUFFER_BYTES, (unsigned short)number,
+			      io_uring_buf_ring_mask(EW__BUFFERS_COUNT), 0);
+	io_uring_buf_ring_advance(driver->buffer_ring, 1);
+}

@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * ew_run(): worker 1 is the calling thread, the others are started and told to stop by it. The main task
+ * is the only child of the root scope; since every task is inside a scope of another task, its end is the
+ * end of all tasks. Then resources that nobody owns are aborted, and each worker goes on until the kernel and
+ * the pool have given back everything.
+ */
+
+#include "run/runtime.h"
+
+#include "io/pool.h"
+#include "run/overflow.h"
+#include "run/watchdog.h"
+#include "scope/resource.h"
+#include "task/kernel.h"
+
+#include <endwell/clock.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SHUTDOWN_BUDGET_DEFAULT (30 * EW_SECOND)
+
+/* Where reports go when no worker of a runtime is at hand: the last one that was started. */
+static struct ew__runtime *_Atomic current_runtime;
+
+static struct ew__runtime *runtime_here(void)
+{
+	return ew__worker ? ew__worker->runtime : atomic_load(&current_runtime);
+}
+
+void ew__report(const char *format, ...)
+{
+	struct ew__runtime *runtime = runtime_here();
+	char line[1024];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(line, sizeof(line), format, arguments);
+	va_end(arguments);
+	if (runtime && runtime->options.report)
+		runtime->options.report(runtime->options.report_argument, line);
+	else
+		fprintf(stderr, "endwell: %s\n", line);
+}
+
+_Noreturn void ew__assert_failed(const char *condition, const char *file, int line)
+{
+	struct ew_task *task = ew__task();
+
+	fprintf(stderr, "endwell: assertion failed at %s:%d: %s (task %s)\n", file, line, condition,
+		task ? task->site->name : "none");
+	abort();
+}
+
+struct ew_worker *ew__worker_by_number(struct ew__runtime *runtime, unsigned number)
+{
+	struct ew__worker_thread *threads = runtime->threads;
+
+	return number >= 1 && number <= runtime->workers_count ? &threads[number - 1].worker : NULL;
+}
+
+unsigned ew_worker(void)
+{
+	return ew__worker ? ew__worker->number : 0;
+}
+
+unsigned ew_workers_count(void)
+{
+	return ew__worker ? ew__worker->runtime->workers_count : 0;
+}
+
+const char *ew_task_name(void)
+{
+	struct ew_task *task = ew__task();
+
+	return task ? task->site->name : "";
+}
+
+enum ew_outcome ew_outcome(void)
+{
+	struct ew_task *task = ew__task();
+
+	return task ? (enum ew_outcome)task->outcome : EW_OUTCOME_NONE;
+}
+
+const char *ew_driver_name(void)
+{
+	static __thread char name[128];
+
+	snprintf(name, sizeof(name), "uring (kernel %s, stack guards by %s)", ew__kernel_name(),
+		 ew__stack_guards_are_markers() ? "madvise" : "mprotect");
+	return name;
+}
+
+void ew_shutdown(void)
+{
+	ew_assert(ew__worker);
+	ew_scope_cancel(&ew__worker->runtime->root, EW_REASON_SHUTDOWN);
+}
+
+static unsigned processors_count(void)
+{
+	cpu_set_t set;
+	int count;
+
+	if (sched_getaffinity(0, sizeof(set), &set) < 0)
+		return 1;
+	count = CPU_COUNT(&set);
+	return count < 1 ? 1 : count > EW_WORKERS_MAX ? EW_WORKERS_MAX : (unsigned)count;
+}
+
+static void deliver_stop(struct ew__message *message)
+{
+	((struct ew__worker_thread *)((char *)message - offsetof(struct ew__worker_thread, stop)))->worker.stop_asked =
+		true;
+}
+
+static void stop_workers(struct ew__runtime *runtime)
+{
+	struct ew__worker_thread *threads = runtime->threads;
+	unsigned i;
+
+	for (i = 0; i < runtime->workers_count; i++) {
+		if (!threads[i].started)
+			continue;
+		threads[i].stop.deliver = deliver_stop;
+		ew__post(&threads[i].worker, &threads[i].stop);
+	}
+}
+
+static void *worker_main(void *argument)
+{
+	struct ew__worker_thread *thread = argument;
+	int r;
+
+	ew__worker = &thread->worker;
+	r = ew__worker_open(&thread->worker, thread->why, sizeof(thread->why));
+	if (r == 0)
+		ew__overflow_watch_thread();
+	pthread_mutex_lock(thread->mutex);
+	thread->opened = r < 0 ? r : 1;
+	++*thread->opened_count;
+	pthread_cond_signal(thread->changed);
+	pthread_mutex_unlock(thread->mutex);
+	if (r < 0)
+		return NULL;
+	ew__worker_loop(&thread->worker);
+	ew__worker_close(&thread->worker);
+	ew__overflow_unwatch_thread();
+	return NULL;
+}
+
+/* Starts workers 2 and up and waits until each has its driver. The first error of one, or 0. */
+static int start_workers(struct ew__runtime *runtime, pthread_mutex_t *mutex, pthread_cond_t *changed)
+{
+	struct ew__worker_thread *threads = runtime->threads;
+	unsigned opened_count = 0, started_count = 0, i;
+	int r = 0;
+
+	for (i = 1; i < runtime->workers_count; i++) {
+		threads[i].mutex = mutex;
+		threads[i].changed = changed;
+		threads[i].opened_count = &opened_count;
+		r = -pthread_create(&threads[i].thread, NULL, worker_main, &threads[i]);
+		if (r < 0) {
+			snprintf(threads[i].why, sizeof(threads[i].why), "a worker's thread could not start (%s)",
+				 strerror(-r));
+			threads[i].opened = r;
+			break;
+		}
+		threads[i].started = true;
+		started_count++;
+	}
+	pthread_mutex_lock(mutex);
+	while (opened_count < started_count)
+		pthread_cond_wait(changed, mutex);
+	pthread_mutex_unlock(mutex);
+	for (i = 1; i < runtime->workers_count; i++) {
+		if (threads[i].opened >= 0)
+			continue;
+		ew__report("%s", threads[i].why);
+		return threads[i].opened;
+	}
+	return 0;
+}
+
+static void join_workers(struct ew__runtime *runtime)
+{
+	struct ew__worker_thread *threads = runtime->threads;
+	unsigned i;
+
+	for (i = 1; i < runtime->workers_count; i++)
+		if (threads[i].started)
+			pthread_join(threads[i].thread, NULL);
+}
+
+struct main_call {
+	struct ew__runtime *runtime;
+	ew_task_fn *fn;
+	void *argument;
+};
+
+static int main_task(void *argument)
+{
+	struct main_call *call = argument;
+
+	call->runtime->main_result = call->fn(call->argument);
+	return 0;
+}
+
+/* Worker 1's thread: the main task to its end, then what it forgot. */
+static int run_main(struct ew__runtime *runtime, struct main_call *call)
+{
+	struct ew__worker_thread *threads = runtime->threads;
+	int r;
+
+	r = ew_spawn(&runtime->root, main_task, call);
+	if (r < 0)
+		return r;
+	call->runtime->root.children->site = EW_SITE("main task");
+	ew__worker_loop_until(&threads[0].worker, &runtime->root.children_count);
+	if (runtime->root.first_error && runtime->main_result == 0)
+		runtime->main_result = runtime->root.first_error; /* it panicked */
+	ew__resources_abort_forgotten();
+	return 0;
+}
+
+static int run(struct ew__runtime *runtime, struct main_call *call)
+{
+	struct ew__worker_thread *threads = runtime->threads;
+	pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+	pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+	struct ew__watchdog watchdog;
+	int r;
+
+	ew__worker = &threads[0].worker;
+	r = ew__worker_open(ew__worker, threads[0].why, sizeof(threads[0].why));
+	if (r < 0) {
+		ew__report("%s", threads[0].why);
+		ew__worker = NULL;
+		return r;
+	}
+	threads[0].started = true;
+	ew__scope_init_root(&runtime->root, ew__worker);
+	ew__overflow_watch_thread();
+	ew__watchdog_start(&watchdog, runtime);
+	r = start_workers(runtime, &mutex, &changed);
+	if (r == 0)
+		r = run_main(runtime, call);
+	stop_workers(runtime);
+	ew__worker_loop(ew__worker);
+	join_workers(runtime);
+	ew__watchdog_stop(&watchdog);
+	ew__worker_close(ew__worker);
+	ew__overflow_unwatch_thread();
+	ew__worker = NULL;
+	return r < 0 ? r : runtime->main_result;
+}
+
+static int prepare(struct ew__runtime *runtime, const struct ew_run_options *options)
+{
+	struct ew__worker_thread *threads;
+	unsigned i;
+	int r;
+
+	if (options)
+		runtime->options = *options;
+	if (!runtime->options.shutdown_budget_ns)
+		runtime->options.shutdown_budget_ns = SHUTDOWN_BUDGET_DEFAULT;
+	runtime->root = (struct ew_scope){
+		.site = EW_SITE("run"),
+		/* Force comes before the end, so that what can still end has the time to. */
+		.budget_ns = runtime->options.shutdown_budget_ns - runtime->options.shutdown_budget_ns / 10,
+	};
+	runtime->workers_count = runtime->options.workers_count ? runtime->options.workers_count :
+								  processors_count();
+	if (runtime->workers_count > EW_WORKERS_MAX ||
+	    (runtime->options.virtual_time && runtime->options.workers_count > 1))
+		return -EINVAL;
+	if (runtime->options.virtual_time)
+		runtime->workers_count = 1;
+	threads = calloc(runtime->workers_count, sizeof(*threads));
+	if (!threads)
+		return -ENOMEM;
+	runtime->threads = threads;
+	r = ew__pool_new(&runtime->pool, runtime->options.offload_threads);
+	for (i = 0; i < runtime->workers_count; i++) {
+		threads[i].worker.number = i + 1;
+		threads[i].worker.runtime = runtime;
+		threads[i].worker.pool = runtime->pool;
+	}
+	return r;
+}
+
+int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
+{
+	struct ew__runtime runtime = { 0 };
+	struct main_call call = { &runtime, fn, argument };
+	sigset_t blocked, before;
+	int r;
+
+	if (ew__worker) {
+		ew__report("ew_run() inside task %s: a runtime is running here; open a scope and spawn into it",
+			   ew_task_name());
+		return -EDEADLK;
+	}
+	r = prepare(&runtime, options);
+	if (r == 0) {
+		atomic_store(&current_runtime, &runtime);
+		if (runtime.options.signals)
+			blocked = *runtime.options.signals;
+		else
+			sigemptyset(&blocked);
+		sigaddset(&blocked, SIGPIPE);
+		pthread_sigmask(SIG_BLOCK, &blocked, &before);
+		ew__overflow_install();
+		ew__virtual_now_ns = runtime.options.virtual_time ? EW_SECOND : 0;
+		r = run(&runtime, &call);
+		ew__virtual_now_ns = 0;
+		pthread_sigmask(SIG_SETMASK, &before, NULL);
+		atomic_store(&current_runtime, NULL);
+	}
+	ew__pool_free(runtime.pool);
+	free(runtime.threads);
+	return r;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Runtime: the workers, the scope of everything, the pool of threads
+ */
+
+#include "scope/scope.h"
+
+#include <endwell/run.h>
+#include <pthread.h>
+
+struct ew__pool;
+
+struct ew__worker_thread {
+	struct ew_worker worker;
+	struct ew__message stop;
+	struct ew__message describe;
+	_Atomic bool described;
+	pthread_t thread;
+	pthread_mutex_t *mutex;
+	pthread_cond_t *changed;
+	unsigned *opened_count;
+	int opened; /* 1, or -errno */
+	bool started;
+	char why[256];
+};
+
+struct ew__runtime {
+	struct ew_run_options options;
+	struct ew_scope root;
+	struct ew__worker_thread *threads;
+	unsigned workers_count;
+	struct ew__pool *pool;
+	int main_result;
+};

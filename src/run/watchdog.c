@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * A thread of its own, because a worker may be what is stuck. It looks ten times a second whether the root is
+ * cancelled, waits for the end of the promised time, asks each worker to describe its tasks, says so for those
+ * that do not answer, and leaves with _exit(): nothing may run that could hang again.
+ */
+
+#include "run/watchdog.h"
+
+#include <endwell/clock.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LOOK_EVERY_NS	(100 * EW_MILLISECOND)
+#define ANSWER_WITHIN_NS (300 * EW_MILLISECOND)
+#define TASKS_NAMED_MAX 32
+#define EXIT_STUCK	70 /* EX_SOFTWARE, sysexits.h */
+
+static void describe(struct ew__message *message)
+{
+	struct ew__worker_thread *thread =
+		(struct ew__worker_thread *)((char *)message - offsetof(struct ew__worker_thread, describe));
+	struct ew_worker *worker = &thread->worker;
+	int64_t now_ns = ew_now();
+	struct ew_task *task;
+	unsigned named = 0;
+
+	for (task = worker->tasks; task && named < TASKS_NAMED_MAX; task = task->worker_next, named++)
+		ew__report("stuck: worker %u: task %s (%s:%d) waits for %s, %lld ms", worker->number,
+			   task->site->name, task->site->file, task->site->line,
+			   task->wait ? task->waiting_for : "its turn",
+			   (long long)((now_ns - task->waiting_since_ns) / EW_MILLISECOND));
+	if (task)
+		ew__report("stuck: worker %u: %u tasks more", worker->number,
+			   worker->tasks_count - TASKS_NAMED_MAX);
+	if (worker->transfers || ew__driver_in_flight(worker->driver))
+		ew__report("stuck: worker %u: %u operations in the kernel, %u on threads", worker->number,
+			   ew__driver_in_flight(worker->driver), worker->transfers);
+	atomic_store(&thread->described, true);
+}
+
+/* False: stopped meanwhile. */
+static bool sleep_for(struct ew__watchdog *watchdog, int64_t duration_ns)
+{
+	struct timespec until;
+	bool stopped;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	duration_ns += until.tv_nsec;
+	until.tv_sec += duration_ns / EW_SECOND;
+	until.tv_nsec = duration_ns % EW_SECOND;
+	pthread_mutex_lock(&watchdog->mutex);
+	while (!watchdog->stop && pthread_cond_timedwait(&watchdog->changed, &watchdog->mutex, &until) == 0)
+		;
+	stopped = watchdog->stop;
+	pthread_mutex_unlock(&watchdog->mutex);
+	return !stopped;
+}
+
+static void leave_stuck(struct ew__watchdog *watchdog)
+{
+	struct ew__runtime *runtime = watchdog->runtime;
+	struct ew__worker_thread *thread;
+	unsigned i;
+
+	ew__report("the shutdown did not end within %lld ms",
+		   (long long)(runtime->options.shutdown_budget_ns / EW_MILLISECOND));
+	for (i = 0; i < runtime->workers_count; i++) {
+		runtime->threads[i].describe.deliver = describe;
+		ew__post(&runtime->threads[i].worker, &runtime->threads[i].describe);
+	}
+	if (!sleep_for(watchdog, ANSWER_WITHIN_NS))
+		return;
+	for (i = 0; i < runtime->workers_count; i++) {
+		thread = &runtime->threads[i];
+		if (!atomic_load(&thread->described))
+			ew__report("stuck: worker %u does not answer: a task blocks its thread",
+				   thread->worker.number);
+	}
+	fflush(stderr);
+	_exit(EXIT_STUCK);
+}
+
+static void *watch(void *argument)
+{
+	struct ew__watchdog *watchdog = argument;
+	struct ew__runtime *runtime = watchdog->runtime;
+	int64_t deadline_ns = EW_NEVER;
+
+	while (sleep_for(watchdog, LOOK_EVERY_NS)) {
+		if (deadline_ns == EW_NEVER && ew_scope_reason(&runtime->root) != EW_REASON_NONE)
+			deadline_ns = ew_after(runtime->options.shutdown_budget_ns - LOOK_EVERY_NS);
+		if (ew_now() >= deadline_ns)
+			leave_stuck(watchdog);
+	}
+	return NULL;
+}
+
+void ew__watchdog_start(struct ew__watchdog *watchdog, struct ew__runtime *runtime)
+{
+	pthread_condattr_t monotonic;
+
+	*watchdog = (struct ew__watchdog){ .runtime = runtime };
+	if (!runtime->options.exit_when_stuck || runtime->options.virtual_time)
+		return;
+	pthread_mutex_init(&watchdog->mutex, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&watchdog->changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	watchdog->running = pthread_create(&watchdog->thread, NULL, watch, watchdog) == 0;
+	if (!watchdog->running)
+		ew__report("no thread for the watchdog: a stuck shutdown will not end by itself");
+}
+
+void ew__watchdog_stop(struct ew__watchdog *watchdog)
+{
+	if (!watchdog->running)
+		return;
+	pthread_mutex_lock(&watchdog->mutex);
+	watchdog->stop = true;
+	pthread_cond_signal(&watchdog->changed);
+	pthread_mutex_unlock(&watchdog->mutex);
+	pthread_join(watchdog->thread, NULL);
+}

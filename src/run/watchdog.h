@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Watchdog: at the end of the shutdown's budget, names what is stuck and leaves
+ */
+
+#include "run/runtime.h"
+
+struct ew__watchdog {
+	struct ew__runtime *runtime;
+	pthread_t thread;
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	bool running;
+	bool stop;
+};
+
+/* Does nothing unless the program asked for it (exit_when_stuck). */
+void ew__watchdog_start(struct ew__watchdog *watchdog, struct ew__runtime *runtime);
+void ew__watchdog_stop(struct ew__watchdog *watchdog);

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * How a cancel reaches a task. Each task has a chain of nodes: the scopes and shields that it has
+ * open, innermost first, then its own base, then the scope that it was spawned in, and so on to the
+ * run's own scope. A task is cancelled if a node of its chain is, up to the first shield; a shield
+ * answers for all that is beyond it, by its budget.
+ *
+ * Walking the chain at every suspension would be the simple way. Instead a cancel spreads downwards once
+ * and leaves a byte in each task that it reaches, so that the check costs one load. Only what
+ * other threads may ask (ew_cancel_requested(), ew_scope_is_cancelled()) walks.
+ *
+ * The ladder's times spread the same way: a task's base holds the moment that the ladders above it leave,
+ * the reserves of the ancestors' older endings already taken off.
+ */
+
+#include "scope/cancel.h"
+
+#include "scope/scope.h"
+
+#include <endwell/clock.h>
+
+void (*ew__sweep_point)(struct ew_task *task);
+
+bool ew__node_is_cancelled(const struct ew_node *node)
+{
+	for (; node; node = node->parent) {
+		if (atomic_load_explicit(&node->reason, memory_order_relaxed))
+			return true;
+		if (node->kind == EW__NODE_SHIELD)
+			return false;
+	}
+	return false;
+}
+
+void ew__cancel_update(struct ew_task *task)
+{
+	uint8_t refuse = task->head.refuse & EW__REFUSE_SWEEP;
+	const struct ew_node *node;
+
+	for (node = task->head.node; node; node = node->parent) {
+		if (atomic_load_explicit(&node->reason, memory_order_relaxed))
+			refuse |= EW__REFUSE_CANCEL;
+		if (atomic_load_explicit(&node->forced, memory_order_relaxed))
+			refuse |= EW__REFUSE_CANCEL | EW__REFUSE_FORCE;
+		if (node->kind == EW__NODE_SHIELD)
+			break;
+	}
+	task->head.refuse = refuse;
+}
+
+static int64_t entry_reserve_ns(const struct ew_entry *entry)
+{
+	const struct ew_place *place;
+	const struct ew_guard *guard;
+	struct ew_resource *resource;
+
+	if (entry->kind == EW__ENTRY_GUARD) {
+		guard = (const struct ew_guard *)((const char *)entry - offsetof(struct ew_guard, entry));
+		return guard->armed ? guard->reserve_ns : 0;
+	}
+	place = (const struct ew_place *)((const char *)entry - offsetof(struct ew_place, entry));
+	__builtin_memcpy(&resource, place->variable, sizeof(resource));
+	return resource ? resource->type->reserve_ns : 0;
+}
+
+static int64_t sooner(int64_t bound_ns, const struct ew_node *node, int64_t reserve_ns)
+{
+	int64_t end_ns = atomic_load_explicit(&node->end_ns, memory_order_relaxed);
+
+	if (end_ns == EW_NEVER)
+		return bound_ns;
+	end_ns = end_ns > reserve_ns ? end_ns - reserve_ns : 0;
+	return end_ns < bound_ns ? end_ns : bound_ns;
+}
+
+int64_t ew__ladder_end(const struct ew_task *task, const struct ew_entry *newest)
+{
+	int64_t bound_ns = EW_NEVER, reserve_ns = 0;
+	const struct ew_entry *entry;
+
+	for (entry = newest; entry; entry = entry->older) {
+		switch (entry->kind) {
+		case EW__ENTRY_PLACE:
+		case EW__ENTRY_GUARD:
+			reserve_ns += entry_reserve_ns(entry);
+			break;
+		case EW__ENTRY_SCOPE:
+			bound_ns = sooner(bound_ns,
+					  &ew__scope_of_entry((struct ew_entry *)(uintptr_t)entry)->node,
+					  reserve_ns);
+			break;
+		default: /* a shield has what is beyond it in its own end */
+			return sooner(
+				bound_ns, &ew__shield_of_entry((struct ew_entry *)(uintptr_t)entry)->node,
+				reserve_ns);
+		}
+	}
+	return sooner(bound_ns, &task->base, reserve_ns);
+}
+
+static void tighten_shield(struct ew_task *task, struct ew_shield *shield)
+{
+	int64_t bound_ns = ew__ladder_end(task, shield->entry.older);
+
+	if (bound_ns >= atomic_load_explicit(&shield->node.end_ns, memory_order_relaxed))
+		return;
+	atomic_store_explicit(&shield->node.end_ns, bound_ns, memory_order_relaxed);
+	ew__timer_cancel(task->worker, &shield->timer);
+	if (bound_ns > ew_now()) {
+		ew__timer_arm(task->worker, &shield->timer, bound_ns);
+		return;
+	}
+	atomic_store_explicit(&shield->node.reason, EW_REASON_BUDGET, memory_order_relaxed);
+	atomic_store_explicit(&shield->node.forced, true, memory_order_relaxed);
+}
+
+/* On the child's own worker, when the worker of its scope has told it. */
+static void spread_to_remote(struct ew__message *message)
+{
+	struct ew_task *task = (struct ew_task *)((char *)message - offsetof(struct ew_task, cancel_message));
+
+	atomic_store(&task->cancel_posted, false);
+	ew__cancel_spread(task, NULL);
+}
+
+static void spread_to_children(struct ew_task *task, struct ew_scope *scope, struct ew_task **affected)
+{
+	int64_t end_ns = sooner(ew__ladder_end(task, scope->entry.older), &scope->node, 0);
+	struct ew_task *child;
+
+	for (child = scope->children; child; child = child->sibling_next) {
+		atomic_store_explicit(&child->base.end_ns, end_ns, memory_order_relaxed);
+		if (!child->remote) {
+			child->affected_next = *affected;
+			*affected = child;
+		} else if (!atomic_exchange(&child->cancel_posted, true)) {
+			child->cancel_message.deliver = spread_to_remote;
+			ew__post(child->worker, &child->cancel_message);
+		}
+	}
+}
+
+static void affect(struct ew_task *task, struct ew_entry *oldest, struct ew_task **affected)
+{
+	struct ew_entry *entry;
+	struct ew__wait *wait = task->wait;
+
+	if (!oldest)
+		for (oldest = task->head.newest; oldest && oldest->older; oldest = oldest->older)
+			;
+	/* Outermost first: what a shield leaves depends on those beyond it. */
+	for (entry = oldest; entry; entry = entry->newer)
+		if (entry->kind == EW__ENTRY_SHIELD || entry->kind == EW__ENTRY_ENDING)
+			tighten_shield(task, ew__shield_of_entry(entry));
+	ew__cancel_update(task);
+	for (entry = oldest; entry; entry = entry->newer) {
+		if (entry->kind != EW__ENTRY_SCOPE)
+			continue;
+		ew__scope_wake_waiters(ew__scope_of_entry(entry));
+		spread_to_children(task, ew__scope_of_entry(entry), affected);
+	}
+	if (wait && wait->cancel && !wait->done && !wait->asked &&
+	    (task->head.refuse & EW__REFUSE_CANCEL)) {
+		wait->asked = true;
+		wait->cancel(wait);
+	}
+}
+
+void ew__cancel_spread(struct ew_task *task, struct ew_entry *oldest)
+{
+	struct ew_task *affected = NULL;
+
+	affect(task, oldest, &affected);
+	while ((task = affected)) {
+		affected = task->affected_next;
+		affect(task, NULL, &affected);
+	}
+}
+
+static void let_others_run(void)
+{
+	struct ew__wait wait = { .cancel = NULL };
+
+	wait.task = ew__task();
+	ew__task_ready(wait.task);
+	ew__suspend(&wait, "refused suspensions");
+}
+
+int ew__refuse(void)
+{
+	struct ew_task *task = ew__task();
+
+	if ((task->head.refuse & EW__REFUSE_SWEEP) && ew__sweep_point)
+		ew__sweep_point(task);
+	if (!(task->head.refuse & EW__REFUSE_CANCEL)) {
+		task->head.refusals = 0;
+		return 0;
+	}
+	if ((task->head.refuse & EW__REFUSE_FORCE) && task->droppable && !task->head.no_drop &&
+	    !task->head.endings)
+		ew__task_drop(task);
+	/* The second refusal in a row yields: a loop that ignores them cannot stop its worker. */
+	if (task->head.refusals)
+		let_others_run();
+	else
+		task->head.refusals = 1;
+	task->outcome = EW_OUTCOME_NONE;
+	return -ECANCELED;
+}
+
+int ew__outside(void)
+{
+	ew__report("a suspending call outside a task: refused; start it from a task of ew_run()");
+	return -ENOTSUP;
+}
+
+bool ew_cancel_requested(void)
+{
+	struct ew_task *task = ew__task();
+	const struct ew_node *node;
+	const struct ew_scope *scope;
+	int64_t now_ns = ew_now();
+
+	for (node = task ? task->head.node : NULL; node; node = node->parent) {
+		if (atomic_load_explicit(&node->reason, memory_order_relaxed))
+			return true;
+		if (node->kind == EW__NODE_SHIELD)
+			return atomic_load_explicit(&node->end_ns, memory_order_relaxed) <= now_ns;
+		if (node->kind != EW__NODE_SCOPE)
+			continue;
+		scope = (const struct ew_scope *)((const char *)node - offsetof(struct ew_scope, node));
+		if (scope->deadline_ns && scope->deadline_ns <= now_ns)
+			return true;
+	}
+	return false;
+}
+
+enum ew_rung ew_cancel_rung(void)
+{
+	struct ew_task *task = ew__task();
+	const struct ew_node *node;
+
+	if (!task)
+		return EW_RUNG_NONE;
+	if (task->head.refuse & EW__REFUSE_FORCE)
+		return EW_RUNG_FORCE;
+	if (task->head.refuse & EW__REFUSE_CANCEL)
+		return EW_RUNG_CANCEL;
+	for (node = task->head.node; node; node = node->parent)
+		if (atomic_load_explicit(&node->reason, memory_order_relaxed))
+			return EW_RUNG_CLEANUP;
+	return EW_RUNG_NONE;
+}
+
+enum ew_reason ew_cancel_reason(void)
+{
+	struct ew_task *task = ew__task();
+	const struct ew_node *node;
+	uint8_t reason;
+
+	for (node = task ? task->head.node : NULL; node; node = node->parent) {
+		reason = atomic_load_explicit(&node->reason, memory_order_relaxed);
+		if (reason)
+			return (enum ew_reason)reason;
+	}
+	return EW_REASON_NONE;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Cancel, inside: the check that begins each suspending call, and how a cancel spreads
+ */
+
+#include "task/worker.h"
+
+#include <errno.h>
+
+/* Bits of ew__head.refuse. */
+#define EW__REFUSE_CANCEL 1 /* suspending calls return -ECANCELED */
+#define EW__REFUSE_FORCE  2 /* and a droppable task may be ended */
+#define EW__REFUSE_SWEEP  4 /* a sweep counts suspension points */
+
+int ew__refuse(void);
+int ew__outside(void);
+
+/*
+ * First in each suspending call: 0, or what to return. -ECANCELED: nothing has happened. May drop the task,
+ * or let others run; whatever the caller holds must be registered by then.
+ */
+static inline int ew__enter(void)
+{
+	struct ew__head *head = ew__current;
+
+	if (ew__unlikely(!head))
+		return ew__outside();
+	if (ew__unlikely(head->refuse))
+		return ew__refuse();
+	head->refusals = 0;
+	return 0;
+}
+
+/* Set by libendwell-testing: called at each suspension point of tasks that carry EW__REFUSE_SWEEP. */
+extern void (*ew__sweep_point)(struct ew_task *task);
+
+/* After a change of the task's own chain: what its next suspending call does. */
+void ew__cancel_update(struct ew_task *task);
+
+/*
+ * After a cancel, or a spent budget, in or above @task: tell it, and everything in its scopes.
+ * @oldest: the entry of the task that was cancelled; scopes older than that are not concerned; NULL: all are
+ */
+void ew__cancel_spread(struct ew_task *task, struct ew_entry *oldest);
+
+/* Whether a task whose innermost node is @node is cancelled. Any thread that knows the node to live. */
+bool ew__node_is_cancelled(const struct ew_node *node);
+
+/* The moment that the ladders leave to an ending that starts with @newest and older entries still to come. */
+int64_t ew__ladder_end(const struct ew_task *task, const struct ew_entry *newest);

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * All resources of the process that live, in one list, so that one that nobody owns any more can be
+ * named by the line that made it, and aborted, when its runtime ends.
+ */
+
+#include "scope/resource.h"
+
+#include "scope/scope.h"
+#include "task/lock.h"
+
+static struct {
+	_Atomic uint32_t lock;
+	struct ew_resource *first;
+} living;
+
+void ew_resource_init(struct ew_resource *resource, const struct ew_resource_type *type,
+		      const struct ew_site *site)
+{
+	static const struct ew_site unknown = { "?", "?", 0 };
+
+	resource->type = type;
+	resource->site = site ? site : &unknown;
+	resource->prev = NULL;
+	ew__lock(&living.lock);
+	resource->next = living.first;
+	if (living.first)
+		living.first->prev = resource;
+	living.first = resource;
+	ew__unlock(&living.lock);
+}
+
+void ew_resource_deinit(struct ew_resource *resource)
+{
+	ew__lock(&living.lock);
+	if (resource->prev)
+		resource->prev->next = resource->next;
+	else
+		living.first = resource->next;
+	if (resource->next)
+		resource->next->prev = resource->prev;
+	ew__unlock(&living.lock);
+}
+
+unsigned ew__resources_abort_forgotten(void)
+{
+	struct ew_resource *resource;
+	unsigned count = 0;
+
+	while ((resource = living.first)) {
+		ew__report("%s made at %s:%d (%s) has no owner at the end of the runtime: aborted",
+			   resource->type->name, resource->site->file, resource->site->line,
+			   resource->site->name);
+		resource->type->abort(resource);
+		count++;
+	}
+	return count;
+}
+
+void ew__place_must_be_empty(void *place, const struct ew_site *site)
+{
+	struct ew_resource *resource;
+
+	__builtin_memcpy(&resource, place, sizeof(resource));
+	if (!resource)
+		return;
+	ew__report("%s made at %s:%d (%s) is about to be overwritten at %s:%d: aborted", resource->type->name,
+		   resource->site->file, resource->site->line, resource->site->name, site ? site->file : "?",
+		   site ? site->line : 0);
+	ew_abort(place);
+}

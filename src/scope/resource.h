@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Resources, inside
+ */
+
+#include <endwell/resource.h>
+
+/* At the end of a runtime: reports and aborts what nobody owns. Returns how many there were. */
+unsigned ew__resources_abort_forgotten(void);
+
+/* In each call that fills a place: one that is full is reported and its resource aborted. */
+void ew__place_must_be_empty(void *place, const struct ew_site *site);

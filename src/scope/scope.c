@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Scopes: the list of children, the deadline, the reason. All of it belongs to the worker of the task
+ * that opened the scope. A child on another worker is spawned, told of cancels and seen to end by
+ * messages that are part of the child, so none of that can fail:
+ *
+ *	scope's worker --- life_message: start --->       child's worker
+ *	scope's worker --- cancel_message (any number) -> child's worker
+ *	scope's worker <-- life_message: ended ---        child's worker
+ *	scope's worker --- life_message: free it --->     child's worker
+ *
+ * Messages of one sender arrive in order, so when the last one arrives no cancel_message is on its way.
+ */
+
+#include "scope/scope.h"
+
+#include <endwell/clock.h>
+
+struct ew__scope_waiter {
+	struct ew__wait wait;
+	struct ew__timer timer;
+	struct ew_scope *scope;
+	struct ew__scope_waiter *next;
+};
+
+static const char *const reason_names[] = {
+	[EW_REASON_NONE] = "none",   [EW_REASON_REQUESTED] = "requested",
+	[EW_REASON_DEADLINE] = "deadline", [EW_REASON_CHILD] = "child",
+	[EW_REASON_LEFT] = "left",   [EW_REASON_PEER] = "peer",
+	[EW_REASON_SHUTDOWN] = "shutdown", [EW_REASON_BUDGET] = "budget",
+};
+
+const char *ew_reason_name(enum ew_reason reason)
+{
+	return (unsigned)reason <= EW_REASON_BUDGET ? reason_names[reason] : "unknown";
+}
+
+static void expire_deadline(struct ew__timer *timer)
+{
+	ew__scope_cancel_here((struct ew_scope *)((char *)timer - offsetof(struct ew_scope, deadline_timer)),
+			      EW_REASON_DEADLINE);
+}
+
+static void spread(struct ew_scope *scope)
+{
+	struct ew_task *child;
+
+	if (scope->owner) {
+		ew__cancel_spread(scope->owner, &scope->entry);
+		return;
+	}
+	ew__scope_wake_waiters(scope);
+	for (child = scope->children; child; child = child->sibling_next) {
+		atomic_store_explicit(&child->base.end_ns,
+				      atomic_load_explicit(&scope->node.end_ns, memory_order_relaxed),
+				      memory_order_relaxed);
+		ew__cancel_spread(child, NULL);
+	}
+}
+
+static void expire_ladder(struct ew__timer *timer)
+{
+	struct ew_scope *scope = (struct ew_scope *)((char *)timer - offsetof(struct ew_scope, force_timer));
+
+	atomic_store_explicit(&scope->node.forced, true, memory_order_relaxed);
+	spread(scope);
+}
+
+/* The reason is set: start the ladder's clock and tell everybody. */
+static void cancelled(struct ew_scope *scope)
+{
+	int64_t end_ns;
+
+	ew__timer_cancel(scope->worker, &scope->deadline_timer);
+	if (scope->budget_ns && !ew__timer_is_armed(&scope->force_timer) &&
+	    atomic_load_explicit(&scope->node.end_ns, memory_order_relaxed) == EW_NEVER) {
+		end_ns = ew_after(scope->budget_ns);
+		atomic_store_explicit(&scope->node.end_ns, end_ns, memory_order_relaxed);
+		ew__timer_arm(scope->worker, &scope->force_timer, end_ns);
+	}
+	spread(scope);
+}
+
+void ew__scope_cancel_here(struct ew_scope *scope, enum ew_reason reason)
+{
+	uint8_t none = EW_REASON_NONE;
+
+	if (atomic_compare_exchange_strong(&scope->node.reason, &none, (uint8_t)reason))
+		cancelled(scope);
+}
+
+static void deliver_cancel(struct ew__message *message)
+{
+	struct ew_scope *scope = (struct ew_scope *)((char *)message - offsetof(struct ew_scope, cancel_message));
+
+	atomic_store(&scope->cancel_posted, false);
+	cancelled(scope);
+	/* Its block may be waiting for this message only. */
+	if (scope->joiner && scope->children_count == 0 && !scope->joiner->done)
+		ew__wait_end(scope->joiner, 0);
+}
+
+void ew_scope_cancel(struct ew_scope *scope, enum ew_reason reason)
+{
+	uint8_t none = EW_REASON_NONE;
+
+	ew_assert(reason != EW_REASON_NONE);
+	if (scope->worker == ew__worker) {
+		ew__scope_cancel_here(scope, reason);
+		return;
+	}
+	/* Announced first: once the reason is seen, the scope may not be left before the message came. */
+	if (atomic_exchange(&scope->cancel_posted, true))
+		return;
+	atomic_compare_exchange_strong(&scope->node.reason, &none, (uint8_t)reason);
+	ew__post(scope->worker, &scope->cancel_message);
+}
+
+static void init(struct ew_scope *scope, struct ew_worker *worker)
+{
+	scope->worker = worker;
+	atomic_store_explicit(&scope->node.end_ns, EW_NEVER, memory_order_relaxed);
+	scope->node.kind = EW__NODE_SCOPE;
+	scope->deadline_timer.expire = expire_deadline;
+	scope->force_timer.expire = expire_ladder;
+	scope->cancel_message.deliver = deliver_cancel;
+	scope->open = true;
+}
+
+void ew__scope_init_root(struct ew_scope *scope, struct ew_worker *worker)
+{
+	init(scope, worker);
+}
+
+void ew__scope_enter(struct ew_scope *scope)
+{
+	struct ew_task *task = ew__task();
+
+	ew_assert(task); /* a scope needs a task to own its children */
+	init(scope, task->worker);
+	scope->owner = task;
+	ew__entry_enter(&scope->entry, EW__ENTRY_SCOPE);
+	scope->node.parent = task->head.node;
+	task->head.node = &scope->node;
+	if (scope->deadline_ns && scope->deadline_ns != EW_NEVER) {
+		if (scope->deadline_ns <= ew_now())
+			ew__scope_cancel_here(scope, EW_REASON_DEADLINE);
+		else
+			ew__timer_arm(task->worker, &scope->deadline_timer, scope->deadline_ns);
+	}
+}
+
+/* Waits for children and for a cancel on its way from another thread; never refused. */
+static void await_children(struct ew_scope *scope)
+{
+	struct ew__wait wait = { .cancel = NULL };
+
+	while (scope->children_count || atomic_load(&scope->cancel_posted)) {
+		scope->joiner = &wait;
+		ew__suspend(&wait, "children of a scope");
+		scope->joiner = NULL;
+	}
+}
+
+static void leave(struct ew_scope *scope)
+{
+	struct ew_task *task = scope->owner;
+
+	if (scope->children_count)
+		ew__scope_cancel_here(scope, EW_REASON_LEFT);
+	await_children(scope);
+	ew_assert(task->head.node == &scope->node); /* left in reverse order of opening */
+	ew_assert(!scope->waiters);
+	ew__timer_cancel(scope->worker, &scope->deadline_timer);
+	ew__timer_cancel(scope->worker, &scope->force_timer);
+	task->head.node = scope->node.parent;
+	ew__entry_leave(&scope->entry);
+	scope->open = false;
+	if (task->head.refuse)
+		ew__cancel_update(task);
+}
+
+void ew__scope_leave(struct ew_scope *scope)
+{
+	if (scope->open)
+		leave(scope);
+}
+
+/* What the children's ends mean for the block. */
+static int children_result(const struct ew_scope *scope)
+{
+	if (scope->first_error)
+		return scope->first_error;
+	if (!scope->children_cut)
+		return 0;
+	return ew_scope_reason(scope) == EW_REASON_DEADLINE ? -ETIMEDOUT : -ECANCELED;
+}
+
+int ew_scope_join(struct ew_scope *scope)
+{
+	if (!ew__task())
+		return ew__outside();
+	await_children(scope);
+	return children_result(scope);
+}
+
+int ew_scope_finish(struct ew_scope *scope, int r)
+{
+	int children;
+
+	if (!ew__task())
+		return ew__outside();
+	if (r < 0 && scope->children_count)
+		ew__scope_cancel_here(scope, EW_REASON_LEFT);
+	await_children(scope);
+	leave(scope);
+	children = children_result(scope);
+	if (r < 0 && r != -ECANCELED)
+		return r;
+	if (r == -ECANCELED && !scope->first_error)
+		return ew_scope_reason(scope) == EW_REASON_DEADLINE ? -ETIMEDOUT : -ECANCELED;
+	return children < 0 ? children : r;
+}
+
+/* A join that a cancel or a deadline ends early: the grace period of ew_scope_close(). */
+struct grace {
+	struct ew__wait wait;
+	struct ew__timer timer;
+	struct ew_scope *scope;
+	int why;
+};
+
+static void grace_over(struct grace *grace, int why)
+{
+	if (grace->wait.done)
+		return;
+	grace->why = why;
+	ew__wait_end(&grace->wait, 0);
+}
+
+static void grace_expired(struct ew__timer *timer)
+{
+	grace_over((struct grace *)((char *)timer - offsetof(struct grace, timer)), -ETIMEDOUT);
+}
+
+static void grace_cancelled(struct ew__wait *wait)
+{
+	grace_over((struct grace *)((char *)wait - offsetof(struct grace, wait)), -ECANCELED);
+}
+
+int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns, enum ew_reason reason)
+{
+	struct grace grace = { .wait.cancel = grace_cancelled, .timer.expire = grace_expired, .scope = scope };
+	int r;
+
+	if (!scope)
+		return 0;
+	if (!ew__task())
+		return ew__outside();
+	grace.why = ew__enter();
+	if (grace.why == 0 && deadline_ns <= ew_now())
+		grace.why = -ETIMEDOUT;
+	while (scope->children_count && grace.why == 0) {
+		if (deadline_ns != EW_NEVER)
+			ew__timer_arm(scope->worker, &grace.timer, deadline_ns);
+		scope->joiner = &grace.wait;
+		ew__suspend(&grace.wait, "children of a scope, in their grace");
+		scope->joiner = NULL;
+		ew__timer_cancel(scope->worker, &grace.timer);
+	}
+	if (scope->children_count)
+		ew__scope_cancel_here(scope, reason);
+	else
+		grace.why = 0;
+	leave(scope);
+	r = scope->first_error;
+	return r ? r : grace.why;
+}
+
+enum ew_reason ew_scope_reason(const struct ew_scope *scope)
+{
+	return (enum ew_reason)atomic_load_explicit(&scope->node.reason, memory_order_relaxed);
+}
+
+bool ew_scope_is_cancelled(const struct ew_scope *scope)
+{
+	return ew__node_is_cancelled(&scope->node);
+}
+
+unsigned ew_scope_children_count(const struct ew_scope *scope)
+{
+	return scope->children_count;
+}
+
+static void waiter_end(struct ew__scope_waiter *waiter, int result)
+{
+	struct ew__scope_waiter **link = &waiter->scope->waiters;
+
+	if (waiter->wait.done)
+		return;
+	while (*link != waiter)
+		link = &(*link)->next;
+	*link = waiter->next;
+	ew__wait_end(&waiter->wait, result);
+}
+
+static void waiter_expired(struct ew__timer *timer)
+{
+	waiter_end((struct ew__scope_waiter *)((char *)timer - offsetof(struct ew__scope_waiter, timer)), -ETIMEDOUT);
+}
+
+static void waiter_cancelled(struct ew__wait *wait)
+{
+	waiter_end((struct ew__scope_waiter *)((char *)wait - offsetof(struct ew__scope_waiter, wait)), -ECANCELED);
+}
+
+void ew__scope_wake_waiters(struct ew_scope *scope)
+{
+	if (!scope->waiters || !ew_scope_is_cancelled(scope))
+		return;
+	while (scope->waiters)
+		waiter_end(scope->waiters, 0);
+}
+
+int ew_scope_wait_cancel(struct ew_scope *scope, int64_t deadline_ns)
+{
+	struct ew__scope_waiter waiter = { .wait.cancel = waiter_cancelled,
+					   .timer.expire = waiter_expired,
+					   .scope = scope };
+	int r = ew__enter();
+
+	if (r < 0)
+		return r;
+	if (scope->worker != ew__worker)
+		return -EXDEV;
+	if (ew_scope_is_cancelled(scope))
+		return 0;
+	waiter.next = scope->waiters;
+	scope->waiters = &waiter;
+	if (deadline_ns != EW_NEVER)
+		ew__timer_arm(scope->worker, &waiter.timer, deadline_ns);
+	r = ew__suspend(&waiter.wait, "the cancel of a scope");
+	ew__timer_cancel(ew__worker, &waiter.timer);
+	return r;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Scope, inside
+ */
+
+#include "scope/cancel.h"
+
+/* Opens a scope that no block declares, for the run: children on @worker, no owner. */
+void ew__scope_init_root(struct ew_scope *scope, struct ew_worker *worker);
+
+/* The scope's tokens whose wait is over. On its worker. */
+void ew__scope_wake_waiters(struct ew_scope *scope);
+
+/* Gives the scope a reason and spreads it. On its own worker. */
+void ew__scope_cancel_here(struct ew_scope *scope, enum ew_reason reason);
+
+static inline struct ew_scope *ew__scope_of_entry(struct ew_entry *entry)
+{
+	return (struct ew_scope *)((char *)entry - offsetof(struct ew_scope, entry));
+}
+
+static inline struct ew_shield *ew__shield_of_entry(struct ew_entry *entry)
+{
+	return (struct ew_shield *)((char *)entry - offsetof(struct ew_shield, entry));
+}
+
+/* The running task's registry, newest first, to its end. */
+void ew__registry_run(struct ew_task *task);
+
+/* Ends the running task where it stands: its registry, then -ENOTRECOVERABLE for its scope. */
+_Noreturn void ew__task_drop(struct ew_task *task);
+
+/* Closes under a shield, aborts if that did not end it. Returns close's result; -ECANCELED: aborted. */
+int ew__end(int (*close)(void *), void (*abort)(void *), void *argument, int64_t budget_ns);
+
+/* One line to the program's report function. */
+void ew__report(const char *format, ...) __attribute__((format(printf, 1, 2)));

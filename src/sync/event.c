@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * An event's last touch by the one who sets it is the unlocking store: the waiters have been taken over to
+ * a private list by then, so the event may be freed as soon as one of them returns.
+ */
+
+#include "sync/waiter.h"
+
+#include <endwell/clock.h>
+#include <endwell/event.h>
+
+static struct ew__line line_of(struct ew_event *event)
+{
+	return (struct ew__line){ &event->first, &event->last };
+}
+
+static bool withdraw(struct ew_waiter *waiter)
+{
+	struct ew_event *event = waiter->line;
+
+	/* Set: everybody in line has been taken out. */
+	if (event->set)
+		return false;
+	ew__line_remove(line_of(event), waiter);
+	return true;
+}
+
+void ew_event_set(struct ew_event *event)
+{
+	struct ew_waiter *waiter, *next;
+
+	ew__lock(&event->lock);
+	event->set = true;
+	waiter = event->first;
+	event->first = NULL;
+	event->last = NULL;
+	ew__unlock(&event->lock);
+	for (; waiter; waiter = next) {
+		next = waiter->next;
+		ew__waiter_wake(waiter, 0);
+	}
+}
+
+void ew_event_reset(struct ew_event *event)
+{
+	ew__lock(&event->lock);
+	event->set = false;
+	ew__unlock(&event->lock);
+}
+
+bool ew_event_is_set(struct ew_event *event)
+{
+	bool set;
+
+	ew__lock(&event->lock);
+	set = event->set;
+	ew__unlock(&event->lock);
+	return set;
+}
+
+int ew_event_wait(struct ew_event *event, int64_t deadline_ns)
+{
+	struct ew_waiter waiter;
+	bool set;
+	int r = ew__enter();
+
+	if (r < 0)
+		return r;
+	ew__waiter_init(&waiter, &event->lock, withdraw, event);
+	ew__lock(&event->lock);
+	set = event->set;
+	if (!set)
+		ew__line_append(line_of(event), &waiter);
+	ew__unlock(&event->lock);
+	return set ? 0 : ew__waiter_wait(&waiter, deadline_ns, "an event");
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Waiting for nothing but time, or for everybody else's turn.
+ */
+
+#include "scope/cancel.h"
+
+#include <endwell/clock.h>
+#include <endwell/task.h>
+
+int ew_yield(void)
+{
+	struct ew__wait wait;
+	int r = ew__enter();
+
+	if (r < 0)
+		return r;
+	wait.cancel = NULL; /* it is over at once anyway */
+	wait.result = 0;
+	ew__task_ready(ew__task());
+	return ew__suspend(&wait, "its next turn");
+}
+
+struct sleeper {
+	struct ew__wait wait;
+	struct ew__timer timer;
+};
+
+static void expired(struct ew__timer *timer)
+{
+	ew__wait_end(&((struct sleeper *)((char *)timer - offsetof(struct sleeper, timer)))->wait, 0);
+}
+
+static void cancelled(struct ew__wait *wait)
+{
+	ew__timer_cancel(wait->task->worker, &((struct sleeper *)wait)->timer);
+	ew__wait_end(wait, -ECANCELED);
+}
+
+int ew_sleep_until(int64_t deadline_ns)
+{
+	struct sleeper sleeper = { .wait.cancel = cancelled, .timer.expire = expired };
+	int r = ew__enter();
+
+	if (r < 0)
+		return r;
+	if (deadline_ns <= ew_now())
+		return ew_yield();
+	if (deadline_ns != EW_NEVER)
+		ew__timer_arm(ew__worker, &sleeper.timer, deadline_ns);
+	return ew__suspend(&sleeper.wait, "a time");
+}
+
+int ew_sleep(int64_t duration_ns)
+{
+	return ew_sleep_until(ew_after(duration_ns));
+}

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * See waiter.h for the rules; here is the traffic: a wake that comes from another thread is a message,
+ * and a timeout or cancel is a withdrawal that may come too late.
+ */
+
+#include "sync/waiter.h"
+
+#include <endwell/clock.h>
+
+void ew__line_append(struct ew__line line, struct ew_waiter *waiter)
+{
+	waiter->next = NULL;
+	waiter->prev = *line.last;
+	if (*line.last)
+		(*line.last)->next = waiter;
+	else
+		*line.first = waiter;
+	*line.last = waiter;
+}
+
+void ew__line_remove(struct ew__line line, struct ew_waiter *waiter)
+{
+	if (waiter->prev)
+		waiter->prev->next = waiter->next;
+	else
+		*line.first = waiter->next;
+	if (waiter->next)
+		waiter->next->prev = waiter->prev;
+	else
+		*line.last = waiter->prev;
+	waiter->next = NULL;
+	waiter->prev = NULL;
+}
+
+static void withdraw(struct ew_waiter *waiter, int result)
+{
+	bool was_in_line;
+
+	ew__lock(waiter->lock);
+	was_in_line = waiter->withdraw(waiter);
+	ew__unlock(waiter->lock);
+	if (was_in_line)
+		ew__wait_end(&waiter->wait, result);
+}
+
+static void waiter_cancelled(struct ew__wait *wait)
+{
+	withdraw((struct ew_waiter *)((char *)wait - offsetof(struct ew_waiter, wait)), -ECANCELED);
+}
+
+static void waiter_expired(struct ew__timer *timer)
+{
+	struct ew_waiter *waiter = (struct ew_waiter *)((char *)timer - offsetof(struct ew_waiter, timer));
+
+	if (!waiter->wait.done)
+		withdraw(waiter, -ETIMEDOUT);
+}
+
+static void deliver_wake(struct ew__message *message)
+{
+	struct ew_waiter *waiter = (struct ew_waiter *)((char *)message - offsetof(struct ew_waiter, message));
+
+	ew__wait_end(&waiter->wait, waiter->given_result);
+}
+
+void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock, bool (*withdraw_fn)(struct ew_waiter *),
+		     void *line)
+{
+	*waiter = (struct ew_waiter){
+		.wait = { .cancel = waiter_cancelled, .task = ew__task() },
+		.timer.expire = waiter_expired,
+		.message.deliver = deliver_wake,
+		.worker = ew__worker,
+		.lock = lock,
+		.withdraw = withdraw_fn,
+		.line = line,
+	};
+}
+
+int ew__waiter_wait(struct ew_waiter *waiter, int64_t deadline_ns, const char *what)
+{
+	int r;
+
+	if (deadline_ns != EW_NEVER)
+		ew__timer_arm(waiter->worker, &waiter->timer, deadline_ns);
+	r = ew__suspend(&waiter->wait, what);
+	ew__timer_cancel(waiter->worker, &waiter->timer);
+	return r;
+}
+
+void ew__waiter_wake(struct ew_waiter *waiter, int result)
+{
+	waiter->given_result = result;
+	if (waiter->worker == ew__worker)
+		ew__wait_end(&waiter->wait, result);
+	else
+		ew__post(waiter->worker, &waiter->message);
+}

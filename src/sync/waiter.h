@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Waiter: one task in a line that tasks of several workers stand in
+ *
+ * The line belongs to a structure with a lock. Whoever takes a waiter out of the line, under that lock,
+ * decides its result and wakes it once, outside the lock: by itself on the same worker, by message elsewhere.
+ * The task's frame holds the waiter, so it may not return before that message has come; a cancel or a timeout
+ * that finds the waiter gone from the line therefore waits for the decision that was made.
+ */
+
+#include "scope/cancel.h"
+#include "task/lock.h"
+
+struct ew_waiter {
+	struct ew__wait wait;
+	struct ew__timer timer;
+	struct ew__message message;
+	struct ew_worker *worker;
+	struct ew_waiter *next;
+	struct ew_waiter *prev;
+	_Atomic uint32_t *lock;
+	/* Takes the waiter out of the line if it is still there; called with the lock held. */
+	bool (*withdraw)(struct ew_waiter *waiter);
+	void *line;
+	void *given;
+	int32_t given_result;
+};
+
+struct ew__line {
+	struct ew_waiter **first;
+	struct ew_waiter **last;
+};
+
+void ew__line_append(struct ew__line line, struct ew_waiter *waiter);
+void ew__line_remove(struct ew__line line, struct ew_waiter *waiter);
+
+/* Before the lock is taken and the waiter appended. */
+void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock, bool (*withdraw)(struct ew_waiter *), void *line);
+
+/* After it was appended and the lock released. */
+int ew__waiter_wait(struct ew_waiter *waiter, int64_t deadline_ns, const char *what);
+
+/* It is out of the line; the lock is released. Any thread; the last touch of the waiter. */
+void ew__waiter_wake(struct ew_waiter *waiter, int result);

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * A task's memory is its stack: struct ew_task sits at the top, the frames grow down from it. A task that
+ * has ended is kept for the next spawn, stack and all, so that spawning touches warm memory; the
+ * worker gives back what is too much.
+ */
+
+#include "task/task.h"
+
+#include "task/worker.h"
+
+#include <endwell/clock.h>
+#include <string.h>
+
+void ew__task_main(struct ew_task *task);
+
+static char *frames_top(struct ew_task *task)
+{
+	return (char *)task;
+}
+
+static struct ew_task *task_on_new_stack(void)
+{
+	struct ew__stack stack;
+	struct ew_task *task;
+
+	if (ew__stack_get(&stack) < 0)
+		return NULL;
+	task = (struct ew_task *)(((uintptr_t)stack.top - sizeof(*task)) & ~(uintptr_t)63);
+	task->stack = stack;
+	return task;
+}
+
+struct ew_task *ew__task_new(struct ew_worker *worker, ew_task_fn *fn, void *argument,
+			     const struct ew_site *site)
+{
+	struct ew_worker *here = ew__worker;
+	struct ew_task *task = here ? here->kept : NULL;
+
+	if (task) {
+		here->kept = task->next;
+		here->kept_count--;
+		ew__context_deinit(&task->context, task->stack.bottom, frames_top(task));
+	} else {
+		task = task_on_new_stack();
+		if (!task)
+			return NULL;
+	}
+	ew__context_init(&task->context, task->stack.bottom, frames_top(task), task);
+	task->head.newest = NULL;
+	task->head.node = &task->base;
+	task->head.refuse = 0;
+	task->head.refusals = 0;
+	task->head.no_drop = 0;
+	task->head.endings = 0;
+	task->wait = NULL;
+	task->worker = worker;
+	task->fn = fn;
+	task->argument = argument;
+	task->site = site;
+	task->base.kind = EW__NODE_TASK;
+	task->base.parent = NULL;
+	atomic_store_explicit(&task->base.end_ns, EW_NEVER, memory_order_relaxed);
+	atomic_store_explicit(&task->base.reason, 0, memory_order_relaxed);
+	atomic_store_explicit(&task->base.forced, false, memory_order_relaxed);
+	atomic_store_explicit(&task->cancel_posted, false, memory_order_relaxed);
+	task->result = 0;
+	task->ending_error = 0;
+	task->outcome = EW_OUTCOME_NONE;
+	task->droppable = false;
+	task->remote = false;
+	task->take_fn = NULL;
+	task->taken = NULL;
+	return task;
+}
+
+void ew__task_free(struct ew_task *task)
+{
+	struct ew__stack stack = task->stack;
+
+	ew__context_deinit(&task->context, stack.bottom, frames_top(task));
+	ew__stack_put(&stack);
+}
+
+void ew__task_ready(struct ew_task *task)
+{
+	struct ew_worker *worker = task->worker;
+
+	task->next = NULL;
+	*worker->ready_tail = task;
+	worker->ready_tail = &task->next;
+}
+
+/* Takes the next context to run: a ready task, or the scheduler. */
+static inline struct ew__context *next_context(struct ew_worker *worker)
+{
+	struct ew_task *next = worker->ready;
+
+	if (ew__unlikely(!next || worker->switches_left == 0)) {
+		ew__current = NULL;
+		return &worker->scheduler;
+	}
+	worker->switches_left--;
+	worker->ready = next->next;
+	if (!worker->ready)
+		worker->ready_tail = &worker->ready;
+	ew__current = &next->head;
+	return &next->context;
+}
+
+int ew__suspend(struct ew__wait *wait, const char *what)
+{
+	struct ew_task *task = ew__task();
+	struct ew_worker *worker = task->worker;
+	struct ew__context *next;
+
+	wait->task = task;
+	wait->asked = false;
+	wait->done = false;
+	task->wait = wait;
+	task->waiting_for = what;
+	task->waiting_since_ns = worker->now_ns;
+	next = next_context(worker);
+	if (next != &task->context)
+		ew__context_switch(&task->context, next, 0);
+	task->wait = NULL;
+	return wait->result;
+}
+
+void ew__wait_end(struct ew__wait *wait, int result)
+{
+	ew_assert(!wait->done);
+	wait->done = true;
+	wait->result = result;
+	ew__task_ready(wait->task);
+}
+
+void ew__task_main(struct ew_task *task)
+{
+	ew__context_entered();
+	if (ew__unlikely(task->take_fn != NULL))
+		task->result = task->take_fn(task->argument, &task->taken);
+	else
+		task->result = task->fn(task->argument);
+	ew__task_exit();
+}
+
+_Noreturn void ew__task_exit(void)
+{
+	struct ew_task *task = ew__task();
+	struct ew_worker *worker = task->worker;
+
+	task->ended(task);
+	ew__context_switch(&task->context, next_context(worker), 1);
+	__builtin_unreachable();
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Task, inside: its stack, its place in the run queue, what it waits for
+ * Knows nothing of cancels: the rooms above set head.refuse, and wait->cancel.
+ */
+
+#include "task/stack.h"
+#include "task/switch.h"
+
+#include <endwell/outcome.h>
+#include <endwell/task.h>
+
+struct ew_worker;
+
+/*
+ * Lives at the top of its own stack, so that a parked task is one page. What a spawn, a switch and an end
+ * touch comes first.
+ */
+struct ew_task {
+	struct ew__head head;
+	struct ew__context context;
+	struct ew_task *next; /* in the run queue, or among the kept */
+	struct ew__wait *wait;
+	struct ew_worker *worker;
+	ew_task_fn *fn;
+	void *argument;
+	const struct ew_site *site;
+	/* Runs on the worker's behalf when fn has returned; the last thing on the task's stack. */
+	void (*ended)(struct ew_task *task);
+	struct ew_scope *scope;
+	struct ew_task *sibling_next;
+	struct ew_task **sibling_link;
+	struct ew_node base;
+	struct ew_task *affected_next; /* while a cancel spreads */
+	int32_t result;
+	int32_t ending_error;
+	uint8_t outcome;
+	bool droppable;
+	bool remote;	/* its scope belongs to another worker */
+	int64_t waiting_since_ns;
+	const char *waiting_for;
+
+	/* Rarely used. */
+	ew_task_take_fn *take_fn;
+	void *taken;
+	struct ew_place taken_place;
+	struct ew__message life_message;   /* spawned there, ended here, may be freed there */
+	struct ew__message cancel_message;
+	_Atomic bool cancel_posted;
+	struct ew_task *worker_next, **worker_link; /* all tasks of the worker */
+	struct ew__stack stack;
+};
+
+/* NULL outside a task. */
+static inline struct ew_task *ew__task(void)
+{
+	return (struct ew_task *)ew__current;
+}
+
+/* A task that is ready to be woken for the first time; NULL: no memory. Any worker's thread. */
+struct ew_task *ew__task_new(struct ew_worker *worker, ew_task_fn *fn, void *argument,
+			     const struct ew_site *site);
+
+/* It never ran, or ended and nobody refers to it; not the running one. */
+void ew__task_free(struct ew_task *task);
+
+/* Ready to run, at the end of the queue. On its own worker; it is not in the queue. */
+void ew__task_ready(struct ew_task *task);
+
+/*
+ * Suspend until ew__wait_end(). @what names the wait in reports. Checks nothing: see ew__enter().
+ * Returns wait->result.
+ */
+int ew__suspend(struct ew__wait *wait, const char *what);
+
+/* The wait is over, with @result: its task becomes ready. On the task's worker; once per wait. */
+void ew__wait_end(struct ew__wait *wait, int result);
+
+/* Leaves the running task for good: `ended` is called, and another context goes on. */
+_Noreturn void ew__task_exit(void);

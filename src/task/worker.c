@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * A worker's turn: run what is ready, deliver messages, expire timers, then one visit to the driver that
+ * submits, waits if there is nothing else to do, and brings back what has ended. Completions are first
+ * collected and then acted upon, here, outside the driver.
+ *
+ * A suspending task switches straight to the next ready one; the scheduler's own context runs when
+ * nobody is ready, or after SWITCHES_PER_TURN switches, so that tasks that only yield cannot keep
+ * completions and timers from being seen.
+ */
+
+#include "task/worker.h"
+
+#include <endwell/clock.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define SWITCHES_PER_TURN 256
+
+__thread struct ew_worker *ew__worker;
+__thread struct ew__head *ew__current;
+__thread const struct ew_site *ew__made_at;
+int64_t ew__virtual_now_ns;
+
+int64_t ew_now(void)
+{
+	struct timespec now;
+
+	if (ew__unlikely(ew__virtual_now_ns))
+		return ew__virtual_now_ns;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * EW_SECOND + now.tv_nsec;
+}
+
+int64_t ew_after(int64_t duration_ns)
+{
+	int64_t deadline_ns;
+
+	if (__builtin_add_overflow(ew_now(), duration_ns, &deadline_ns))
+		return EW_NEVER;
+	return deadline_ns;
+}
+
+int ew__worker_open(struct ew_worker *worker, char *why, size_t why_bytes)
+{
+	worker->ready_tail = &worker->ready;
+	worker->now_ns = ew_now();
+	ew__wheel_init(&worker->wheel, worker->now_ns);
+	ew__context_adopt_thread(&worker->scheduler);
+	return ew__driver_open(&worker->driver, why, why_bytes);
+}
+
+void ew__worker_close(struct ew_worker *worker)
+{
+	struct ew_task *task;
+
+	while ((task = worker->kept)) {
+		worker->kept = task->next;
+		ew__task_free(task);
+	}
+	worker->kept_count = 0;
+	ew__driver_close(worker->driver);
+}
+
+void ew__post(struct ew_worker *worker, struct ew__message *message)
+{
+	struct ew__message *first = atomic_load_explicit(&worker->inbox, memory_order_relaxed);
+
+	do
+		message->next = first;
+	while (!atomic_compare_exchange_weak(&worker->inbox, &first, message));
+	if (atomic_load(&worker->asleep) && atomic_exchange(&worker->asleep, false))
+		ew__driver_wake(worker->driver);
+}
+
+static void deliver_messages(struct ew_worker *worker)
+{
+	struct ew__message *newest, *oldest = NULL, *next;
+
+	if (!atomic_load_explicit(&worker->inbox, memory_order_relaxed))
+		return;
+	newest = atomic_exchange(&worker->inbox, NULL);
+	for (; newest; newest = next) {
+		next = newest->next;
+		newest->next = oldest;
+		oldest = newest;
+	}
+	for (; oldest; oldest = next) {
+		next = oldest->next;
+		oldest->deliver(oldest);
+	}
+}
+
+static void give_back_stacks(struct ew_worker *worker)
+{
+	struct ew_task *task;
+
+	while (worker->kept_count > EW__TASKS_KEPT) {
+		task = worker->kept;
+		worker->kept = task->next;
+		worker->kept_count--;
+		ew__task_free(task);
+	}
+}
+
+static void run_ready(struct ew_worker *worker)
+{
+	struct ew_task *task = worker->ready;
+
+	if (!task)
+		return;
+	worker->ready = task->next;
+	if (!worker->ready)
+		worker->ready_tail = &worker->ready;
+	worker->switches_left = SWITCHES_PER_TURN;
+	ew__current = &task->head;
+	ew__context_switch(&worker->scheduler, &task->context, 0);
+	ew__current = NULL;
+	give_back_stacks(worker);
+}
+
+static void visit_driver(struct ew_worker *worker, int64_t deadline_ns)
+{
+	struct ew__op *op = ew__driver_poll(worker->driver, deadline_ns), *next;
+
+	for (; op; op = next) {
+		next = op->next;
+		op->complete(op);
+	}
+}
+
+/* With virtual time: nothing can run and the kernel owes us nothing, so the next deadline is now. */
+static bool jump(struct ew_worker *worker)
+{
+	int64_t next_ns;
+
+	if (!ew__virtual_now_ns || worker->transfers || ew__driver_in_flight(worker->driver) ||
+	    ew__driver_has_queued(worker->driver))
+		return false;
+	next_ns = ew__wheel_next_ns(&worker->wheel);
+	if (next_ns == EW_NEVER)
+		return false;
+	if (next_ns > ew__virtual_now_ns)
+		ew__virtual_now_ns = next_ns;
+	return true;
+}
+
+static void rest(struct ew_worker *worker)
+{
+	if (jump(worker))
+		return;
+	atomic_store(&worker->asleep, true);
+	if (atomic_load(&worker->inbox))
+		visit_driver(worker, EW_NOW);
+	else
+		visit_driver(worker, ew__virtual_now_ns ? EW_NEVER : ew__wheel_next_ns(&worker->wheel));
+	atomic_store(&worker->asleep, false);
+}
+
+static bool is_finished(const struct ew_worker *worker)
+{
+	return worker->stop_asked && worker->tasks_count == 0 && worker->transfers == 0 &&
+	       ew__driver_in_flight(worker->driver) == 0 && !ew__driver_has_queued(worker->driver);
+}
+
+static bool is_reached(const struct ew_worker *worker, const uint32_t *count)
+{
+	return count ? *count == 0 : is_finished(worker);
+}
+
+static void turn_until(struct ew_worker *worker, const uint32_t *count)
+{
+	while (!is_reached(worker, count)) {
+		run_ready(worker);
+		worker->now_ns = ew_now();
+		deliver_messages(worker);
+		ew__wheel_advance(&worker->wheel, worker->now_ns);
+		if (worker->ready)
+			visit_driver(worker, EW_NOW);
+		else if (!is_reached(worker, count))
+			rest(worker);
+		worker->turns++;
+	}
+}
+
+void ew__worker_loop(struct ew_worker *worker)
+{
+	turn_until(worker, NULL);
+}
+
+void ew__worker_loop_until(struct ew_worker *worker, const uint32_t *count)
+{
+	turn_until(worker, count);
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Worker: a thread with its run queue, timers, driver and inbox
+ */
+
+#include "driver/driver.h"
+#include "task/task.h"
+#include "time/wheel.h"
+
+/* Stacks kept ready with their pages; more are given back to the kernel. At most 12 MiB a worker. */
+#define EW__TASKS_KEPT 64
+
+struct ew__runtime;
+struct ew__pool;
+
+struct ew_worker {
+	struct ew_task *ready, **ready_tail;
+	uint32_t switches_left; /* until the scheduler must look at the driver again */
+	unsigned number;	/* 1-based */
+	struct ew_task *kept;	/* ended; their stacks are used again */
+	unsigned kept_count;
+	unsigned tasks_count;
+	struct ew_task *tasks;
+	struct ew__context scheduler;
+	struct ew__driver *driver;
+	struct ew__runtime *runtime;
+	struct ew__pool *pool;
+	int64_t now_ns; /* at the start of the turn */
+	uint64_t turns;
+	bool stop_asked;
+	unsigned transfers; /* what was handed to threads or to the reaper and has not ended */
+	struct ew__message *_Atomic inbox;
+	_Atomic bool asleep;
+	void *segv_stack;
+	struct ew__wheel wheel;
+};
+
+extern __thread struct ew_worker *ew__worker;
+
+/* The virtual clock's value; 0: the clock is real. One worker then. */
+extern int64_t ew__virtual_now_ns;
+
+/* Everything up to the first turn, on the worker's own thread. */
+int ew__worker_open(struct ew_worker *worker, char *why, size_t why_bytes);
+
+/* Turns until stop_asked is set and tasks, operations and transfers have ended. */
+void ew__worker_loop(struct ew_worker *worker);
+
+/* Turns until *@count is 0. */
+void ew__worker_loop_until(struct ew_worker *worker, const uint32_t *count);
+
+void ew__worker_close(struct ew_worker *worker);
+
+/* 1-based; NULL: there is none with that number. */
+struct ew_worker *ew__worker_by_number(struct ew__runtime *runtime, unsigned number);
+
+/* Run @message->deliver on @worker, between tasks. Any thread; in order per sender; cannot fail. */
+void ew__post(struct ew_worker *worker, struct ew__message *message);
+
+static inline void ew__timer_arm(struct ew_worker *worker, struct ew__timer *timer, int64_t deadline_ns)
+{
+	timer->deadline_ns = deadline_ns;
+	ew__wheel_arm(&worker->wheel, timer);
+}
+
+static inline void ew__timer_cancel(struct ew_worker *worker, struct ew__timer *timer)
+{
+	ew__wheel_cancel(&worker->wheel, timer);
+}
