@@ -162,7 +162,7 @@ static void rest(struct ew_worker *worker)
 
 static bool is_finished(const struct ew_worker *worker)
 {
-	return worker->stop_asked && worker->tasks_count == 0 && worker->transfers == 0 &&
+	return worker->stop_asked && !atomic_load(&worker->inbox) && worker->tasks_count == 0 && worker->transfers == 0 &&
 	       ew__driver_in_flight(worker->driver) == 0 && !ew__driver_has_queued(worker->driver);
 }
 

@@ -33,7 +33,8 @@ struct ew_worker {
 	unsigned transfers; /* what was handed to threads or to the reaper and has not ended */
 	struct ew__message *_Atomic inbox;
 	_Atomic bool asleep;
-	void *segv_stack;
+	struct ew__buffer_waiter *buffer_first, *buffer_last; /* sockets with bytes and no buffer */
+	unsigned buffers_lent;
 	struct ew__wheel wheel;
 };
 

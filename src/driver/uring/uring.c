@@ -339,7 +339,7 @@ static void prepare(struct io_uring_sqe *sqe, const struct ew__op *op)
 		sqe->buf_group = BUFFER_GROUP;
 		break;
 	case EW__OP_SEND:
-		io_uring_prep_send(sqe, op->fd, address, op->length, MSG_NOSIGNAL);
+		io_uring_prep_send(sqe, op->fd, address, op->length, MSG_NOSIGNAL | MSG_WAITALL);
 		break;
 	case EW__OP_RECVMSG:
 		io_uring_prep_recvmsg(sqe, op->fd, address, MSG_CMSG_CLOEXEC);

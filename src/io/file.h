@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Files, inside: a descriptor that other rooms may embed
+ */
+
+#include "io/op.h"
+
+#include <endwell/file.h>
+
+struct ew_file {
+	struct ew_resource resource;
+	struct ew__close_job close_job;
+	int fd;
+};
+
+/* dir's descriptor; NULL: the working directory. */
+int ew__directory_fd(const struct ew_file *dir);
+
+/* openat(2) through the ring; the descriptor, or -errno. */
+int ew__open_at(const struct ew_file *dir, const char *path, int flags, mode_t mode);

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * A listener accepts ahead: one multishot operation puts descriptors into a queue, from which the tasks take them.
+ * Every descriptor in a completion is adopted when it is reaped, also those that come after a cancel.
+ */
+
+#include "io/op.h"
+#include "io/socket.h"
+#include "scope/resource.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define QUEUE_ENOUGH 256  /* then it stops accepting ahead */
+#define QUEUE_MAX    4096 /* what the kernel delivers before the stop is heard; beyond that connections are closed */
+
+struct ew_listener {
+	struct ew_resource resource;
+	struct ew__op accept;
+	struct ew_worker *worker; /* that accepts */
+	struct ew__wait *waiting; /* the accepting task, or the closing one */
+	int fd;
+	int backlog;
+	int error;
+	bool armed;
+	bool aborted;
+	unsigned queue_first;
+	unsigned queue_count;
+	int queue[QUEUE_MAX];
+};
+
+static struct ew_listener *listener_of(struct ew__op *op)
+{
+	return (struct ew_listener *)((char *)op - offsetof(struct ew_listener, accept));
+}
+
+static void wake(struct ew_listener *listener)
+{
+	if (listener->waiting && !listener->waiting->done)
+		ew__wait_end(listener->waiting, 0);
+}
+
+static void accepted(struct ew__op *op, int32_t fd)
+{
+	struct ew_listener *listener = listener_of(op);
+
+	if (listener->queue_count == QUEUE_MAX) {
+		close(fd);
+		return;
+	}
+	listener->queue[(listener->queue_first + listener->queue_count++) % QUEUE_MAX] = fd;
+	if (listener->queue_count >= QUEUE_ENOUGH)
+		ew__driver_cancel(listener->worker->driver, op);
+	wake(listener);
+}
+
+static void finish(struct ew_listener *listener)
+{
+	for (; listener->queue_count; listener->queue_count--)
+		close(listener->queue[listener->queue_first++ % QUEUE_MAX]);
+	close(listener->fd);
+	free(listener);
+}
+
+static void accept_completed(struct ew__op *op)
+{
+	struct ew_listener *listener = listener_of(op);
+
+	listener->armed = false;
+	if (op->result < 0 && op->result != -ECANCELED && op->result != -EAGAIN && op->result != -ECONNABORTED)
+		listener->error = op->result;
+	if (listener->aborted)
+		finish(listener);
+	else
+		wake(listener);
+}
+
+static int listener_close(void *resource)
+{
+	struct ew_listener *listener = resource;
+	struct ew__wait wait = { .cancel = NULL };
+
+	if (listener->armed) {
+		ew_assert(listener->worker == ew__worker);
+		ew__driver_cancel(listener->worker->driver, &listener->accept);
+	}
+	while (listener->armed) {
+		listener->waiting = &wait;
+		ew__suspend(&wait, "the last completion of a listener");
+	}
+	ew_resource_deinit(&listener->resource);
+	finish(listener);
+	return 0;
+}
+
+static void listener_abort(void *resource)
+{
+	struct ew_listener *listener = resource;
+
+	ew_resource_deinit(&listener->resource);
+	listener->waiting = NULL;
+	if (!listener->armed) {
+		finish(listener);
+		return;
+	}
+	ew_assert(listener->worker == ew__worker);
+	listener->aborted = true;
+	ew__driver_cancel(listener->worker->driver, &listener->accept);
+}
+
+static const struct ew_resource_type listener_type = {
+	.name = "listener",
+	.close = listener_close,
+	.abort = listener_abort,
+};
+
+static int new_listener(int fd, int backlog, const struct ew_site *site, struct ew_listener **ret_listener)
+{
+	struct ew_listener *listener = calloc(1, sizeof(*listener));
+
+	if (!listener)
+		return -ENOMEM;
+	listener->fd = fd;
+	listener->backlog = backlog;
+	listener->accept = (struct ew__op){
+		.code = EW__OP_ACCEPT,
+		.fd = fd,
+		.event = accepted,
+		.complete = accept_completed,
+	};
+	ew_resource_init(&listener->resource, &listener_type, site);
+	*ret_listener = listener;
+	return 0;
+}
+
+static bool is_tcp(const struct sockaddr *address)
+{
+	return address->sa_family == AF_INET || address->sa_family == AF_INET6;
+}
+
+/* A bound and listening socket, or -errno. @share: others may bind the same address, too. */
+static int bind_socket(const struct sockaddr *address, socklen_t address_bytes, int backlog, bool share)
+{
+	const int on = 1;
+	int fd, r = 0;
+
+	fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	if (is_tcp(address)) {
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+		if (share)
+			setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
+	}
+	if (bind(fd, address, address_bytes) < 0 || (backlog && listen(fd, backlog) < 0))
+		r = -errno;
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	return fd;
+}
+
+int(ew_listener_open)(const struct sockaddr *address, socklen_t address_bytes, int backlog,
+		      struct ew_listener **ret_listener)
+{
+	const struct ew_site *site = ew__made_at;
+	int fd, r;
+
+	ew__place_must_be_empty(ret_listener, site);
+	if (backlog <= 0)
+		return -EINVAL;
+	if (is_tcp(address)) {
+		/* Without SO_REUSEPORT it fails when another program listens, even one that shares. */
+		fd = bind_socket(address, address_bytes, 0, false);
+		if (fd < 0)
+			return fd;
+		close(fd);
+	}
+	fd = bind_socket(address, address_bytes, backlog, true);
+	if (fd < 0)
+		return fd;
+	r = new_listener(fd, backlog, site, ret_listener);
+	if (r < 0)
+		close(fd);
+	return r;
+}
+
+int(ew_listener_share)(struct ew_listener *listener, struct ew_listener **ret_listener)
+{
+	const struct ew_site *site = ew__made_at;
+	struct sockaddr_storage address;
+	int fd, r;
+
+	ew__place_must_be_empty(ret_listener, site);
+	r = ew_listener_address(listener, &address);
+	if (r < 0)
+		return r;
+	if (is_tcp((struct sockaddr *)&address)) {
+		fd = bind_socket((struct sockaddr *)&address, sizeof(address), listener->backlog, true);
+	} else {
+		fd = dup(listener->fd);
+		if (fd < 0)
+			fd = -errno;
+	}
+	if (fd < 0)
+		return fd;
+	r = new_listener(fd, listener->backlog, site, ret_listener);
+	if (r < 0)
+		close(fd);
+	return r;
+}
+
+int ew_listener_address(const struct ew_listener *listener, struct sockaddr_storage *ret_address)
+{
+	socklen_t bytes = sizeof(*ret_address);
+
+	return getsockname(listener->fd, (struct sockaddr *)ret_address, &bytes) < 0 ? -errno : 0;
+}
+
+static void accept_cancelled(struct ew__wait *wait)
+{
+	ew__wait_end(wait, -ECANCELED);
+}
+
+int(ew_listener_accept)(struct ew_listener *listener, struct ew_socket **ret_socket)
+{
+	const struct ew_site *site = ew__made_at;
+	struct ew__wait wait;
+	int r = ew__enter(), fd;
+
+	if (r < 0)
+		return r;
+	ew__place_must_be_empty(ret_socket, site);
+	ew_assert(!listener->waiting); /* one task accepts at a time */
+	ew_assert(!listener->armed || listener->worker == ew__worker);
+	while (listener->queue_count == 0) {
+		if (listener->error) {
+			r = listener->error;
+			listener->error = 0;
+			return r;
+		}
+		if (!listener->armed) {
+			listener->worker = ew__worker;
+			listener->armed = true;
+			ew__driver_submit(listener->worker->driver, &listener->accept);
+		}
+		wait.cancel = accept_cancelled;
+		listener->waiting = &wait;
+		r = ew__suspend(&wait, "a connection");
+		listener->waiting = NULL;
+		if (r < 0)
+			return r;
+	}
+	fd = listener->queue[listener->queue_first];
+	r = ew__socket_new(fd, site, ret_socket);
+	if (r < 0)
+		return r; /* it stays in the queue */
+	listener->queue_first = (listener->queue_first + 1) % QUEUE_MAX;
+	listener->queue_count--;
+	return 0;
+}
+
+int ew_listener_close(struct ew_listener **listener)
+{
+	return ew_close(listener);
+}

@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Stream sockets. Between calls a socket has at most one operation in the kernel: the poll that waits for
+ * the peer's going, which stays armed from request to request and only changes the scope that it would
+ * cancel. A socket ends as the kernel wants it: shut down, ask the poll to stop, wait for its last completion, and
+ * only then close.
+ *
+ * Receiving takes its memory when the bytes are there: a waiting socket holds no buffer. With all buffers
+ * lent, a socket waits until it has bytes and then stands in line, so that a buffer given back
+ * goes to one who can use it at once.
+ */
+
+#include "io/socket.h"
+
+#include "io/op.h"
+#include "scope/resource.h"
+#include "scope/scope.h"
+
+#include <endwell/file.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define TRANSFER_BYTES_MAX 0x7ffff000
+
+struct ew_socket {
+	struct ew_resource resource;
+	struct ew__op hangup;
+	struct ew__message abort_message;
+	struct ew_scope *hangup_scope;
+	struct ew__wait *closing;
+	struct ew_worker *worker; /* whose ring has the poll, or whose buffer is lent */
+	int fd;
+	int buffer; /* lent; -1: none */
+	bool armed;
+	bool gone; /* the peer */
+	bool aborted;
+};
+
+struct ew__buffer_waiter {
+	struct ew__wait wait;
+	struct ew__buffer_waiter *next;
+	struct ew__buffer_waiter *prev;
+};
+
+static void leave_line(struct ew_worker *worker, struct ew__buffer_waiter *waiter)
+{
+	if (waiter->prev)
+		waiter->prev->next = waiter->next;
+	else
+		worker->buffer_first = waiter->next;
+	if (waiter->next)
+		waiter->next->prev = waiter->prev;
+	else
+		worker->buffer_last = waiter->prev;
+}
+
+static void buffer_wait_cancelled(struct ew__wait *wait)
+{
+	leave_line(wait->task->worker, (struct ew__buffer_waiter *)wait);
+	ew__wait_end(wait, -ECANCELED);
+}
+
+static int wait_for_buffer(struct ew_worker *worker)
+{
+	struct ew__buffer_waiter waiter = { .wait.cancel = buffer_wait_cancelled };
+
+	waiter.prev = worker->buffer_last;
+	if (worker->buffer_last)
+		worker->buffer_last->next = &waiter;
+	else
+		worker->buffer_first = &waiter;
+	worker->buffer_last = &waiter;
+	return ew__suspend(&waiter.wait, "a receive buffer");
+}
+
+static void return_buffer(struct ew_worker *worker, unsigned number)
+{
+	struct ew__buffer_waiter *waiter = worker->buffer_first;
+
+	ew__driver_return_buffer(worker->driver, number);
+	worker->buffers_lent--;
+	if (waiter) {
+		leave_line(worker, waiter);
+		ew__wait_end(&waiter->wait, 0);
+	}
+}
+
+void ew_socket_release(struct ew_socket *socket)
+{
+	if (socket->buffer < 0)
+		return;
+	ew_assert(socket->worker == ew__worker);
+	return_buffer(socket->worker, (unsigned)socket->buffer);
+	socket->buffer = -1;
+}
+
+static void finish(struct ew_socket *socket)
+{
+	close(socket->fd);
+	free(socket);
+}
+
+static struct ew_socket *socket_of(struct ew__op *op)
+{
+	return (struct ew_socket *)((char *)op - offsetof(struct ew_socket, hangup));
+}
+
+static void hangup_completed(struct ew__op *op)
+{
+	struct ew_socket *socket = socket_of(op);
+
+	socket->armed = false;
+	if (socket->aborted) {
+		finish(socket);
+		return;
+	}
+	if (socket->closing) {
+		ew__wait_end(socket->closing, 0);
+		return;
+	}
+	if (op->result < 0)
+		return; /* unasked: armed again by the next request */
+	socket->gone = true;
+	if (socket->hangup_scope)
+		ew__scope_cancel_here(socket->hangup_scope, EW_REASON_PEER);
+}
+
+static int socket_close(void *resource)
+{
+	struct ew_socket *socket = resource;
+	struct ew__wait wait = { .cancel = NULL };
+
+	ew_socket_release(socket);
+	socket->hangup_scope = NULL;
+	shutdown(socket->fd, SHUT_RDWR);
+	if (socket->armed) {
+		ew_assert(socket->worker == ew__worker);
+		ew__driver_cancel(socket->worker->driver, &socket->hangup);
+		socket->closing = &wait;
+		ew__suspend(&wait, "the last completion of a socket");
+	}
+	ew_resource_deinit(&socket->resource);
+	finish(socket);
+	return 0;
+}
+
+/* On the socket's worker. */
+static void abort_here(struct ew_socket *socket)
+{
+	ew_socket_release(socket);
+	socket->hangup_scope = NULL;
+	shutdown(socket->fd, SHUT_RDWR);
+	if (!socket->armed) {
+		finish(socket);
+		return;
+	}
+	socket->aborted = true;
+	ew__driver_cancel(socket->worker->driver, &socket->hangup);
+}
+
+static void deliver_abort(struct ew__message *message)
+{
+	abort_here((struct ew_socket *)((char *)message - offsetof(struct ew_socket, abort_message)));
+}
+
+static void socket_abort(void *resource)
+{
+	struct ew_socket *socket = resource;
+
+	ew_resource_deinit(&socket->resource);
+	if (!socket->worker || socket->worker == ew__worker) {
+		abort_here(socket);
+		return;
+	}
+	socket->abort_message.deliver = deliver_abort;
+	ew__post(socket->worker, &socket->abort_message);
+}
+
+static const struct ew_resource_type socket_type = {
+	.name = "socket",
+	.close = socket_close,
+	.abort = socket_abort,
+};
+
+int ew__socket_new(int fd, const struct ew_site *site, struct ew_socket **ret_socket)
+{
+	struct ew_socket *socket = calloc(1, sizeof(*socket));
+	const int on = 1;
+
+	if (!socket)
+		return -ENOMEM;
+	/* Answers are written whole; there is nothing to gain from waiting for more. Fails on unix sockets. */
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	socket->fd = fd;
+	socket->buffer = -1;
+	socket->hangup = (struct ew__op){ .code = EW__OP_POLL, .fd = fd, .complete = hangup_completed };
+	ew_resource_init(&socket->resource, &socket_type, site);
+	*ret_socket = socket;
+	return 0;
+}
+
+int(ew_socket_adopt)(int fd, struct ew_socket **ret_socket)
+{
+	const struct ew_site *site = ew__made_at;
+	int status, r;
+
+	ew__place_must_be_empty(ret_socket, site);
+	r = ew__socket_new(fd, site, ret_socket);
+	if (r < 0)
+		return r;
+	/* With O_NONBLOCK the ring would return -EAGAIN instead of waiting. */
+	status = fcntl(fd, F_GETFL);
+	if (status >= 0 && (status & O_NONBLOCK))
+		fcntl(fd, F_SETFL, status & ~O_NONBLOCK);
+	return 0;
+}
+
+int(ew_socket_connect)(const struct sockaddr *address, socklen_t address_bytes, struct ew_socket **ret_socket)
+{
+	const struct ew_site *site = ew__made_at;
+	struct ew__task_op connect = {
+		.op = { .code = EW__OP_CONNECT, .address = address, .length = address_bytes },
+	};
+	int fd, r = ew__enter();
+
+	if (r < 0)
+		return r;
+	ew__place_must_be_empty(ret_socket, site);
+	fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	connect.op.fd = fd;
+	r = ew__op_await(&connect, "a connection being made");
+	if (r == 0)
+		r = ew__socket_new(fd, site, ret_socket);
+	if (r < 0) {
+		/* A cancelled connect goes on in the kernel: the socket is good only for closing. */
+		if (r == -ECANCELED)
+			ew__task()->outcome = EW_OUTCOME_SPOILED;
+		close(fd);
+	}
+	return r;
+}
+
+int ew_socket_fd(const struct ew_socket *socket)
+{
+	return socket->fd;
+}
+
+static uint32_t transfer_bytes(size_t size)
+{
+	return size < TRANSFER_BYTES_MAX ? (uint32_t)size : TRANSFER_BYTES_MAX;
+}
+
+int ew_socket_recv(struct ew_socket *socket, void *buffer, size_t size)
+{
+	struct ew__task_op recv = {
+		.op = {
+			.code = EW__OP_RECV,
+			.fd = socket->fd,
+			.address = buffer,
+			.length = transfer_bytes(size),
+		},
+	};
+
+	return ew__op_run_polled(&recv, "bytes from a peer");
+}
+
+static int wait_readable(struct ew_socket *socket)
+{
+	struct ew__task_op poll = { .op = { .code = EW__OP_POLL, .fd = socket->fd, .flags = POLLIN } };
+	int r = ew__op_run_polled(&poll, "bytes from a peer");
+
+	return r < 0 ? r : 0;
+}
+
+int ew_socket_receive(struct ew_socket *socket, const char **ret_data)
+{
+	struct ew__task_op receive = { .op = { .code = EW__OP_RECEIVE, .fd = socket->fd } };
+	struct ew_worker *worker;
+	int r;
+
+	ew_socket_release(socket);
+	for (;;) {
+		r = ew__op_run_polled(&receive, "bytes from a peer");
+		if (r != -ENOBUFS)
+			break;
+		worker = ew__worker;
+		r = wait_readable(socket);
+		if (r == 0 && worker->buffers_lent >= EW__BUFFERS_COUNT)
+			r = wait_for_buffer(worker);
+		if (r < 0)
+			return r;
+	}
+	if (!receive.op.has_buffer)
+		return r;
+	ew_assert(r > 0);
+	socket->worker = ew__worker;
+	socket->worker->buffers_lent++;
+	socket->buffer = receive.op.buffer;
+	*ret_data = ew__driver_buffer(socket->worker->driver, receive.op.buffer);
+	return r;
+}
+
+int ew_socket_send(struct ew_socket *socket, const void *data, size_t size)
+{
+	const char *at = data;
+	int r;
+
+	while (size > 0) {
+		struct ew__task_op send = {
+			.op = {
+				.code = EW__OP_SEND,
+				.fd = socket->fd,
+				.address = at,
+				.length = transfer_bytes(size),
+			},
+		};
+
+		r = ew__op_run_polled(&send, "a peer to take bytes");
+		if (r < 0)
+			return r;
+		at += r;
+		size -= (size_t)r;
+	}
+	return 0;
+}
+
+int ew_socket_send_fd(struct ew_socket *socket, const void *data, size_t size, int fd)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr alignment;
+	} control = { .bytes = { 0 } };
+	struct iovec part = { .iov_base = (void *)(uintptr_t)data, .iov_len = size };
+	struct msghdr message = {
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control.bytes,
+		.msg_controllen = sizeof(control.bytes),
+	};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	struct ew__task_op send = {
+		.op = { .code = EW__OP_SENDMSG, .fd = socket->fd, .address = &message, .length = transfer_bytes(size) },
+	};
+	int r;
+
+	if (size == 0)
+		return -EINVAL;
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+	r = ew__op_run_polled(&send, "a peer to take a descriptor");
+	if (r < 0)
+		return r;
+	return ew_socket_send(socket, (const char *)data + r, size - (size_t)r);
+}
+
+/* The first descriptor in a message, the others closed; -1: none came. */
+static int first_descriptor(struct msghdr *message)
+{
+	struct cmsghdr *header;
+	int found = -1, fd;
+	size_t i, count;
+
+	for (header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header)) {
+		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+			continue;
+		count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		for (i = 0; i < count; i++) {
+			memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(fd));
+			if (found < 0)
+				found = fd;
+			else
+				close(fd);
+		}
+	}
+	return found;
+}
+
+int ew_socket_recv_fd(struct ew_socket *socket, void *buffer, size_t size, struct ew_file **ret_file)
+{
+	const struct ew_site *site = ew__made_at;
+	union {
+		char bytes[CMSG_SPACE(4 * sizeof(int))];
+		struct cmsghdr alignment;
+	} control;
+	struct iovec part = { .iov_base = buffer, .iov_len = size };
+	struct msghdr message = {
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control.bytes,
+		.msg_controllen = sizeof(control.bytes),
+	};
+	struct ew__task_op recv = {
+		.op = { .code = EW__OP_RECVMSG, .fd = socket->fd, .address = &message, .length = transfer_bytes(size) },
+	};
+	int r, fd, adopted;
+
+	ew__place_must_be_empty(ret_file, site);
+	r = ew__op_run_polled(&recv, "a descriptor from a peer");
+	if (r < 0)
+		return r;
+	fd = first_descriptor(&message);
+	if (fd < 0)
+		return r;
+	ew__made_at = site;
+	adopted = (ew_file_adopt)(fd, ret_file);
+	if (adopted < 0) {
+		close(fd);
+		return adopted;
+	}
+	return r;
+}
+
+int ew_socket_shutdown(struct ew_socket *socket, int how)
+{
+	return shutdown(socket->fd, how) < 0 ? -errno : 0;
+}
+
+int ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope, bool half_close)
+{
+	ew_assert(scope->worker == ew__worker);
+	ew_assert(!socket->armed || socket->worker == ew__worker);
+	socket->hangup_scope = scope;
+	if (socket->gone) {
+		ew__scope_cancel_here(scope, EW_REASON_PEER);
+		return 0;
+	}
+	if (socket->armed)
+		return 0;
+	/* POLLHUP and POLLERR are always reported (poll(2)). */
+	socket->hangup.flags = half_close ? POLLRDHUP : 0;
+	socket->worker = ew__worker;
+	socket->armed = true;
+	ew__driver_submit(socket->worker->driver, &socket->hangup);
+	return 0;
+}
+
+void ew_socket_forget_hangup(struct ew_socket *socket)
+{
+	socket->hangup_scope = NULL;
+}
+
+int ew_socket_close(struct ew_socket **socket)
+{
+	return ew_close(socket);
+}
