@@ -64,7 +64,8 @@ struct ew_scope {
 	uint32_t children_count;
 	uint32_t children_cut; /* ended with -ECANCELED after the cancel */
 	int32_t first_error;
-	struct ew__wait *joiner;
+	struct ew__wait *joiner;  /* set while its block waits for children */
+	struct ew__wait join_wait;
 	struct ew__scope_waiter *waiters;
 	struct ew__timer deadline_timer;
 	struct ew__timer force_timer;

@@ -128,6 +128,12 @@ static void hangup_completed(struct ew__op *op)
 	}
 	if (op->result < 0)
 		return; /* unasked: armed again by the next request */
+	/*
+	 * The kernel reports POLLRDHUP also when it was not asked for (IO_POLL_UNMASK in io_uring/poll.c), and would at
+	 * once do so again: a peer that may finish sending, and has, is not watched any further.
+	 */
+	if (!(op->result & (POLLHUP | POLLERR)) && !(op->flags & POLLRDHUP))
+		return;
 	socket->gone = true;
 	if (socket->hangup_scope)
 		ew__scope_cancel_here(socket->hangup_scope, EW_REASON_PEER);

@@ -178,15 +178,6 @@ void ew__cancel_spread(struct ew_task *task, struct ew_entry *oldest)
 	}
 }
 
-static void let_others_run(void)
-{
-	struct ew__wait wait = { .cancel = NULL };
-
-	wait.task = ew__task();
-	ew__task_ready(wait.task);
-	ew__suspend(&wait, "refused suspensions");
-}
-
 int ew__refuse(void)
 {
 	struct ew_task *task = ew__task();
@@ -202,7 +193,7 @@ int ew__refuse(void)
 		ew__task_drop(task);
 	/* The second refusal in a row yields: a loop that ignores them cannot stop its worker. */
 	if (task->head.refusals)
-		let_others_run();
+		ew__yield();
 	else
 		task->head.refusals = 1;
 	task->outcome = EW_OUTCOME_NONE;

@@ -154,11 +154,10 @@ void ew__scope_enter(struct ew_scope *scope)
 /* Waits for children and for a cancel on its way from another thread; never refused. */
 static void await_children(struct ew_scope *scope)
 {
-	struct ew__wait wait = { .cancel = NULL };
-
 	while (scope->children_count || atomic_load(&scope->cancel_posted)) {
-		scope->joiner = &wait;
-		ew__suspend(&wait, "children of a scope");
+		scope->join_wait.cancel = NULL;
+		scope->joiner = &scope->join_wait;
+		ew__suspend(&scope->join_wait, "children of a scope");
 		scope->joiner = NULL;
 	}
 }

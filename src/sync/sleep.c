@@ -11,15 +11,12 @@
 
 int ew_yield(void)
 {
-	struct ew__wait wait;
 	int r = ew__enter();
 
 	if (r < 0)
 		return r;
-	wait.cancel = NULL; /* it is over at once anyway */
-	wait.result = 0;
-	ew__task_ready(ew__task());
-	return ew__suspend(&wait, "its next turn");
+	ew__yield();
+	return 0;
 }
 
 struct sleeper {

@@ -88,8 +88,11 @@ void ew__task_ready(struct ew_task *task)
 	struct ew_worker *worker = task->worker;
 
 	task->next = NULL;
-	*worker->ready_tail = task;
-	worker->ready_tail = &task->next;
+	if (worker->ready)
+		worker->ready_last->next = task;
+	else
+		worker->ready = task;
+	worker->ready_last = task;
 }
 
 /* Takes the next context to run: a ready task, or the scheduler. */
@@ -103,8 +106,6 @@ static inline struct ew__context *next_context(struct ew_worker *worker)
 	}
 	worker->switches_left--;
 	worker->ready = next->next;
-	if (!worker->ready)
-		worker->ready_tail = &worker->ready;
 	ew__current = &next->head;
 	return &next->context;
 }
@@ -113,7 +114,6 @@ int ew__suspend(struct ew__wait *wait, const char *what)
 {
 	struct ew_task *task = ew__task();
 	struct ew_worker *worker = task->worker;
-	struct ew__context *next;
 
 	wait->task = task;
 	wait->asked = false;
@@ -121,11 +121,35 @@ int ew__suspend(struct ew__wait *wait, const char *what)
 	task->wait = wait;
 	task->waiting_for = what;
 	task->waiting_since_ns = worker->now_ns;
-	next = next_context(worker);
-	if (next != &task->context)
-		ew__context_switch(&task->context, next, 0);
+	ew__context_switch(&task->context, next_context(worker), 0);
 	task->wait = NULL;
 	return wait->result;
+}
+
+void ew__yield(void)
+{
+	struct ew_task *task = ew__task(), *next, *rest;
+	struct ew_worker *worker = task->worker;
+
+	next = worker->ready;
+	if (ew__unlikely(!next || worker->switches_left == 0)) {
+		ew__task_ready(task);
+		ew__current = NULL;
+		ew__context_switch(&task->context, &worker->scheduler, 0);
+		return;
+	}
+	worker->switches_left--;
+	rest = next->next;
+	task->next = NULL;
+	if (rest) {
+		worker->ready = rest;
+		worker->ready_last->next = task;
+	} else {
+		worker->ready = task;
+	}
+	worker->ready_last = task;
+	ew__current = &next->head;
+	ew__context_switch(&task->context, &next->context, 0);
 }
 
 void ew__wait_end(struct ew__wait *wait, int result)
@@ -136,6 +160,13 @@ void ew__wait_end(struct ew__wait *wait, int result)
 	ew__task_ready(wait->task);
 }
 
+static inline _Noreturn void leave_for_good(struct ew_task *task)
+{
+	task->ended(task);
+	ew__context_switch(&task->context, next_context(task->worker), 1);
+	__builtin_unreachable();
+}
+
 void ew__task_main(struct ew_task *task)
 {
 	ew__context_entered();
@@ -143,15 +174,10 @@ void ew__task_main(struct ew_task *task)
 		task->result = task->take_fn(task->argument, &task->taken);
 	else
 		task->result = task->fn(task->argument);
-	ew__task_exit();
+	leave_for_good(task);
 }
 
 _Noreturn void ew__task_exit(void)
 {
-	struct ew_task *task = ew__task();
-	struct ew_worker *worker = task->worker;
-
-	task->ended(task);
-	ew__context_switch(&task->context, next_context(worker), 1);
-	__builtin_unreachable();
+	leave_for_good(ew__task());
 }

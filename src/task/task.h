@@ -75,6 +75,9 @@ void ew__task_ready(struct ew_task *task);
  */
 int ew__suspend(struct ew__wait *wait, const char *what);
 
+/* Let every other ready task, and the driver, have a turn. Checks nothing. */
+void ew__yield(void);
+
 /* The wait is over, with @result: its task becomes ready. On the task's worker; once per wait. */
 void ew__wait_end(struct ew__wait *wait, int result);
 

@@ -46,7 +46,6 @@ int64_t ew_after(int64_t duration_ns)
 
 int ew__worker_open(struct ew_worker *worker, char *why, size_t why_bytes)
 {
-	worker->ready_tail = &worker->ready;
 	worker->now_ns = ew_now();
 	ew__wheel_init(&worker->wheel, worker->now_ns);
 	ew__context_adopt_thread(&worker->scheduler);
@@ -113,8 +112,6 @@ static void run_ready(struct ew_worker *worker)
 	if (!task)
 		return;
 	worker->ready = task->next;
-	if (!worker->ready)
-		worker->ready_tail = &worker->ready;
 	worker->switches_left = SWITCHES_PER_TURN;
 	ew__current = &task->head;
 	ew__context_switch(&worker->scheduler, &task->context, 0);

@@ -16,7 +16,7 @@ struct ew__runtime;
 struct ew__pool;
 
 struct ew_worker {
-	struct ew_task *ready, **ready_tail;
+	struct ew_task *ready, *ready_last; /* the run queue; ready_last counts only while ready is set */
 	uint32_t switches_left; /* until the scheduler must look at the driver again */
 	unsigned number;	/* 1-based */
 	struct ew_task *kept;	/* ended; their stacks are used again */
