@@ -105,14 +105,24 @@ static void task_ended(struct ew_task *task)
 	keep_task(worker, task);
 }
 
-static int spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument, struct ew_spawn_options options,
+/* A task that spawns into its innermost scope has the answer in its own byte. */
+static inline bool is_cancelled(const struct ew_scope *scope)
+{
+	const struct ew__head *head = ew__current;
+
+	if (ew__likely(head && head->node == &scope->node))
+		return head->refuse & EW__REFUSE_CANCEL;
+	return ew_scope_is_cancelled(scope);
+}
+
+static inline int spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument, struct ew_spawn_options options,
 		 const struct ew_site *site, struct ew_task **ret_task)
 {
 	struct ew_worker *worker = scope->worker;
 	struct ew_task *task;
 
 	ew_assert(scope->open && scope->worker == ew__worker);
-	if (ew__unlikely(ew_scope_is_cancelled(scope)))
+	if (ew__unlikely(is_cancelled(scope)))
 		return -ECANCELED;
 	if (ew__unlikely(options.worker)) {
 		worker = ew__worker_by_number(worker->runtime, options.worker);
