@@ -19,6 +19,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#ifdef EW_VALGRIND
+#include <valgrind/valgrind.h>
+#endif
 
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102 /* linux/mman.h, kernel 6.13 */
@@ -112,6 +115,11 @@ int ew__stack_get(struct ew__stack *ret_stack)
 			pool.with_free = slab->next;
 	}
 	ew__unlock(&pool.lock);
+#ifdef EW_VALGRIND
+	/* Else a jump of the stack pointer looks like a huge frame. */
+	if (r == 0)
+		ret_stack->valgrind_id = VALGRIND_STACK_REGISTER(ret_stack->bottom, ret_stack->top);
+#endif
 	return r;
 }
 
@@ -120,6 +128,9 @@ void ew__stack_put(struct ew__stack *stack)
 	struct ew__slab *slab = stack->slab;
 	size_t index = (size_t)(stack->top - slab->base) / EW__STACK_BYTES - 1;
 
+#ifdef EW_VALGRIND
+	VALGRIND_STACK_DEREGISTER(stack->valgrind_id);
+#endif
 	madvise(stack->bottom, (size_t)(stack->top - stack->bottom), MADV_DONTNEED);
 	ew__lock(&pool.lock);
 	slab->free[slab->free_count++] = (uint8_t)index;

@@ -21,6 +21,7 @@ struct ew__stack {
 	char *bottom; /* lowest usable byte, above the guard */
 	char *top;
 	struct ew__slab *slab;
+	unsigned valgrind_id;
 };
 
 /* A stack whose pages read as zero or as its last user left them; -ENOMEM. Any thread. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * What the tools must know of stacks: AddressSanitizer which one is in use, ThreadSanitizer that each is like a
- * thread, Valgrind that a jump of the stack pointer is no huge frame.
+ * What the sanitizers must know of stacks: AddressSanitizer which one is in use, ThreadSanitizer that each is
+ * like a thread.
  */
 
 #include "task/switch.h"
@@ -38,9 +38,6 @@ void ew__context_announce(struct ew__context *context, void *bottom, void *top)
 #ifdef EW__TSAN
 	context->fiber = __tsan_create_fiber(0);
 #endif
-#ifdef EW_VALGRIND
-	context->valgrind_id = VALGRIND_STACK_REGISTER(bottom, top);
-#endif
 	(void)context;
 	(void)bottom;
 	(void)top;
@@ -53,9 +50,6 @@ void ew__context_retire(struct ew__context *context, void *bottom, void *top)
 #endif
 #ifdef EW__TSAN
 	__tsan_destroy_fiber(context->fiber);
-#endif
-#ifdef EW_VALGRIND
-	VALGRIND_STACK_DEREGISTER(context->valgrind_id);
 #endif
 	(void)context;
 	(void)bottom;

@@ -30,10 +30,6 @@
 #ifdef EW__TSAN
 #include <sanitizer/tsan_interface.h>
 #endif
-#ifdef EW_VALGRIND
-#include <valgrind/memcheck.h>
-#include <valgrind/valgrind.h>
-#endif
 
 struct ew__context {
 	void *sp;
@@ -44,9 +40,6 @@ struct ew__context {
 #endif
 #ifdef EW__TSAN
 	void *fiber;
-#endif
-#ifdef EW_VALGRIND
-	unsigned valgrind_id;
 #endif
 };
 
@@ -105,7 +98,7 @@ void ew__switch_entry(void);
 /* The context of the calling thread's own stack. */
 void ew__context_adopt_thread(struct ew__context *context);
 
-/* Tells the tools of a new stack, and that it has been left for good. */
+/* Tells the sanitizers of a new stack, and that it has been left for good. */
 void ew__context_announce(struct ew__context *context, void *bottom, void *top);
 void ew__context_retire(struct ew__context *context, void *bottom, void *top);
 
@@ -126,7 +119,7 @@ static inline void ew__context_init(struct ew__context *context, void *bottom, v
 #endif
 	context->sp = frame;
 	(void)bottom;
-#if defined(EW__ASAN) || defined(EW__TSAN) || defined(EW_VALGRIND)
+#if defined(EW__ASAN) || defined(EW__TSAN)
 	ew__context_announce(context, bottom, top);
 #endif
 }
@@ -137,7 +130,7 @@ static inline void ew__context_deinit(struct ew__context *context, void *bottom,
 	(void)context;
 	(void)bottom;
 	(void)top;
-#if defined(EW__ASAN) || defined(EW__TSAN) || defined(EW_VALGRIND)
+#if defined(EW__ASAN) || defined(EW__TSAN)
 	ew__context_retire(context, bottom, top);
 #endif
 }

@@ -18,8 +18,6 @@
 
 #include "driver/driver.h"
 
-#include "task/switch.h"
-
 #include <errno.h>
 #include <endwell/clock.h>
 #include <liburing.h>
@@ -30,6 +28,9 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#ifdef EW_VALGRIND
+#include <valgrind/memcheck.h>
+#endif
 
 #define RING_ENTRIES	 512
 #define RING_COMPLETIONS 4096

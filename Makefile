@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# A help menu. Everything behind it is meson, ninja and the scripts in tools/ and tests/.
+
+help:
+	@echo "make build     install what is missing, compile into build/"
+	@echo "make run       and start ew-ingest with a private virus scanner   (LISTEN= BUCKET= SCANNER=)"
+	@echo "make test      and run every test; the last line counts them"
+	@echo "make check     format, clang-tidy, and dependencies that point downwards"
+	@echo "make asan      unit tests and apps with address and undefined behaviour sanitizers"
+	@echo "make tsan      the core's unit tests with the thread sanitizer"
+	@echo "make valgrind  the core's unit tests with Valgrind"
+	@echo "make fuzz      fuzz each target for SECONDS=60"
+	@echo "make bench     the benchmarks"
+	@echo "make install   install library, headers and programs   (DESTDIR=)"
+	@echo "make clean     remove build/"
+
+build: build-dependencies
+	@tools/build
+
+run: run-dependencies build
+	@LISTEN='$(LISTEN)' BUCKET='$(BUCKET)' SCANNER='$(SCANNER)' tools/run-ingest
+
+test: test-dependencies
+	@tests/run
+
+check: test-dependencies
+	@tests/run format tidy map
+
+asan: test-dependencies
+	@tests/run asan apps-asan
+
+tsan: test-dependencies
+	@tests/run tsan
+
+valgrind: test-dependencies
+	@tests/run valgrind
+
+SECONDS = 60
+fuzz: test-dependencies
+	@tools/build fuzz
+	@tools/fuzz all $(SECONDS)
+
+bench: build
+	@build/bench/micro
+
+install: build
+	@meson install -C build
+
+clean:
+	@rm -rf build
+
+build-dependencies run-dependencies test-dependencies:
+	@tools/install-deps $(@:-dependencies=)
+
+.PHONY: help build run test check asan tsan valgrind fuzz bench install clean
+.PHONY: build-dependencies run-dependencies test-dependencies

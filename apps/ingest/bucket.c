@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A file is staged without a name, in the state folder, and gets its name by one linkat(2) after its bytes are
+ * durable. Nothing is ever overwritten, and there is nothing to clean up after a crash.
+ *
+ * The commit point is the submission of that linkat. Just before it the upload's word is decided: whoever cancels
+ * before has won, and the link is never submitted; whoever cancels after is late, and the shield lets link and sync
+ * go on to the end.
+ *
+ * A name is durable when its directory has been synced after the link. One sync covers all links that were finished
+ * before it began, so links gather in a batch while a sync runs, and the next sync takes the whole batch. A
+ * batch is shared by its members and the syncing task, and freed by the last of them: a member that is forced to
+ * leave early leaves nothing behind that somebody else would write to.
+ *
+ * A sync that failed is never tried again, because the kernel may have marked the pages clean. After a failed sync of
+ * the directory nobody knows what the volume holds, so it takes no more uploads.
+ */
+#include "bucket.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <endwell/offload.h>
+#include <endwell/scope.h>
+#include <endwell/task.h>
+
+#include "hook.h"
+#include "log.h"
+
+/* From the commit point to a durable name. Disks that need longer are broken. */
+#define PUBLISH_BUDGET (120 * EW_SECOND)
+
+struct sync_batch {
+	_Atomic int holders;
+	struct ew_event done;
+	int result;
+	unsigned int links;
+};
+
+static int say(char *error, size_t error_bytes, int r, const char *what, const char *path)
+{
+	snprintf(error, error_bytes, "%s %s: %s", what, path, strerror(-r));
+	return r;
+}
+
+static bool is_inside(const char *path, const char *folder)
+{
+	size_t bytes = strlen(folder);
+
+	return strncmp(path, folder, bytes) == 0 && (path[bytes] == '/' || path[bytes] == '\0');
+}
+
+/* Makes a folder unless it is there; its parents must be. */
+static int make_folder(const char *path, mode_t mode, char *error, size_t error_bytes)
+{
+	if (mkdir(path, mode) < 0 && errno != EEXIST)
+		return say(error, error_bytes, -errno, "cannot make the folder", path);
+	return 0;
+}
+
+static int take_lock(struct bucket *bucket, const char *state, char *error, size_t error_bytes)
+{
+	int folder, r = 0;
+
+	folder = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (folder < 0)
+		return say(error, error_bytes, -errno, "cannot open the state folder", state);
+
+	if (fchmod(folder, 0700) < 0)
+		r = say(error, error_bytes, -errno, "cannot make private the state folder", state);
+	if (r == 0) {
+		bucket->lock_fd = openat(folder, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+		if (bucket->lock_fd < 0)
+			r = say(error, error_bytes, -errno, "cannot make the lock file in", state);
+	}
+	if (r == 0 && flock(bucket->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		r = -errno;
+		snprintf(error, error_bytes, "another ew-ingest uses the state folder %s: give each its own with --state",
+			 state);
+	}
+	close(folder);
+	return r;
+}
+
+static int check_apart(const char *path, const char *state, char *error, size_t error_bytes)
+{
+	char *bucket_real = realpath(path, NULL), *state_real = realpath(state, NULL);
+	int r = 0;
+
+	if (!bucket_real || !state_real)
+		r = say(error, error_bytes, -errno, "cannot resolve", bucket_real ? state : path);
+	else if (is_inside(state_real, bucket_real) || is_inside(bucket_real, state_real)) {
+		snprintf(error, error_bytes, "the bucket %s and the state folder %s must not contain each other", path,
+			 state);
+		r = -EINVAL;
+	}
+	free(bucket_real);
+	free(state_real);
+	return r;
+}
+
+int bucket_prepare(struct bucket *bucket, const char *path, const char *state, char *error, size_t error_bytes)
+{
+	int r;
+
+	*bucket = (struct bucket){ .lock_fd = -1 };
+	pthread_mutex_init(&bucket->sync_lock, NULL);
+
+	r = make_folder(path, 0755, error, error_bytes);
+	if (r == 0)
+		r = make_folder(state, 0700, error, error_bytes);
+	if (r == 0)
+		r = check_apart(path, state, error, error_bytes);
+	if (r == 0)
+		r = take_lock(bucket, state, error, error_bytes);
+	return r;
+}
+
+void bucket_release(struct bucket *bucket)
+{
+	if (bucket->lock_fd >= 0)
+		close(bucket->lock_fd);
+	bucket->lock_fd = -1;
+	pthread_mutex_destroy(&bucket->sync_lock);
+}
+
+/*
+ * Publishes a file of one byte and removes it. Its name starts with a dot, which no upload's can, and is the same for
+ * every start with this state folder, whose lock we hold: a crash in between is cleaned up by the next start.
+ */
+static int probe(struct bucket *bucket)
+{
+	EW_OWN(ew_tempfile, file);
+	struct stat state;
+	char name[64];
+	int r;
+
+	if (fstat(ew_file_fd(bucket->staging), &state) < 0)
+		return -errno;
+	snprintf(name, sizeof(name), ".ew-ingest-probe-%llx-%llx", (unsigned long long)state.st_dev,
+		 (unsigned long long)state.st_ino);
+
+	r = ew_file_unlink(bucket->directory, name, 0);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	r = ew_tempfile_open(bucket->staging, &file);
+	if (r < 0)
+		return r;
+	r = ew_file_write(ew_tempfile_file(file), "", 1, 0);
+	if (r < 0)
+		return r;
+	r = ew_tempfile_seal(file);
+	if (r < 0)
+		return r;
+	r = ew_file_chmod(ew_tempfile_file(file), bucket->mode);
+	if (r < 0)
+		return r;
+	r = ew_file_sync(ew_tempfile_file(file), true);
+	if (r < 0)
+		return r;
+	r = ew_tempfile_publish(file, bucket->directory, name);
+	if (r < 0)
+		return r;
+	r = ew_file_unlink(bucket->directory, name, 0);
+	if (r < 0)
+		return r;
+	r = ew_file_sync(bucket->directory, false);
+	if (r < 0)
+		return r;
+	return ew_tempfile_close(&file);
+}
+
+static int probe_failed(int r, const char *path, const char *state, char *error, size_t error_bytes)
+{
+	if (r == -EXDEV)
+		snprintf(error, error_bytes, "%s and %s are not on the same mount: a file cannot move between them in one "
+			 "step; choose a folder beside the bucket with --state", path, state);
+	else if (r == -EOPNOTSUPP || r == -EISDIR)
+		snprintf(error, error_bytes, "the filesystem of %s has no nameless files (O_TMPFILE), without which a crash "
+			 "would leave half files behind; use ext4, xfs, btrfs or tmpfs", state);
+	else
+		snprintf(error, error_bytes, "publishing a test file from %s to %s failed: %s", state, path, strerror(-r));
+	return r;
+}
+
+int bucket_open(struct bucket *bucket, const char *path, const char *state, mode_t mode, struct metrics *metrics,
+		char *error, size_t error_bytes)
+{
+	int r;
+
+	bucket->metrics = metrics;
+	bucket->mode = mode;
+
+	r = ew_file_open(NULL, path, O_RDONLY | O_DIRECTORY, 0, &bucket->directory);
+	if (r < 0)
+		return say(error, error_bytes, r, "cannot open the bucket", path);
+	r = ew_file_open(NULL, state, O_RDONLY | O_DIRECTORY, 0, &bucket->staging);
+	if (r < 0)
+		return say(error, error_bytes, r, "cannot open the state folder", state);
+	r = probe(bucket);
+	if (r < 0)
+		return probe_failed(r, path, state, error, error_bytes);
+
+	atomic_store(&metrics->bucket_ready, true);
+	return 0;
+}
+
+int bucket_close(struct bucket *bucket)
+{
+	int r, first = 0;
+
+	r = ew_file_close(&bucket->staging);
+	if (r < 0)
+		first = r;
+	r = ew_file_close(&bucket->directory);
+	return first < 0 ? first : r;
+}
+
+struct look {
+	int directory;
+	int staging;
+	const char *name;	/* NULL: only the disk */
+	struct statvfs disk;
+};
+
+/* On a thread, because network filesystems block in both calls. */
+static int look_at_disk(void *argument)
+{
+	struct look *look = argument;
+
+	if (look->name) {
+		if (faccessat(look->directory, look->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+			return -EEXIST;
+		if (errno != ENOENT)
+			return -errno;
+	}
+	return fstatvfs(look->staging, &look->disk) < 0 ? -errno : 0;
+}
+
+static int look(struct bucket *bucket, const char *name)
+{
+	struct look seen = {
+		.directory = ew_file_fd(bucket->directory),
+		.staging = ew_file_fd(bucket->staging),
+		.name = name,
+	};
+	uint64_t available, floor;
+	int r, result;
+
+	r = ew_offload(look_at_disk, &seen, &result);
+	if (r < 0)
+		return r;
+	if (result < 0)
+		return result;
+
+	available = (uint64_t)seen.disk.f_bavail * seen.disk.f_frsize;
+	floor = (uint64_t)seen.disk.f_blocks * seen.disk.f_frsize / 100 * BUCKET_DISK_FLOOR_PERCENT;
+	if (available < floor + atomic_load(&bucket->metrics->disk_reserved_bytes))
+		return -ENOSPC;
+	return 0;
+}
+
+int bucket_admit(struct bucket *bucket, const char *name, uint64_t bytes)
+{
+	int r;
+
+	if (atomic_load(&bucket->suspect))
+		return -EIO;
+
+	/* Reserved before the look, so that two who look at the same time do not both find the last gap free. */
+	atomic_fetch_add(&bucket->metrics->disk_reserved_bytes, bytes);
+	r = look(bucket, name);
+	if (r < 0)
+		bucket_unreserve(bucket, bytes);
+	return r;
+}
+
+void bucket_unreserve(struct bucket *bucket, uint64_t bytes)
+{
+	atomic_fetch_sub(&bucket->metrics->disk_reserved_bytes, bytes);
+}
+
+int bucket_floor(struct bucket *bucket)
+{
+	return look(bucket, NULL);
+}
+
+static void batch_let_go(struct sync_batch *batch)
+{
+	if (batch && atomic_fetch_sub(&batch->holders, 1) == 1)
+		free(batch);
+}
+
+/* Joins the batch of the next sync; @spare becomes it if there is none, else it is freed. */
+static struct sync_batch *batch_join(struct bucket *bucket, struct sync_batch *spare)
+{
+	struct sync_batch *batch;
+
+	pthread_mutex_lock(&bucket->sync_lock);
+	batch = bucket->sync_open;
+	if (!batch) {
+		batch = bucket->sync_open = spare;
+		atomic_init(&batch->holders, 1);	/* the syncing task's */
+		spare = NULL;
+	}
+	atomic_fetch_add(&batch->holders, 1);
+	batch->links++;
+	pthread_mutex_unlock(&bucket->sync_lock);
+
+	free(spare);
+	ew_event_set(&bucket->sync_work);
+	return batch;
+}
+
+static struct sync_batch *batch_take(struct bucket *bucket)
+{
+	struct sync_batch *batch;
+
+	pthread_mutex_lock(&bucket->sync_lock);
+	batch = bucket->sync_open;
+	bucket->sync_open = NULL;
+	pthread_mutex_unlock(&bucket->sync_lock);
+	return batch;
+}
+
+static void batch_end(struct bucket *bucket, struct sync_batch *batch, int result)
+{
+	if (result < 0) {
+		atomic_store(&bucket->suspect, true);
+		atomic_store(&bucket->metrics->bucket_ready, false);
+		log_note("error", "volume-suspect", "syncing the bucket's folder failed: %s; %u names may not survive a "
+			 "power cut; no more uploads are taken until the server is started again", strerror(-result),
+			 batch->links);
+	} else {
+		atomic_fetch_add(&bucket->metrics->directory_syncs, 1);
+		atomic_fetch_add(&bucket->metrics->directory_synced_links, batch->links);
+	}
+	batch->result = result;
+	ew_event_set(&batch->done);
+	batch_let_go(batch);
+}
+
+static int sync_directory(struct bucket *bucket)
+{
+	EW_SHIELD(shield, .budget_ns = PUBLISH_BUDGET);
+
+	return ew_file_sync(bucket->directory, false);
+}
+
+int bucket_sync_loop(void *argument)
+{
+	struct bucket *bucket = argument;
+	struct sync_batch *batch;
+	int r = 0;
+
+	while (r == 0) {
+		r = ew_event_wait(&bucket->sync_work, EW_NEVER);
+		if (r == 0)
+			ew_event_reset(&bucket->sync_work);
+		batch = batch_take(bucket);
+		if (batch)
+			batch_end(bucket, batch, sync_directory(bucket));
+	}
+	return r;
+}
+
+static int link_and_sync(struct bucket *bucket, struct upload *upload, struct ew_tempfile *file,
+			 struct sync_batch **spare)
+{
+	struct sync_batch *batch;
+	int r;
+
+	EW_SHIELD(shield, .budget_ns = PUBLISH_BUDGET);
+
+	r = ew_tempfile_publish(file, bucket->directory, upload->name);
+	if (r < 0)
+		return r;
+	upload->named = true;
+
+	batch = batch_join(bucket, *spare);
+	*spare = NULL;
+	r = ew_event_wait(&batch->done, EW_NEVER);
+	if (r == 0)
+		r = batch->result;
+	batch_let_go(batch);
+	return r;
+}
+
+int bucket_publish(struct bucket *bucket, struct upload *upload, struct ew_tempfile **file)
+{
+	struct sync_batch *spare;
+	int r;
+
+	ew_assert(verdict_lets_pass(&upload->verdict, upload->size_bytes, upload->sha256));
+	upload_move(upload, STATE_PUBLISHING, "");
+
+	r = ew_file_chmod(ew_tempfile_file(*file), bucket->mode);
+	if (r < 0)
+		return r;
+	r = ew_file_sync(ew_tempfile_file(*file), true);
+	if (r < 0)
+		return r;
+	r = hook_hold(upload->name);
+	if (r < 0)
+		return r;
+
+	/* What a name needs to become durable is there before the name is. */
+	spare = calloc(1, sizeof(*spare));
+	if (!spare)
+		return -ENOMEM;
+	if (ew_cancel_requested())
+		upload_cancel(upload);
+	r = upload_commit(upload) ? link_and_sync(bucket, upload, *file, &spare) : -ECANCELED;
+	free(spare);
+	if (r < 0)
+		return r;
+
+	upload_move(upload, STATE_PUBLISHED, "");
+	r = ew_tempfile_close(file);
+	if (r < 0)
+		log_note("warn", "close-failed", "%s: %s, after its bytes were synced", upload->name, strerror(-r));
+	return 0;
+}

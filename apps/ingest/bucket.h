@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The bucket: a folder of published files, the staging area beside it, and the way from one to the other. */
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <endwell/event.h>
+#include <endwell/file.h>
+#include <endwell/tempfile.h>
+
+#include "metrics.h"
+#include "upload.h"
+
+#define BUCKET_DISK_FLOOR_PERCENT 5
+
+struct sync_batch;
+
+struct bucket {
+	struct metrics *metrics;
+	mode_t mode;
+	int lock_fd;
+	struct ew_file *directory;
+	struct ew_file *staging;
+	_Atomic bool suspect;		/* a sync of the directory has failed: what it held may be lost */
+
+	pthread_mutex_t sync_lock;
+	struct sync_batch *sync_open;	/* links that wait for the next sync */
+	struct ew_event sync_work;
+};
+
+/**
+ * bucket_prepare() - make the folders and take the lock; before the runtime starts
+ * @bucket:      filled in
+ * @path:        of the bucket; made if missing
+ * @state:       of the server's own folder; made if missing, mode 0700, must not lie in the bucket
+ * @error:       receives one sentence when it fails
+ *
+ * Return: 0 or -errno; bucket_release() is due in both cases.
+ */
+int bucket_prepare(struct bucket *bucket, const char *path, const char *state, char *error, size_t error_bytes);
+void bucket_release(struct bucket *bucket);
+
+/**
+ * bucket_open() - open the folders and prove that a nameless file can be published
+ * @bucket: prepared
+ * @mode:   of published files
+ *
+ * The proof is a file that goes all the way to a name in the bucket and is removed again.
+ * Return:  0, or -errno with a sentence in @error; bucket_close() is due in both cases.
+ */
+EW_SUSPENDS int bucket_open(struct bucket *bucket, const char *path, const char *state, mode_t mode,
+			    struct metrics *metrics, char *error, size_t error_bytes);
+EW_SUSPENDS int bucket_close(struct bucket *bucket);
+
+/**
+ * bucket_admit() - may a file of this name and size come?
+ * @bytes: declared length, reserved on success; 0 when it is not known
+ *
+ * Return: 0: bucket_unreserve() is due for what has not arrived.
+ * Errors: -EEXIST the name is taken, -ENOSPC the disk floor would be reached, -EIO the volume is suspect.
+ */
+EW_SUSPENDS int bucket_admit(struct bucket *bucket, const char *name, uint64_t bytes);
+void bucket_unreserve(struct bucket *bucket, uint64_t bytes);
+
+/* 0 while the disk floor is not reached, else -ENOSPC; for files whose size was not declared, and readiness. */
+EW_SUSPENDS int bucket_floor(struct bucket *bucket);
+
+/**
+ * bucket_publish() - give the sealed bytes of an upload their name
+ * @bucket: where
+ * @upload: in VERDICT, with a verdict that lets these bytes pass; leaves as PUBLISHED on success
+ * @file:   taken on success
+ *
+ * A cancel before the commit point wins, a cancel after it is late: the call goes on to its end.
+ * Return: 0 when the name is durable.
+ * Errors: -ECANCELED not published; -EEXIST the name is taken; others: not published, unless @upload->named,
+ *         which means that the name exists but may not survive a power cut.
+ */
+EW_SUSPENDS int bucket_publish(struct bucket *bucket, struct upload *upload, struct ew_tempfile **file);
+
+/* The task that syncs the directory, one sync for all links that are finished; runs until it is cancelled. */
+int bucket_sync_loop(void *bucket);

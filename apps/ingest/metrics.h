@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What is counted, and its text for Prometheus. All of it may be touched from any thread at any time. */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "slots.h"
+#include "state.h"
+#include "verdict.h"
+
+#define METRICS_BUCKETS 14	/* of a histogram, +Inf included */
+
+struct histogram {
+	_Atomic uint64_t buckets[METRICS_BUCKETS];
+	_Atomic uint64_t sum_ns;
+};
+
+struct metrics {
+	_Atomic uint64_t entered[STATE_COUNT];		/* transitions into a state */
+	_Atomic int64_t inside[STATE_COUNT];		/* uploads that are in it now; ends stay 0 */
+	struct histogram time_in[STATE_COUNT];		/* how long a state took, seen when it is left */
+
+	_Atomic uint64_t bytes_received;
+	_Atomic uint64_t answers[6];			/* by hundreds of the status code */
+	_Atomic uint64_t scans[VERDICT_COUNT];
+	_Atomic uint64_t scans_failed;
+	_Atomic uint64_t scans_abandoned;		/* nobody waited for the verdict any more */
+	_Atomic uint64_t tests_passed;			/* of the scanner */
+	_Atomic uint64_t tests_failed;
+	_Atomic uint64_t directory_syncs;
+	_Atomic uint64_t directory_synced_links;	/* names that those covered */
+
+	struct slots upload_slots;
+	struct slots scan_slots;
+	_Atomic int64_t uploads_waiting;
+	_Atomic int64_t scans_waiting;
+	_Atomic bool scanner_ready;
+	_Atomic bool bucket_ready;
+	_Atomic uint64_t disk_reserved_bytes;
+};
+
+void metrics_init(struct metrics *metrics, uint32_t upload_slots, uint32_t scan_slots);
+
+void metrics_state_entered(struct metrics *metrics, enum state state);
+void metrics_state_left(struct metrics *metrics, enum state state, int64_t duration_ns);
+void metrics_answered(struct metrics *metrics, int status);
+
+/**
+ * metrics_print() - the text exposition format
+ * @ret_bytes: its length
+ *
+ * Return: heap memory for free(), or NULL when there is none.
+ */
+char *metrics_print(struct metrics *metrics, size_t *ret_bytes);

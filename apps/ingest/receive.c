@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An upload, whole. What can be refused is refused before the body: name, length, scanner, disk, a name that is taken; then
+ * comes the line for a slot. From there receive_upload() tells the story: stage, receive, seal, scan, publish.
+ *
+ * Nothing here waits for a client to leave. The request's scope is cancelled then, the call that happens to wait returns
+ * -ECANCELED, and the file is reclaimed on the way out, before its slot is free. conclude() is where every end, good or
+ * bad, becomes a state, and an answer if somebody is left to hear it.
+ */
+#include "receive.h"
+
+#include <errno.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <endwell/clock.h>
+#include <endwell/scope.h>
+#include <endwell/semaphore.h>
+#include <endwell/tempfile.h>
+
+#include "answer.h"
+#include "log.h"
+#include "name.h"
+#include "routes.h"
+#include "upload.h"
+
+/* How long a request stays in the waiting room at most. */
+#define WAIT_MAX (60 * EW_SECOND)
+
+/* How often the disk floor is looked at for a body of unknown length. */
+#define FLOOR_INTERVAL_BYTES (UINT64_C(16) << 20)
+
+#define SCANNER_RETRY_SECONDS 10
+#define BUSY_RETRY_SECONDS    1
+
+struct reception {
+	struct server *server;
+	struct http_request *request;
+	struct upload upload;
+	uint64_t reserved_bytes;	/* on the disk floor, for what has not arrived */
+};
+
+/* ---- receiving ---- */
+
+static int account(struct reception *reception, uint64_t offset, uint64_t bytes)
+{
+	struct server *server = reception->server;
+	uint64_t arrived = bytes < reception->reserved_bytes ? bytes : reception->reserved_bytes;
+
+	atomic_fetch_add_explicit(&server->metrics.bytes_received, bytes, memory_order_relaxed);
+	bucket_unreserve(&server->bucket, arrived);
+	reception->reserved_bytes -= arrived;
+	if (reception->request->head->chunked && offset / FLOOR_INTERVAL_BYTES != (offset + bytes) / FLOOR_INTERVAL_BYTES)
+		return bucket_floor(&server->bucket);
+	return 0;
+}
+
+/* The body into @file and through @digest; its length in @ret_bytes. */
+static int copy_body(struct reception *reception, struct ew_file *file, EVP_MD_CTX *digest, uint64_t *ret_bytes)
+{
+	uint64_t offset = 0;
+	const char *data;
+	int r, n;
+
+	while ((n = http_body_read(reception->request, &data)) > 0) {
+		if (EVP_DigestUpdate(digest, data, (size_t)n) != 1)
+			return -ENOMEM;
+		r = ew_file_write(file, data, (size_t)n, (int64_t)offset);
+		if (r == 0)
+			r = account(reception, offset, (uint64_t)n);
+		if (r < 0)
+			return r;
+		offset += (uint64_t)n;
+		reception->upload.size_bytes = offset;
+	}
+	*ret_bytes = offset;
+	return n;
+}
+
+static int digest_body(struct reception *reception, struct ew_file *file, uint64_t *ret_bytes, uint8_t *ret_sha256)
+{
+	EVP_MD_CTX *digest = EVP_MD_CTX_new();
+	int r = -ENOMEM;
+
+	if (digest && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1)
+		r = copy_body(reception, file, digest, ret_bytes);
+	if (r == 0 && EVP_DigestFinal_ex(digest, ret_sha256, NULL) != 1)
+		r = -ENOMEM;
+	EVP_MD_CTX_free(digest);
+	return r;
+}
+
+/* Few at a time: until its writer is closed, a file that is being sealed takes two descriptors. */
+static int seal(struct server *server, struct ew_tempfile *file)
+{
+	EW_OWN(ew_permit, permit);
+	int r;
+
+	r = ew_semaphore_acquire(server->sealing, EW_NEVER, &permit);
+	if (r < 0)
+		return r;
+	r = ew_tempfile_seal(file);
+	ew_permit_release(&permit);
+	return r;
+}
+
+static int receive_and_seal(struct reception *reception, struct ew_tempfile *file)
+{
+	uint8_t sha256[32];
+	uint64_t bytes;
+	int r;
+
+	r = digest_body(reception, ew_tempfile_file(file), &bytes, sha256);
+	if (r < 0)
+		return r;
+	r = seal(reception->server, file);
+	if (r < 0)
+		return r;
+	upload_seal(&reception->upload, bytes, sha256);
+	upload_move(&reception->upload, STATE_SEALED, "");
+	return 0;
+}
+
+/* ---- scanning ---- */
+
+/* 0 when the bytes may be published; -EPERM when the verdict forbids it. */
+static int scan(struct server *server, struct upload *upload, struct ew_tempfile *file)
+{
+	struct verdict verdict = { .kind = VERDICT_UNSCANNED, .engine = "none", .size_bytes = upload->size_bytes };
+	int r;
+
+	if (server->options->scanner_kind == SCANNER_NONE) {
+		memcpy(verdict.sha256, upload->sha256, sizeof(verdict.sha256));
+	} else {
+		upload_move(upload, STATE_SCANNING, "");
+		r = scanner_scan(server->scanner, ew_tempfile_file(file), upload->size_bytes, upload->sha256, &verdict);
+		if (r < 0)
+			return r;
+	}
+
+	upload_judge(upload, &verdict);
+	upload_move(upload, STATE_VERDICT, verdict.signature);
+	return verdict_lets_pass(&verdict, upload->size_bytes, upload->sha256) ? 0 : -EPERM;
+}
+
+/* ---- the whole ---- */
+
+static int receive_upload(struct reception *reception)
+{
+	struct server *server = reception->server;
+	struct upload *upload = &reception->upload;
+	EW_OWN(ew_tempfile, file);
+	int r;
+
+	r = ew_tempfile_open(server->bucket.staging, &file);
+	if (r < 0)
+		return r;
+	r = receive_and_seal(reception, file);
+	if (r < 0)
+		return r;
+	r = scan(server, upload, file);
+	if (r < 0)
+		return r;
+	return bucket_publish(&server->bucket, upload, &file);
+}
+
+/* ---- the end ---- */
+
+struct end {
+	enum state state;
+	enum problem problem;	/* PROBLEM_COUNT: no answer of ours */
+	const char *note;
+};
+
+static struct end cancelled(struct server *server)
+{
+	if (ew_cancel_reason() != EW_REASON_SHUTDOWN)
+		return (struct end){ STATE_CANCELLED, PROBLEM_COUNT, "the client left" };
+	atomic_fetch_add(&server->uploads_cut, 1);
+	return (struct end){ STATE_CANCELLED, PROBLEM_COUNT, "the server shut down" };
+}
+
+static struct end verdict_end(const struct upload *upload)
+{
+	if (upload->verdict.kind == VERDICT_UNSCANNABLE)
+		return (struct end){ STATE_REJECTED, PROBLEM_UNSCANNABLE, upload->verdict.signature };
+	return (struct end){ STATE_REJECTED, PROBLEM_INFECTED, upload->verdict.signature };
+}
+
+/* What the body itself was refused for; the session answers for all but the size. */
+static struct end body_end(struct server *server, int r)
+{
+	switch (r) {
+	case -EFBIG:
+		return (struct end){ STATE_REJECTED, PROBLEM_TOO_LARGE, "the body is larger than the limit" };
+	case -EBADMSG:
+		return (struct end){ STATE_REJECTED, PROBLEM_COUNT, "the body is malformed" };
+	case -ETIMEDOUT:
+		return (struct end){ STATE_CANCELLED, PROBLEM_COUNT, "the client was silent or too slow" };
+	default:
+		return cancelled(server);
+	}
+}
+
+static struct end end_of(struct server *server, struct upload *upload, int r)
+{
+	bool receiving = upload->state == STATE_RECEIVING, scanning = upload->state == STATE_SCANNING;
+
+	if (upload->named)
+		return (struct end){ STATE_FAILED, PROBLEM_DURABILITY, "the name exists, but could not be made durable" };
+	if (r == -ECANCELED && upload_cancel(upload))
+		return cancelled(server);
+	if (receiving && (r == -EFBIG || r == -EBADMSG || r == -ETIMEDOUT || r == -ECONNRESET || r == -EPIPE))
+		return body_end(server, r);
+	if (r == -EPERM && upload->state == STATE_VERDICT)
+		return verdict_end(upload);
+	if (scanning && (r == -EHOSTDOWN || r == -ETIMEDOUT || r == -EPROTO))
+		return (struct end){ STATE_FAILED, PROBLEM_SCANNER, r == -ETIMEDOUT ? "the scanner takes too long" :
+				     r == -EPROTO ? "the scanner failed on this file" : "the scanner is not available" };
+
+	switch (r) {
+	case -EEXIST:
+		return (struct end){ STATE_FAILED, PROBLEM_TAKEN, "the name was taken meanwhile" };
+	case -ENOSPC:
+	case -EDQUOT:
+		return (struct end){ STATE_FAILED, PROBLEM_NO_SPACE, "the disk is full" };
+	case -EMFILE:
+	case -ENFILE:
+	case -ENOMEM:
+		return (struct end){ STATE_FAILED, PROBLEM_BUSY, strerror(-r) };
+	default:
+		return (struct end){ STATE_FAILED, PROBLEM_STORAGE, strerror(-r) };
+	}
+}
+
+/* A good or bad end becomes an answer. */
+static int conclude(struct reception *reception, int r)
+{
+	struct server *server = reception->server;
+	struct upload *upload = &reception->upload;
+	struct answer answer;
+	char detail[400];
+	struct end end;
+
+	if (r == 0) {
+		answer_published(&answer, upload);
+		return routes_answer(server, reception->request, &answer);
+	}
+
+	end = end_of(server, upload, r);
+	upload_move(upload, end.state, end.note);
+	if (end.problem == PROBLEM_COUNT)
+		return r;
+	snprintf(detail, sizeof(detail), "%s.", end.note);
+	answer_problem(&answer, end.problem, detail, upload->story.id);
+	if (end.problem == PROBLEM_SCANNER)
+		answer.retry_after_seconds = SCANNER_RETRY_SECONDS;
+	if (end.problem == PROBLEM_BUSY)
+		answer.retry_after_seconds = BUSY_RETRY_SECONDS;
+	return routes_answer(server, reception->request, &answer);
+}
+
+/* ---- before the body ---- */
+
+static bool has_length(const struct http_head *head)
+{
+	return head->chunked || head->body_bytes > 0 || http_head_find(head, "Content-Length");
+}
+
+static bool is_encoded(const struct http_head *head)
+{
+	const struct http_slice *encoding = http_head_find(head, "Content-Encoding");
+
+	return (encoding && !http_slice_equal(*encoding, "identity")) || http_head_find(head, "Content-Range");
+}
+
+/* Refuses what the head alone tells; true with an answer given and its result in @ret_r. */
+static bool refuse_head(struct server *server, struct http_request *request, char *ret_name, int *ret_r)
+{
+	const struct http_head *head = request->head;
+	struct http_slice path = head->path;
+	char reason[SCANNER_REASON_BYTES];
+	const char *wrong;
+
+	if (head->query.data)
+		path.len = (size_t)(head->query.data + head->query.len - path.data);
+	wrong = name_from_target(path.data, path.len, "/files/", ret_name);
+	if (wrong)
+		*ret_r = routes_problem(server, request, PROBLEM_NAME, wrong, 0);
+	else if (is_encoded(head))
+		*ret_r = routes_problem(server, request, PROBLEM_ENCODING, NULL, 0);
+	else if (!has_length(head))
+		*ret_r = routes_problem(server, request, PROBLEM_LENGTH_REQUIRED, NULL, 0);
+	else if (head->body_bytes > 0 && (uint64_t)head->body_bytes > server_size_max(server))
+		*ret_r = routes_problem(server, request, PROBLEM_TOO_LARGE, NULL, 0);
+	else if (atomic_load(&server->draining))
+		*ret_r = routes_problem(server, request, PROBLEM_DRAINING, NULL, SCANNER_RETRY_SECONDS);
+	else if (!scanner_ready(server->scanner, reason))
+		*ret_r = routes_problem(server, request, PROBLEM_SCANNER, NULL, SCANNER_RETRY_SECONDS);
+	else
+		return false;
+	return true;
+}
+
+static int refuse_admission(struct server *server, struct http_request *request, int r)
+{
+	switch (r) {
+	case -ECANCELED:
+		return r;
+	case -EEXIST:
+		return routes_problem(server, request, PROBLEM_TAKEN, NULL, 0);
+	case -ENOSPC:
+		return routes_problem(server, request, PROBLEM_NO_SPACE, "Less than 5 % of the volume would stay free.", 0);
+	default:
+		return routes_problem(server, request, PROBLEM_STORAGE, strerror(-r), 0);
+	}
+}
+
+/* ---- the waiting room ---- */
+
+static void note_wait(struct server *server, int64_t waited_ns)
+{
+	int64_t mean = atomic_load_explicit(&server->wait_ns, memory_order_relaxed);
+
+	/* An update that is lost to another worker's does no harm to a mean. */
+	atomic_store_explicit(&server->wait_ns, mean + (waited_ns - mean) / 8, memory_order_relaxed);
+}
+
+static int await_slot(struct server *server, struct ew_permit **permit)
+{
+	int64_t since = ew_now();
+	int r;
+
+	r = ew_semaphore_try_acquire(server->uploads, permit);
+	if (r == -EAGAIN) {
+		atomic_fetch_add(&server->metrics.uploads_waiting, 1);
+		r = ew_semaphore_acquire(server->uploads, ew_after(WAIT_MAX), permit);
+		atomic_fetch_sub(&server->metrics.uploads_waiting, 1);
+		if (r == 0 || r == -ETIMEDOUT)
+			note_wait(server, ew_now() - since);
+	}
+	if (r == 0)
+		slots_move(&server->metrics.upload_slots, SLOT_FREE, SLOT_HELD);
+	return r;
+}
+
+static void leave_slot(struct server *server, struct ew_permit **permit)
+{
+	slots_move(&server->metrics.upload_slots, SLOT_HELD, SLOT_FREE);
+	ew_permit_release(permit);
+}
+
+static int refuse_wait(struct server *server, struct http_request *request, int r)
+{
+	int seconds = (int)(atomic_load(&server->wait_ns) / EW_SECOND) + 1;
+	char detail[160];
+
+	if (r == -ECANCELED)
+		return r;
+	snprintf(detail, sizeof(detail), r == -EAGAIN ? "All %u upload slots are taken and the waiting room is full; the wait "
+		 "is %d s at the moment." : "All %u upload slots stayed taken; the wait is %d s at the moment.",
+		 (unsigned int)server->capacity.slots, seconds);
+	return routes_problem(server, request, PROBLEM_BUSY, detail, seconds);
+}
+
+static int receive_in_slot(struct reception *reception, const char *name)
+{
+	struct server *server = reception->server;
+	EW_OWN(ew_permit, permit);
+	int r;
+
+	r = await_slot(server, &permit);
+	if (r < 0)
+		return refuse_wait(server, reception->request, r);
+	r = upload_begin(&reception->upload, &server->metrics, server->stories, name);
+	if (r < 0) {
+		leave_slot(server, &permit);
+		return routes_problem(server, reception->request, PROBLEM_INTERNAL, strerror(-r), 0);
+	}
+
+	/* The slot is free when the bytes are reclaimed, and before the answer makes anybody send the next. */
+	r = receive_upload(reception);
+	leave_slot(server, &permit);
+	return conclude(reception, r);
+}
+
+int receive_file(struct server *server, struct http_request *request)
+{
+	struct reception reception = { .server = server, .request = request };
+	char name[NAME_BYTES_MAX + 1];
+	int r;
+
+	if (refuse_head(server, request, name, &r))
+		return r;
+
+	reception.reserved_bytes = request->head->body_bytes > 0 ? (uint64_t)request->head->body_bytes : 0;
+	r = bucket_admit(&server->bucket, name, reception.reserved_bytes);
+	if (r < 0)
+		return refuse_admission(server, request, r);
+
+	request->body_bytes_max = (int64_t)server_size_max(server);
+	r = receive_in_slot(&reception, name);
+	bucket_unreserve(&server->bucket, reception.reserved_bytes);
+	return r;
+}

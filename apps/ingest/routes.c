@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A request is checked for who sends it before anybody asks what it wants, so that a foreign page learns nothing, not even
+ * which paths exist. Then the path decides, then the method.
+ */
+#include "routes.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "log.h"
+#include "receive.h"
+
+#define HEADER_TEXT_BYTES 300
+
+/* How soon it is worth asking again while the server drains or starts. */
+#define RETRY_AFTER_SECONDS 5
+
+int routes_answer(struct server *server, struct http_request *request, struct answer *answer)
+{
+	struct http_field fields[4];
+	char retry_after[16];
+	size_t count = 0;
+	int r;
+
+	if (answer->location[0])
+		fields[count++] = (struct http_field){ "Location", answer->location };
+	if (answer->allow)
+		fields[count++] = (struct http_field){ "Allow", answer->allow };
+	if (answer->retry_after_seconds > 0) {
+		snprintf(retry_after, sizeof(retry_after), "%d", answer->retry_after_seconds);
+		fields[count++] = (struct http_field){ "Retry-After", retry_after };
+	}
+	fields[count] = (struct http_field){ NULL, NULL };
+
+	metrics_answered(&server->metrics, answer->status);
+	r = http_respond(request, answer->status, answer->content_type, fields, answer->body, answer->body_bytes);
+	answer_deinit(answer);
+	return r;
+}
+
+static void log_refusal(const struct http_request *request, int status, const char *reason)
+{
+	struct log_line line;
+	char target[HEADER_TEXT_BYTES];
+
+	snprintf(target, sizeof(target), "%.*s", (int)request->head->target.len, request->head->target.data);
+	log_begin(&line, "info", "refused");
+	log_number(&line, "status", status);
+	log_text(&line, "target", target);
+	log_text(&line, "note", reason);
+	log_end(&line);
+}
+
+int routes_problem(struct server *server, struct http_request *request, enum problem problem, const char *detail,
+		   int retry_after_seconds)
+{
+	struct answer answer;
+
+	answer_problem(&answer, problem, detail, NULL);
+	answer.retry_after_seconds = retry_after_seconds;
+	log_refusal(request, answer.status, detail ? detail : problem_title(problem));
+	return routes_answer(server, request, &answer);
+}
+
+void routes_refused(void *argument, int status, const char *reason)
+{
+	struct server *server = argument;
+	struct log_line line;
+
+	metrics_answered(&server->metrics, status);
+	log_begin(&line, "info", "refused");
+	log_number(&line, "status", status);
+	log_text(&line, "note", reason);
+	log_end(&line);
+}
+
+static int method_not_allowed(struct server *server, struct http_request *request, const char *allow)
+{
+	struct answer answer;
+
+	answer_problem(&answer, PROBLEM_METHOD, NULL, NULL);
+	answer.allow = allow;
+	return routes_answer(server, request, &answer);
+}
+
+static int answer_upload(struct server *server, struct http_request *request)
+{
+	struct http_slice id = request->head->path;
+	struct answer answer;
+	struct story story;
+
+	id.data += strlen("/uploads/");
+	id.len -= strlen("/uploads/");
+	if (story_find(server->stories, id.data, id.len, &story) < 0)
+		return routes_problem(server, request, PROBLEM_NOT_FOUND, NULL, 0);
+	answer_story(&answer, &story);
+	return routes_answer(server, request, &answer);
+}
+
+static int answer_readyz(struct server *server, struct http_request *request)
+{
+	char scanner_reason[SCANNER_REASON_BYTES];
+	bool scanner_well = scanner_ready(server->scanner, scanner_reason);
+	bool bucket_well = !atomic_load(&server->bucket.suspect);
+	bool draining = atomic_load(&server->draining);
+	struct answer answer;
+	int r;
+
+	r = bucket_floor(&server->bucket);
+	if (r == -ECANCELED)
+		return r;
+
+	struct answer_check checks[] = {
+		{ "scanner", scanner_well, scanner_reason },
+		{ "bucket", bucket_well, bucket_well ? "the bucket's folder is in order" :
+			"a sync of the bucket's folder has failed: check the volume, then start the server again" },
+		{ "disk", r == 0, r == 0 ? "there is room" : r == -ENOSPC ? "less than 5 % of the volume is free" : strerror(-r) },
+		{ "accepting", !draining, draining ? "the server is shutting down" : "uploads are taken" },
+	};
+	answer_ready(&answer, checks, sizeof(checks) / sizeof(checks[0]));
+	if (answer.status == 503)
+		answer.retry_after_seconds = RETRY_AFTER_SECONDS;
+	return routes_answer(server, request, &answer);
+}
+
+static int answer_healthz(struct server *server, struct http_request *request)
+{
+	struct answer answer;
+
+	answer_text(&answer, "ok\n");
+	return routes_answer(server, request, &answer);
+}
+
+static int answer_metrics_page(struct server *server, struct http_request *request)
+{
+	struct answer answer;
+	size_t bytes = 0;
+	char *text;
+
+	text = metrics_print(&server->metrics, &bytes);
+	answer_metrics(&answer, text, bytes);
+	return routes_answer(server, request, &answer);
+}
+
+static const struct route {
+	const char *path;
+	bool prefix;		/* something follows */
+	const char *allow;
+	int (*get)(struct server *server, struct http_request *request);
+	int (*put)(struct server *server, struct http_request *request);
+} routes[] = {
+	{ "/files/", true, "PUT", NULL, receive_file },
+	{ "/uploads/", true, "GET, HEAD", answer_upload, NULL },
+	{ "/healthz", false, "GET, HEAD", answer_healthz, NULL },
+	{ "/readyz", false, "GET, HEAD", answer_readyz, NULL },
+	{ "/metrics", false, "GET, HEAD", answer_metrics_page, NULL },
+};
+
+static const struct route *find_route(struct http_slice path)
+{
+	for (size_t i = 0; i < sizeof(routes) / sizeof(routes[0]); i++) {
+		size_t bytes = strlen(routes[i].path);
+
+		if (path.len < bytes || memcmp(path.data, routes[i].path, bytes) != 0)
+			continue;
+		if (routes[i].prefix || path.len == bytes)
+			return &routes[i];
+	}
+	return NULL;
+}
+
+/* A header field as a string; what does not fit cannot be one that is known. */
+static const char *text_of(const struct http_slice *slice, char *buffer)
+{
+	if (!slice)
+		return NULL;
+	snprintf(buffer, HEADER_TEXT_BYTES, "%.*s", (int)(slice->len < HEADER_TEXT_BYTES ? slice->len : 0), slice->data);
+	return buffer;
+}
+
+/* 0 when the sender is welcome; else the answer has been given and its result is in @ret_r. */
+static bool is_welcome(struct server *server, struct http_request *request, int *ret_r)
+{
+	char host_text[HEADER_TEXT_BYTES], origin_text[HEADER_TEXT_BYTES], site_text[HEADER_TEXT_BYTES];
+	const char *host = text_of(&request->head->authority, host_text);
+	const char *origin = text_of(http_head_find(request->head, "Origin"), origin_text);
+	const char *site = text_of(http_head_find(request->head, "Sec-Fetch-Site"), site_text);
+
+	if (!access_host_known(&server->access, host))
+		*ret_r = routes_problem(server, request, PROBLEM_HOST, NULL, 0);
+	else if (!access_origin_allowed(&server->access, host, origin, site))
+		*ret_r = routes_problem(server, request, PROBLEM_ORIGIN, NULL, 0);
+	else
+		return true;
+	return false;
+}
+
+int routes_handle(struct http_request *request, void *argument)
+{
+	struct server *server = argument;
+	enum http_method method = request->head->method;
+	const struct route *route;
+	int r;
+
+	if (!is_welcome(server, request, &r))
+		return r;
+	route = find_route(request->head->path);
+	if (!route)
+		return routes_problem(server, request, PROBLEM_NOT_FOUND, NULL, 0);
+	if (route->get && (method == HTTP_METHOD_GET || method == HTTP_METHOD_HEAD))
+		return route->get(server, request);
+	if (route->put && method == HTTP_METHOD_PUT)
+		return route->put(server, request);
+	return method_not_allowed(server, request, route->allow);
+}

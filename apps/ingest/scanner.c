@@ -1,0 +1,690 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A scan slot stands for a thread of the scanner, and clamd's threads do not stop when a client leaves. So a slot is a
+ * task of the server's scope, not of an upload: it has its own descriptor of the file and waits for the answer whether
+ * somebody wants it or not. An upload hands a job to a slot, or into the queue, and waits; when it is cancelled it
+ * gives up the job, never the slot. A job is shared by both sides and freed by the last.
+ *
+ * A scanner is trusted after a test, not before: at the start, after a connection was lost, when another process answers
+ * than the one that was tested, and every hour. EICAR must be found, and the largest file that could ever be handed over,
+ * sparse but for EICAR in front, must not be called clean: clamd says OK to what is over its limits, unless it is
+ * configured to say so. Until both pass, uploads are refused: a scanner that is down is not clean.
+ */
+#include "scanner.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <endwell/clock.h>
+#include <endwell/event.h>
+#include <endwell/task.h>
+#include <endwell/tempfile.h>
+
+#include "clamd_client.h"
+#include "exec.h"
+#include "log.h"
+
+/* How long an upload waits for its verdict, the queue included. */
+#define PATIENCE (300 * EW_SECOND)
+
+/* How long a scan that lost its scanner waits for it to come back, once. */
+#define RETURN_PATIENCE (5 * EW_SECOND)
+#define RETURN_LOOK	(20 * EW_MILLISECOND)
+
+#define TEST_INTERVAL (3600 * EW_SECOND)
+#define TEST_RETRY    (1 * EW_SECOND)
+
+/* A program copies its standard input before it looks, so the test file must not be arbitrarily large. */
+#define EXEC_PROBE_BYTES_MAX (UINT64_C(100) << 20)
+
+/* The standard test file in two halves, so that neither this source nor the program is taken for a virus. */
+static const char eicar_first[] = "X5O!P%@AP[4\\PZX54(P^)7CC)7}$";
+static const char eicar_second[] = "EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*";
+#define EICAR_BYTES (sizeof(eicar_first) + sizeof(eicar_second) - 2)
+
+struct scan_slot;
+
+struct scan_job {
+	_Atomic int holders;
+	struct ew_event done;
+	struct scan_job *next;
+	struct scan_slot *slot;		/* that has it; NULL while it is queued */
+	int borrowed_fd;		/* the upload's; valid as long as the job is not given up */
+	int fd;				/* the slot's own, or -errno */
+	bool given_up;
+	bool finished;
+	int result;
+	struct verdict verdict;
+};
+
+struct scan_slot {
+	struct scanner *scanner;
+	unsigned int number;
+	struct ew_event wake;
+	struct scan_slot *next_idle;
+	struct scan_job *job;		/* handed over, not yet picked up */
+	struct ew_scope *run;		/* while a program runs that may be stopped */
+};
+
+enum trust {
+	TRUST_UNTESTED,
+	TRUST_PASSED,
+	TRUST_FAILED,
+};
+
+struct scanner {
+	const struct options *options;
+	struct metrics *metrics;
+	struct ew_file *staging;
+	struct clamd_client clamd;
+	struct exec exec;
+	uint64_t probe_bytes;
+	struct ew_event test_now;
+
+	pthread_mutex_t lock;		/* for what follows, and for the jobs; never held across a suspension */
+	struct scan_job *queue_first;
+	struct scan_job **queue_end;
+	struct scan_slot *idle;
+	enum trust trust;
+	pid_t pid;			/* of the clamd that has passed; 0: unknown */
+	char engine[VERDICT_TEXT_BYTES];
+	char reason[SCANNER_REASON_BYTES];
+
+	unsigned int slots_count;
+	struct scan_slot slots[];
+};
+
+struct scanner *scanner_new(const struct options *options, struct metrics *metrics, char *error, size_t error_bytes)
+{
+	unsigned int slots_count = options->scanner_kind == SCANNER_NONE ? 0 : (unsigned int)options->scan_slots;
+	struct scanner *scanner;
+
+	scanner = calloc(1, sizeof(*scanner) + slots_count * sizeof(scanner->slots[0]));
+	if (!scanner) {
+		snprintf(error, error_bytes, "out of memory");
+		return NULL;
+	}
+
+	pthread_mutex_init(&scanner->lock, NULL);
+	scanner->options = options;
+	scanner->metrics = metrics;
+	scanner->queue_end = &scanner->queue_first;
+	scanner->slots_count = slots_count;
+	scanner->clamd.socket = options->scanner_socket;
+	scanner->probe_bytes = options->size_max_bytes;
+	if (options->scan_limit_bytes > 0 && options->scan_limit_bytes < scanner->probe_bytes)
+		scanner->probe_bytes = options->scan_limit_bytes;
+	for (unsigned int i = 0; i < slots_count; i++)
+		scanner->slots[i] = (struct scan_slot){ .scanner = scanner, .number = i };
+	snprintf(scanner->reason, sizeof(scanner->reason), "the scanner has not been tested yet");
+
+	if (options->scanner_kind == SCANNER_NONE) {
+		scanner->trust = TRUST_PASSED;
+		snprintf(scanner->engine, sizeof(scanner->engine), "none");
+		snprintf(scanner->reason, sizeof(scanner->reason), "no scanner: files are published unscanned, as asked for");
+		atomic_store(&metrics->scanner_ready, true);
+	}
+	if (options->scanner_kind == SCANNER_EXEC && exec_init(&scanner->exec, options->scanner_arguments) < 0) {
+		snprintf(error, error_bytes, "--scanner: started as root, so the command would run as the user nobody, "
+			 "but there is none");
+		return scanner_free(scanner);
+	}
+	return scanner;
+}
+
+struct scanner *scanner_free(struct scanner *scanner)
+{
+	if (!scanner)
+		return NULL;
+	pthread_mutex_destroy(&scanner->lock);
+	free(scanner);
+	return NULL;
+}
+
+/* ---- trust ---- */
+
+static bool is_trusted(struct scanner *scanner, pid_t *ret_pid)
+{
+	bool trusted;
+
+	pthread_mutex_lock(&scanner->lock);
+	trusted = scanner->trust == TRUST_PASSED;
+	*ret_pid = scanner->pid;
+	pthread_mutex_unlock(&scanner->lock);
+	return trusted;
+}
+
+/* Notes the outcome of a test, or a failure in between; says so when it is news. */
+static void set_trust(struct scanner *scanner, enum trust trust, const char *reason)
+{
+	bool news;
+
+	pthread_mutex_lock(&scanner->lock);
+	news = trust != scanner->trust || strcmp(reason, scanner->reason) != 0;
+	scanner->trust = trust;
+	snprintf(scanner->reason, sizeof(scanner->reason), "%s", reason);
+	pthread_mutex_unlock(&scanner->lock);
+
+	atomic_store(&scanner->metrics->scanner_ready, trust == TRUST_PASSED);
+	if (news)
+		log_note(trust == TRUST_PASSED ? "info" : "error", trust == TRUST_PASSED ? "scanner-ready" : "scanner-not-ready",
+			 "%s", reason);
+}
+
+static void distrust(struct scanner *scanner, const char *what, int r)
+{
+	char reason[SCANNER_REASON_BYTES];
+
+	snprintf(reason, sizeof(reason), "%s: %s", what, strerror(-r));
+	set_trust(scanner, TRUST_FAILED, reason);
+	ew_event_set(&scanner->test_now);
+}
+
+bool scanner_ready(struct scanner *scanner, char *ret_reason)
+{
+	bool ready;
+
+	pthread_mutex_lock(&scanner->lock);
+	ready = scanner->trust == TRUST_PASSED;
+	snprintf(ret_reason, SCANNER_REASON_BYTES, "%s", scanner->reason);
+	pthread_mutex_unlock(&scanner->lock);
+	return ready;
+}
+
+bool scanner_tested(struct scanner *scanner)
+{
+	bool tested;
+
+	pthread_mutex_lock(&scanner->lock);
+	tested = scanner->trust != TRUST_UNTESTED;
+	pthread_mutex_unlock(&scanner->lock);
+	return tested;
+}
+
+void scanner_engine(struct scanner *scanner, char *ret_engine)
+{
+	pthread_mutex_lock(&scanner->lock);
+	memcpy(ret_engine, scanner->engine, VERDICT_TEXT_BYTES);
+	pthread_mutex_unlock(&scanner->lock);
+}
+
+/* ---- one scan, without queue and slots ---- */
+
+static int scan_with_clamd(struct scanner *scanner, int fd, pid_t expected, struct verdict *verdict)
+{
+	pid_t pid;
+	int r;
+
+	r = clamd_client_version(&scanner->clamd, verdict->engine, &pid);
+	if (r < 0)
+		return r;
+	if (expected != 0 && pid != expected)
+		return -ESTALE;
+	return clamd_client_scan(&scanner->clamd, pid, fd, verdict);
+}
+
+static int scan_with_program(struct scanner *scanner, int fd, struct verdict *verdict)
+{
+	char note[EXEC_NOTE_BYTES];
+	int r;
+
+	snprintf(verdict->engine, sizeof(verdict->engine), "exec:%s", scanner->options->scanner_arguments[0]);
+	r = exec_scan(&scanner->exec, fd, verdict, note);
+	if (r == -EPROTO)
+		log_note("warn", "scanner-failed", "%s: %s", scanner->options->scanner_arguments[0], note);
+	return r;
+}
+
+static int scan_bytes(struct scanner *scanner, int fd, pid_t expected, struct verdict *verdict)
+{
+	if (scanner->options->scanner_kind == SCANNER_CLAMD)
+		return scan_with_clamd(scanner, fd, expected, verdict);
+	return scan_with_program(scanner, fd, verdict);
+}
+
+/* ---- the test ---- */
+
+/* Scans a file that has EICAR in front and is @bytes long. */
+static int scan_test_file(struct scanner *scanner, uint64_t bytes, pid_t expected, struct verdict *verdict)
+{
+	EW_OWN(ew_tempfile, file);
+	char eicar[EICAR_BYTES];
+	int r;
+
+	memcpy(eicar, eicar_first, sizeof(eicar_first) - 1);
+	memcpy(eicar + sizeof(eicar_first) - 1, eicar_second, sizeof(eicar_second) - 1);
+
+	r = ew_tempfile_open(scanner->staging, &file);
+	if (r < 0)
+		return r;
+	r = ew_file_write(ew_tempfile_file(file), eicar, sizeof(eicar), 0);
+	if (r < 0)
+		return r;
+	r = ew_file_truncate(ew_tempfile_file(file), (int64_t)bytes);
+	if (r < 0)
+		return r;
+	r = ew_tempfile_seal(file);
+	if (r < 0)
+		return r;
+	r = scan_bytes(scanner, ew_file_fd(ew_tempfile_file(file)), expected, verdict);
+	if (r < 0)
+		return r;
+	return ew_tempfile_close(&file);
+}
+
+static uint64_t probe_size(const struct scanner *scanner)
+{
+	if (scanner->options->scanner_kind == SCANNER_EXEC && scanner->options->scan_limit_bytes == 0 &&
+	    scanner->probe_bytes > EXEC_PROBE_BYTES_MAX)
+		return EXEC_PROBE_BYTES_MAX;
+	return scanner->probe_bytes;
+}
+
+/* 0 when the scanner can be trusted; else @ret_reason says why it cannot. */
+static int test(struct scanner *scanner, pid_t *ret_pid, struct verdict *verdict, char *ret_reason)
+{
+	const char *name = scanner->options->scanner;
+	uint64_t bytes = probe_size(scanner);
+	int r;
+
+	*ret_pid = 0;
+	if (scanner->options->scanner_kind == SCANNER_CLAMD) {
+		r = clamd_client_version(&scanner->clamd, verdict->engine, ret_pid);
+		if (r < 0) {
+			snprintf(ret_reason, SCANNER_REASON_BYTES, "%s does not answer: %s", name, strerror(-r));
+			return r;
+		}
+	}
+
+	r = scan_test_file(scanner, EICAR_BYTES, *ret_pid, verdict);
+	if (r == 0 && verdict->kind != VERDICT_INFECTED) {
+		snprintf(ret_reason, SCANNER_REASON_BYTES, "%s calls the EICAR test file %s: check that its signatures are "
+			 "loaded", name, verdict_name(verdict->kind));
+		return -EPERM;
+	}
+	if (r == 0 && bytes > EICAR_BYTES)
+		r = scan_test_file(scanner, bytes, *ret_pid, verdict);
+	if (r < 0) {
+		snprintf(ret_reason, SCANNER_REASON_BYTES, "%s fails to scan a test file: %s", name, strerror(-r));
+		return r;
+	}
+	if (verdict->kind == VERDICT_CLEAN) {
+		snprintf(ret_reason, SCANNER_REASON_BYTES, "%s calls a file of %llu bytes with EICAR in front clean: it has a "
+			 "size limit and is silent about it; set `AlertExceedsMax yes` in clamd.conf (clamscan: "
+			 "--alert-exceeds-max=yes), or start with a --scan-limit within its limit", name,
+			 (unsigned long long)bytes);
+		return -EPERM;
+	}
+	snprintf(ret_reason, SCANNER_REASON_BYTES, "%s has passed its test", name);
+	return 0;
+}
+
+static void run_test(struct scanner *scanner)
+{
+	char reason[SCANNER_REASON_BYTES];
+	struct verdict verdict = { 0 };
+	pid_t pid;
+	int r;
+
+	r = test(scanner, &pid, &verdict, reason);
+	if (r == -ECANCELED)
+		return;
+	atomic_fetch_add(r == 0 ? &scanner->metrics->tests_passed : &scanner->metrics->tests_failed, 1);
+	pthread_mutex_lock(&scanner->lock);
+	scanner->pid = pid;
+	memcpy(scanner->engine, verdict.engine, sizeof(scanner->engine));
+	pthread_mutex_unlock(&scanner->lock);
+	set_trust(scanner, r == 0 ? TRUST_PASSED : TRUST_FAILED, reason);
+}
+
+static int test_loop(void *argument)
+{
+	struct scanner *scanner = argument;
+	pid_t pid;
+	int r;
+
+	for (;;) {
+		ew_event_reset(&scanner->test_now);
+		run_test(scanner);
+		if (is_trusted(scanner, &pid))
+			r = ew_event_wait(&scanner->test_now, ew_after(TEST_INTERVAL));
+		else
+			r = ew_sleep(TEST_RETRY);
+		if (r == -ECANCELED)
+			return r;
+	}
+}
+
+/* ---- jobs ---- */
+
+static void job_let_go(struct scan_job *job)
+{
+	if (atomic_fetch_sub(&job->holders, 1) == 1)
+		free(job);
+}
+
+/* Under the lock: from here the slot counts as held, and the bytes stay readable whatever the upload does. */
+static void assign(struct scan_slot *slot, struct scan_job *job)
+{
+	job->slot = slot;
+	job->fd = fcntl(job->borrowed_fd, F_DUPFD_CLOEXEC, 0);
+	if (job->fd < 0)
+		job->fd = -errno;
+	slots_move(&slot->scanner->metrics->scan_slots, SLOT_FREE, SLOT_HELD);
+}
+
+static void submit(struct scanner *scanner, struct scan_job *job)
+{
+	struct scan_slot *slot;
+
+	pthread_mutex_lock(&scanner->lock);
+	slot = scanner->idle;
+	if (slot) {
+		scanner->idle = slot->next_idle;
+		slot->job = job;
+		assign(slot, job);
+	} else {
+		*scanner->queue_end = job;
+		scanner->queue_end = &job->next;
+		atomic_fetch_add(&scanner->metrics->scans_waiting, 1);
+	}
+	pthread_mutex_unlock(&scanner->lock);
+	if (slot)
+		ew_event_set(&slot->wake);
+}
+
+/* Under the lock. */
+static struct scan_job *queue_remove(struct scanner *scanner, struct scan_job **link)
+{
+	struct scan_job *job = *link;
+
+	*link = job->next;
+	if (scanner->queue_end == &job->next)
+		scanner->queue_end = link;
+	job->next = NULL;
+	atomic_fetch_sub(&scanner->metrics->scans_waiting, 1);
+	return job;
+}
+
+/* The upload leaves: out of the queue, or out of the slot, which goes on alone. */
+static void give_up(struct scanner *scanner, struct scan_job *job)
+{
+	struct scan_job **link = &scanner->queue_first;
+	bool queued;
+
+	pthread_mutex_lock(&scanner->lock);
+	queued = !job->slot;
+	if (queued) {
+		while (*link != job)
+			link = &(*link)->next;
+		queue_remove(scanner, link);
+	} else if (!job->finished) {
+		job->given_up = true;
+		slots_move(&scanner->metrics->scan_slots, SLOT_HELD, SLOT_CANCELLING);
+		atomic_fetch_add(&scanner->metrics->scans_abandoned, 1);
+		if (job->slot->run)
+			ew_scope_cancel(job->slot->run, EW_REASON_PEER);
+	}
+	pthread_mutex_unlock(&scanner->lock);
+	if (queued)
+		job_let_go(job);	/* for the queue */
+}
+
+int scanner_scan(struct scanner *scanner, struct ew_file *file, uint64_t size_bytes, const uint8_t *sha256,
+		 struct verdict *verdict)
+{
+	struct scan_job *job;
+	pid_t pid;
+	int r;
+
+	if (!is_trusted(scanner, &pid))
+		return -EHOSTDOWN;
+
+	job = calloc(1, sizeof(*job));
+	if (!job)
+		return -ENOMEM;
+	atomic_init(&job->holders, 2);
+	job->borrowed_fd = ew_file_fd(file);
+	submit(scanner, job);
+	r = ew_event_wait(&job->done, ew_after(PATIENCE));
+	if (r < 0)
+		give_up(scanner, job);
+	else
+		r = job->result;
+	if (r == 0) {
+		*verdict = job->verdict;
+		verdict->size_bytes = size_bytes;
+		memcpy(verdict->sha256, sha256, sizeof(verdict->sha256));
+	}
+	job_let_go(job);
+	return r;
+}
+
+/* ---- slots ---- */
+
+static bool wanted(struct scan_slot *slot, struct scan_job *job)
+{
+	bool given_up;
+
+	pthread_mutex_lock(&slot->scanner->lock);
+	given_up = job->given_up;
+	pthread_mutex_unlock(&slot->scanner->lock);
+	return !given_up;
+}
+
+static int attempt(struct scan_slot *slot, struct scan_job *job)
+{
+	struct scanner *scanner = slot->scanner;
+	pid_t pid;
+	int r;
+
+	if (!wanted(slot, job))
+		return -ENODATA;
+	if (!is_trusted(scanner, &pid))
+		return -EHOSTDOWN;
+
+	r = scan_bytes(scanner, job->fd, pid, &job->verdict);
+	switch (r) {
+	case 0:
+	case -ECANCELED:
+	case -ETIME:
+		break;
+	case -EPROTO:
+		ew_event_set(&scanner->test_now);	/* its fault or the file's? */
+		break;
+	case -ECONNRESET:
+		distrust(scanner, "the scanner left in the middle of a scan", r);
+		break;
+	case -ESTALE:
+		distrust(scanner, "the scanner was restarted", r);
+		break;
+	default:
+		distrust(scanner, "the scanner cannot be reached", r);
+		r = -EHOSTDOWN;
+	}
+	return r;
+}
+
+/* Waits for a scanner that went away to be back and tested. */
+static int await_return(struct scan_slot *slot, struct scan_job *job)
+{
+	int64_t deadline = ew_after(RETURN_PATIENCE);
+	pid_t pid;
+	int r;
+
+	while (wanted(slot, job)) {
+		if (is_trusted(slot->scanner, &pid))
+			return 0;
+		if (ew_now() >= deadline)
+			return -EHOSTDOWN;
+		r = ew_sleep(RETURN_LOOK);
+		if (r < 0)
+			return r;
+	}
+	return -ENODATA;
+}
+
+static void set_run(struct scan_slot *slot, struct scan_job *job, struct ew_scope *run)
+{
+	pthread_mutex_lock(&slot->scanner->lock);
+	slot->run = run;
+	if (run && job->given_up)
+		ew_scope_cancel(run, EW_REASON_PEER);
+	pthread_mutex_unlock(&slot->scanner->lock);
+}
+
+/* A program is stopped when its job is given up; clamd cannot be. */
+static int attempt_stoppable(struct scan_slot *slot, struct scan_job *job)
+{
+	int r;
+
+	EW_SCOPE(run);
+
+	set_run(slot, job, &run);
+	r = attempt(slot, job);
+	set_run(slot, job, NULL);
+	return ew_scope_finish(&run, r);
+}
+
+static int scan_job(struct scan_slot *slot, struct scan_job *job)
+{
+	int r;
+
+	if (job->fd < 0)
+		return job->fd;
+	if (slot->scanner->options->scanner_kind == SCANNER_EXEC)
+		return attempt_stoppable(slot, job);
+
+	r = attempt(slot, job);
+	if (r != -ECONNRESET && r != -ESTALE)
+		return r;
+	r = await_return(slot, job);
+	if (r == 0)
+		r = attempt(slot, job);
+	return r == -ECONNRESET || r == -ESTALE ? -EHOSTDOWN : r;
+}
+
+static void count(struct metrics *metrics, int r, const struct verdict *verdict)
+{
+	if (r == 0)
+		atomic_fetch_add(&metrics->scans[verdict->kind], 1);
+	else if (r != -ENODATA && r != -ECANCELED)
+		atomic_fetch_add(&metrics->scans_failed, 1);
+}
+
+static void publish_result(struct scan_slot *slot, struct scan_job *job, int r)
+{
+	count(slot->scanner->metrics, r, &job->verdict);
+	pthread_mutex_lock(&slot->scanner->lock);
+	job->result = r == -ENODATA ? -ECANCELED : r;
+	job->finished = true;
+	pthread_mutex_unlock(&slot->scanner->lock);
+	ew_event_set(&job->done);
+}
+
+/* Whether the scanner may still be at it: clamd when we stopped waiting, a program whose tree is not gone. */
+static bool is_presumed(const struct scan_slot *slot, int r)
+{
+	return r == -ETIME || (r == -ECANCELED && slot->scanner->options->scanner_kind == SCANNER_CLAMD);
+}
+
+/* Returns whether the slot is free again. */
+static bool run_job(struct scan_slot *slot, struct scan_job *job)
+{
+	struct slots *books = &slot->scanner->metrics->scan_slots;
+	EW_OWN(ew_file, file);
+	int fd = job->fd, r, closed = 0;
+	bool presumed;
+
+	r = scan_job(slot, job);
+	presumed = is_presumed(slot, r);
+	publish_result(slot, job, r);
+
+	/* The last close of a large file takes long, so it is the library's business. */
+	if (fd >= 0 && ew_file_adopt(fd, &file) < 0)
+		close(fd);
+	else
+		closed = ew_file_close(&file);
+	if (closed < 0)
+		log_note("warn", "close-failed", "the scanned file: %s", strerror(-closed));
+
+	slots_move(books, job->given_up ? SLOT_CANCELLING : SLOT_HELD, presumed ? SLOT_PRESUMED : SLOT_FREE);
+	if (presumed)
+		log_note("warn", "scan-slot-presumed", "slot %u: the scanner has not said that it stopped; the slot is not "
+			 "granted again", slot->number);
+	job_let_go(job);
+	return !presumed;
+}
+
+/* Under the lock. */
+static void idle_remove(struct scan_slot *slot)
+{
+	struct scan_slot **link = &slot->scanner->idle;
+
+	while (*link && *link != slot)
+		link = &(*link)->next_idle;
+	if (*link)
+		*link = slot->next_idle;
+}
+
+/* The next in line, or sleep until somebody hands over a job. */
+static int next_job(struct scan_slot *slot, struct scan_job **ret_job)
+{
+	struct scanner *scanner = slot->scanner;
+	struct scan_job *job = NULL;
+	int r = 0;
+
+	pthread_mutex_lock(&scanner->lock);
+	if (scanner->queue_first) {
+		job = queue_remove(scanner, &scanner->queue_first);
+		assign(slot, job);
+	} else {
+		slot->next_idle = scanner->idle;
+		scanner->idle = slot;
+	}
+	pthread_mutex_unlock(&scanner->lock);
+
+	if (!job) {
+		r = ew_event_wait(&slot->wake, EW_NEVER);
+		pthread_mutex_lock(&scanner->lock);
+		idle_remove(slot);
+		job = slot->job;
+		slot->job = NULL;
+		pthread_mutex_unlock(&scanner->lock);
+		ew_event_reset(&slot->wake);
+	}
+	if (!job)
+		return r;
+	*ret_job = job;
+	return 0;
+}
+
+static int slot_loop(void *argument)
+{
+	struct scan_slot *slot = argument;
+	struct scan_job *job = NULL;
+	int r;
+
+	do {
+		r = next_job(slot, &job);
+	} while (r == 0 && run_job(slot, job));
+	return r;
+}
+
+int scanner_start(struct scanner *scanner, struct ew_scope *scope, struct ew_file *staging)
+{
+	int r = 0;
+
+	scanner->staging = staging;
+	for (unsigned int i = 0; i < scanner->slots_count && r == 0; i++)
+		r = ew_spawn(scope, slot_loop, &scanner->slots[i], .worker = i % ew_workers_count() + 1);
+	if (scanner->slots_count > 0 && r == 0)
+		r = ew_spawn(scope, test_loop, scanner);
+	return r;
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The server: what all workers share, and its life from the first listener to the last ending. */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <endwell/event.h>
+#include <endwell/semaphore.h>
+
+#include "access.h"
+#include "bucket.h"
+#include "capacity.h"
+#include "metrics.h"
+#include "options.h"
+#include "scanner.h"
+#include "story.h"
+
+struct server {
+	const struct options *options;
+	struct capacity capacity;
+	struct access access;
+	struct metrics metrics;
+	struct bucket bucket;
+	struct story_ring *stories;
+	struct scanner *scanner;
+	struct ew_semaphore *connections;
+	struct ew_semaphore *uploads;		/* the upload slots */
+	struct ew_semaphore *sealing;		/* a file that is being sealed is open twice */
+	_Atomic int64_t wait_ns;		/* for an upload slot, a running mean */
+
+	struct ew_event drain;
+	_Atomic int64_t grace_end_ns;		/* set before @drain */
+	_Atomic bool draining;
+	_Atomic bool forced;
+	_Atomic uint64_t uploads_cut;		/* by the end of the grace */
+};
+
+enum server_exit {
+	SERVER_DRAINED = 0,
+	SERVER_FAILED = 1,
+	SERVER_USAGE = 2,
+	SERVER_CUT = 3,		/* uploads were cut at the end of the grace */
+	SERVER_FORCED = 4,	/* by a second signal */
+};
+
+/* Starts, serves until a signal, drains; returns an exit status. Messages go to standard error. */
+int server_run(const struct options *options);
+
+/* The largest file that is taken: by the server's limit, and by the scanner's if that is known. */
+uint64_t server_size_max(const struct server *server);

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Shutdown: within the grace uploads finish, after it they are cut, a second signal does not wait; the exit status tells."""
+
+import signal
+import time
+
+import ingest
+from ingest import Server, check, equal, wait_until
+
+
+def ends(server, status, seconds=20):
+    equal(server.process.wait(seconds * ingest.SCALE), status, f"exit status: {server.log()[-800:]}")
+
+
+def test_idle_server_ends_at_once():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with Server() as server:
+            idle = server.connect()
+            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            equal(ingest.read_answer(idle).status, 200)
+            start = time.monotonic()
+            server.process.send_signal(number)
+            ends(server, 0)
+            check(time.monotonic() - start < 5 * ingest.SCALE, "at once")
+            check(idle.recv(1) == b"", "the idle connection was closed")
+
+
+def test_upload_finishes_within_the_grace():
+    with Server("none", "--grace", "20") as server:
+        connection = server.connect()
+        connection.sendall(ingest.head("f", 4) + b"ab")
+        wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "event=draining" in server.log(), 10, "draining")
+        connection.sendall(b"cd")
+        answer = ingest.read_answer(connection)
+        equal(answer.status, 201)
+        equal(answer.headers["Connection"], "close")
+        ends(server, 0)
+        equal((server.bucket / "f").read_bytes(), b"abcd")
+
+
+def test_next_upload_is_refused_while_draining():
+    with Server("none", "--grace", "20") as server:
+        busy = server.connect()
+        busy.sendall(ingest.head("busy", 4) + b"ab")
+        wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "event=draining" in server.log(), 10, "draining")
+
+        def refused():
+            try:
+                server.connect().close()
+                return False
+            except OSError:
+                return True
+
+        wait_until(refused, 10, "new connections are refused")
+        busy.sendall(b"cd")
+        equal(ingest.read_answer(busy).status, 201)
+        ends(server, 0)
+
+
+def test_upload_that_does_not_finish_is_cut():
+    with Server("none", "--grace", "1") as server:
+        connection = server.connect()
+        connection.sendall(ingest.head("f", 4) + b"ab")
+        wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
+        server.process.send_signal(signal.SIGTERM)
+        ends(server, 3)
+        equal(server.transitions("f"), ["RECEIVING", "CANCELLED"])
+        check("the server shut down" in server.log(), "the log says why")
+        equal(server.published(), [])
+
+
+def test_second_signal_does_not_wait():
+    with Server("none", "--grace", "600") as server:
+        connection = server.connect()
+        connection.sendall(ingest.head("f", 4) + b"ab")
+        wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "event=draining" in server.log(), 10, "draining")
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        ends(server, 4)
+        check(time.monotonic() - start < 10 * ingest.SCALE, "at once")
+        equal(server.transitions("f"), ["RECEIVING", "CANCELLED"])
+        equal(server.published(), [])
+
+
+def test_restart_takes_the_same_bucket():
+    with Server() as server:
+        equal(server.put("f", b"x").status, 201)
+        server.process.send_signal(signal.SIGTERM)
+        ends(server, 0)
+        server.process.stdout.close()
+        server.start()
+        equal(server.published(), ["f"])
+        server.put("f", b"y").problem(409, "name-taken")
+
+
+if __name__ == "__main__":
+    ingest.main()

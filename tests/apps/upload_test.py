@@ -1,0 +1,376 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Uploads that go well, and those that are refused: what clients see, and what is in the bucket afterwards."""
+
+import hashlib
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import time
+
+import ingest
+from ingest import EICAR, Clamd, Server, check, equal
+
+
+def curl(*arguments, seconds=60):
+    if not shutil.which("curl"):
+        raise ingest.Skip("curl is not installed")
+    result = subprocess.run(["curl", "-sS", "--noproxy", "*", *map(str, arguments)], capture_output=True,
+                            timeout=seconds * ingest.SCALE, check=False)
+    equal(result.returncode, 0, f"curl: {result.stderr.decode()}")
+    return result.stdout.decode()
+
+
+def test_real_media_through_curl_and_clamd_are_byte_identical():
+    with ingest.folder() as media_folder, Clamd() as clamd, Server(f"clamd:{clamd.socket}") as server:
+        files = ingest.media(media_folder)
+        for suffix in (".png", ".flac"):
+            path = files[suffix]
+            out = curl("-D", "-", "-T", path, f"{server.url}/files/{path.name}")
+            check(out.startswith("HTTP/1.1 201") or "HTTP/1.1 201" in out, f"201: {out}")
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            check(f'"sha256": "{digest}"' in out, "the digest is in the answer")
+            check('"verdict": "clean"' in out and "ClamAV" in out, "verdict and engine are in the answer")
+            equal((server.bucket / path.name).read_bytes(), path.read_bytes(), path.name)
+        check(files[".flac"].stat().st_size > 1 << 20, "the sound is some MB")
+
+
+def test_eicar_is_refused_and_never_visible():
+    with Clamd() as clamd, Server(f"clamd:{clamd.socket}") as server:
+        answer = server.put("eicar.com", EICAR)
+        detail = answer.problem(422, "infected")
+        check("Eicar-Test-Signature" in detail, f"the signature is named: {detail}")
+        equal(server.published(), [])
+        story = server.request("GET", answer.json["instance"]).json
+        equal(story["state"], "REJECTED")
+        equal(story["verdict"], "infected")
+        equal([chapter["state"] for chapter in story["story"]],
+              ["RECEIVING", "SEALED", "SCANNING", "VERDICT", "REJECTED"])
+        server.wait_idle()
+
+
+def test_answer_and_story_of_a_published_file():
+    with Server() as server:
+        answer = server.put("a%20file.txt", b"hello")
+        equal(answer.status, 201)
+        equal(answer.headers["Content-Type"], "application/json")
+        body = answer.json
+        equal(body["name"], "a file.txt")
+        equal(body["size"], 5)
+        equal(body["sha256"], hashlib.sha256(b"hello").hexdigest())
+        equal(body["verdict"], "unscanned")
+        check("warning" in body, "an unscanned file is warned about")
+        equal(answer.headers["Location"], f"/uploads/{body['id']}")
+        check("WARNING" in "\n".join(server.block), "the start block warns too")
+
+        path = server.bucket / "a file.txt"
+        equal(path.read_bytes(), b"hello")
+        equal(stat.S_IMODE(path.stat().st_mode), 0o640)
+
+        story = server.request("GET", answer.headers["Location"]).json
+        equal(story["state"], "PUBLISHED")
+        equal([chapter["state"] for chapter in story["story"]],
+              ["RECEIVING", "SEALED", "VERDICT", "PUBLISHING", "PUBLISHED"])
+        equal(server.request("GET", "/uploads/" + "0" * 32).status, 404)
+        equal(server.request("GET", "/uploads/").status, 404)
+        ingest.wait_until(lambda: len([line for line in server.log().splitlines() if body["id"] in line]) == 5, 5,
+                          "one log line for each of five states")
+
+
+def test_empty_file_and_chunked_file():
+    with Server() as server:
+        equal(server.put("empty", b"", headers={"Content-Length": "0"}).status, 201)
+        equal((server.bucket / "empty").read_bytes(), b"")
+
+        body = os.urandom(3_000_000)
+        pieces = (body[at:at + 70_001] for at in range(0, len(body), 70_001))
+        connection = server.connect()
+        connection.sendall(ingest.head("chunked"))
+        for piece in pieces:
+            connection.sendall(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+        connection.sendall(b"0\r\n\r\n")
+        equal(ingest.read_answer(connection).status, 201)
+        equal((server.bucket / "chunked").read_bytes(), body)
+
+
+def test_mode_can_be_chosen():
+    with Server("none", "--mode", "0604") as server:
+        equal(server.put("f", b"x").status, 201)
+        equal(stat.S_IMODE((server.bucket / "f").stat().st_mode), 0o604)
+
+
+def test_names_that_are_refused():
+    with Server() as server:
+        for name in ("", ".", "..", "%2e%2e", ".hidden", "a%2fb", "a/b", "%2e%2e%2fetc", "a%00b", "a%0ab", "a%1bb",
+                     "%c2%9bm", "%ff", "%c0%af", "x" * 256, "a?b", "a?"):
+            answer = server.put(name, b"x")
+            detail = answer.problem(400, "bad-name")
+            check(len(detail) > 40, f"a reason for {name!r}: {detail}")
+        for name in ("a%", "a%4", "a%zz"):
+            equal(server.put(name, b"x").status, 400, name)
+        equal(server.published(), [])
+        for name, decoded in (("x" * 255, "x" * 255), ("%c3%a4", "ä"), ("%2541", "%41"), ("a%3Fb", "a?b")):
+            equal(server.put(name, b"x").status, 201, name)
+            check((server.bucket / decoded).exists(), f"{decoded} exists")
+
+
+def test_taken_names_are_kept():
+    with Server() as server:
+        equal(server.put("f", b"first").status, 201)
+        server.put("f", b"second").problem(409, "name-taken")
+        (server.bucket / "link").symlink_to("/nonexistent")
+        server.put("link", b"x").problem(409, "name-taken")
+        equal((server.bucket / "f").read_bytes(), b"first")
+
+        # Both have been let in before either is published: one wins, whole.
+        first, second = server.connect(), server.connect()
+        for connection in (first, second):
+            connection.sendall(ingest.head("race", 4) + b"ab")
+        ingest.wait_until(lambda: server.slots("upload", "held") == 2, 10, "both are in")
+        first.sendall(b"cd")
+        equal(ingest.read_answer(first).status, 201)
+        second.sendall(b"xy")
+        ingest.read_answer(second).problem(409, "name-taken")
+        equal((server.bucket / "race").read_bytes(), b"abcd")
+
+
+def test_methods_and_paths():
+    with Server() as server:
+        equal(server.put("f", b"x").status, 201)
+        for method in ("GET", "HEAD", "POST", "DELETE"):
+            answer = server.request(method, "/files/f")
+            equal(answer.status, 405, method)
+            equal(answer.headers["Allow"], "PUT", method)
+        equal(server.request("PUT", "/healthz", b"x").headers["Allow"], "GET, HEAD")
+        server.request("GET", "/").problem(404, "not-found")
+        server.request("GET", "/files").problem(404, "not-found")
+        equal(server.request("GET", "/healthz").body, b"ok\n")
+        check((server.bucket / "f").exists(), "it is still there")
+
+
+def test_lengths():
+    with Server("none", "--size-max", "1000") as server:
+        connection = server.connect()
+        connection.sendall(b"PUT /files/f HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        ingest.read_answer(connection).problem(411, "length-required")
+
+        connection = server.connect()
+        connection.sendall(ingest.head("f", 1001))
+        ingest.read_answer(connection).problem(413, "too-large")
+        equal(server.put("fits", b"x" * 1000).status, 201)
+
+        connection = server.connect()
+        connection.sendall(ingest.head("f") + b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n")
+        ingest.read_answer(connection).problem(413, "too-large")
+        equal(server.published(), ["fits"])
+        server.wait_idle()
+        equal(server.put("f", b"x", headers={"Content-Encoding": "gzip"}).status, 415)
+        equal(server.put("f", b"x", headers={"Content-Range": "bytes 0-0/1"}).status, 415)
+
+
+def test_early_refusal_is_seen_while_the_body_is_being_sent():
+    """A client that sends on gets the answer, not a reset."""
+    with Server("none", "--size-max", "1M") as server:
+        with ingest.folder() as source:
+            path = source / "large"
+            with open(path, "wb") as file:
+                file.truncate(30 << 20)
+            out = curl("-w", "%{http_code}", "-T", path, f"{server.url}/files/large")
+            check(out.endswith("413"), f"413: {out}")
+            out = curl("-w", "%{http_code}", "-H", "Expect: 100-continue", "-T", path, f"{server.url}/files/large")
+            check(out.endswith("413"), f"413: {out}")
+
+
+def test_expect_100_continue_comes_after_the_checks():
+    with Server() as server:
+        connection = server.connect()
+        connection.sendall(ingest.head("f", 5, "Expect: 100-continue\r\n"))
+        equal(connection.recv(100), b"HTTP/1.1 100 Continue\r\n\r\n")
+        connection.sendall(b"hello")
+        equal(ingest.read_answer(connection).status, 201)
+
+        connection = server.connect()
+        connection.sendall(ingest.head("f", 5, "Expect: 100-continue\r\n"))
+        check(connection.recv(12).endswith(b" 409"), "409 instead of 100")
+
+
+def test_pipelined_uploads_are_answered_in_order():
+    with Server() as server:
+        connection = server.connect()
+        wanted = [f"p{number}" for number in range(20)]
+        connection.sendall(b"".join(ingest.head(name, 4) + name.encode().ljust(4) for name in wanted))
+        equal([ingest.read_answer(connection).json["name"] for _ in wanted], wanted)
+        equal(server.published(), sorted(wanted))
+
+
+def test_foreign_hosts_and_pages_are_refused():
+    with Server("none", "--host", "files.home.arpa", "--origin", "https://app.example.org") as server:
+        def put(name, **headers):
+            return server.put(name, b"x", headers={key.replace("_", "-"): value for key, value in headers.items()})
+
+        put("a", Host="evil.example").problem(421, "unknown-host")
+        put("a", Host=f"127.0.0.1:{server.port}", Origin="https://evil.example").problem(403, "foreign-origin")
+        put("a", Origin="null").problem(403, "foreign-origin")
+        put("a", Sec_Fetch_Site="cross-site").problem(403, "foreign-origin")
+        server.request("GET", "/metrics", headers={"Host": "evil.example"}).problem(421, "unknown-host")
+        equal(server.published(), [])
+        equal(put("b", Host="files.home.arpa").status, 201)
+        equal(put("c", Origin="https://app.example.org", Sec_Fetch_Site="cross-site").status, 201)
+        equal(put("d", Host=f"localhost:{server.port}", Origin=f"http://localhost:{server.port}").status, 201)
+
+
+def test_waiting_room_is_first_come_first_served_and_bounded():
+    with Server("none", "--upload-slots", "1", "--waiting", "2") as server:
+        holder = server.connect()
+        holder.sendall(ingest.head("holder", 2) + b"a")
+        ingest.wait_until(lambda: server.slots("upload", "held") == 1, 10, "the slot is taken")
+
+        waiting = []
+        for number in range(2):
+            connection = server.connect()
+            connection.sendall(ingest.head(f"w{number}", 1) + b"x")
+            waiting.append(connection)
+            ingest.wait_until(lambda: server.metric("ingest_uploads_waiting") == len(waiting), 10, "one more waits")
+
+        refused = server.put("refused", b"x")
+        refused.problem(503, "busy")
+        check(int(refused.headers["Retry-After"]) >= 1, "Retry-After")
+
+        time.sleep(1.2)
+        holder.sendall(b"b")
+        equal(ingest.read_answer(holder).status, 201)
+        equal([ingest.read_answer(connection).status for connection in waiting], [201, 201])
+        times = {name: (server.bucket / name).stat().st_mtime_ns for name in ("holder", "w0", "w1")}
+        check(times["w0"] <= times["w1"], "first come, first served")
+        server.wait_idle()
+
+
+def test_one_who_leaves_the_waiting_room_makes_room():
+    with Server("none", "--upload-slots", "1", "--waiting", "1") as server:
+        holder = server.connect()
+        holder.sendall(ingest.head("holder", 2) + b"a")
+        ingest.wait_until(lambda: server.slots("upload", "held") == 1, 10, "the slot is taken")
+        for number in range(3):
+            connection = server.connect()
+            connection.sendall(ingest.head(f"w{number}", 1) + b"x")
+            ingest.wait_until(lambda: server.metric("ingest_uploads_waiting") == 1, 10, "it waits")
+            ingest.reset(connection)
+            ingest.wait_until(lambda: server.metric("ingest_uploads_waiting") == 0, 10, "it has left")
+        holder.sendall(b"b")
+        equal(ingest.read_answer(holder).status, 201)
+        server.wait_idle()
+        equal(server.published(), ["holder"])
+
+
+def test_state_folder_is_private_and_used_once():
+    with Server() as server:
+        equal(stat.S_IMODE(server.state.stat().st_mode), 0o700)
+        other = subprocess.run([ingest.SERVER, "serve", "--listen", "127.0.0.1:0", "--bucket", server.bucket, "--scanner",
+                                "none"], capture_output=True, timeout=60, check=False)
+        equal(other.returncode, 1)
+        check(b"another ew-ingest" in other.stderr, other.stderr.decode())
+        inside = subprocess.run([ingest.SERVER, "serve", "--listen", "127.0.0.1:0", "--bucket", server.bucket, "--scanner",
+                                 "none", "--state", server.bucket / "inside"], capture_output=True, timeout=60, check=False)
+        equal(inside.returncode, 1)
+        check(b"must not contain each other" in inside.stderr, inside.stderr.decode())
+
+
+def test_port_in_use_and_bad_options_are_said():
+    with Server() as server, ingest.folder() as other:
+        result = subprocess.run([ingest.SERVER, "serve", "--listen", f"127.0.0.1:{server.port}", "--bucket", other / "b",
+                                 "--scanner", "none"], capture_output=True, timeout=60, check=False)
+        equal(result.returncode, 1)
+        check(b"Address already in use" in result.stderr, result.stderr.decode())
+        result = subprocess.run([ingest.SERVER, "serve", "--listen", "127.0.0.1:0", "--bucket", other / "b"],
+                                capture_output=True, timeout=60, check=False)
+        equal(result.returncode, 2)
+        check(b"--scanner is missing" in result.stderr, result.stderr.decode())
+
+
+def test_start_block_says_the_sum():
+    with Server("none", preexec=lambda: limit_descriptors(4000)) as server:
+        block = "\n".join(server.block)
+        check("1822 uploads = min(10000, (4000 descriptors - 256 - 100 waiting) / 2 = 1822" in block, block)
+        equal(server.metric("ingest_upload_slots_capacity"), 1822)
+
+
+def limit_descriptors(count):
+    import resource  # pylint: disable=import-outside-toplevel
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, count), count))
+
+
+def test_full_disk_is_507():
+    """A small volume of our own: an upload larger than it is refused before its body, a chunked one when it is full."""
+    if not ingest.IS_ROOT:
+        raise ingest.Skip("mounting needs root")
+    with ingest.folder() as place:
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place], capture_output=True, check=False)
+        if made.returncode != 0:
+            raise ingest.Skip("mounting is not possible here")
+        try:
+            small = Server("none")
+            small.context = ExistingFolder(place)
+            with small as server:
+                server.put("large", b"x" * 100, headers={"Content-Length": str(200 << 20)}).problem(507, "no-space")
+                connection = server.connect()
+                connection.sendall(ingest.head("chunked"))
+                piece = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n"
+                try:
+                    for _ in range(80):
+                        connection.sendall(piece)
+                except OSError:
+                    pass
+                answer = ingest.read_answer(connection)
+                check(answer is not None, "the answer arrives")
+                answer.problem(507, "no-space")
+                server.wait_idle()
+                equal(server.published(), [])
+                equal(server.put("small", b"x").status, 201)
+        finally:
+            subprocess.run(["umount", place], check=False)
+
+
+class ExistingFolder:
+    """A folder that somebody else makes and removes."""
+
+    def __init__(self, path):
+        self.path = path / "server"
+
+    def __enter__(self):
+        self.path.mkdir()
+        return self.path
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def test_other_mount_is_refused_at_start():
+    if not ingest.IS_ROOT:
+        raise ingest.Skip("mounting needs root")
+    with ingest.folder() as place:
+        (place / "state").mkdir()
+        made = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place / "state"], capture_output=True, check=False)
+        if made.returncode != 0:
+            raise ingest.Skip("mounting is not possible here")
+        try:
+            result = subprocess.run([ingest.SERVER, "serve", "--listen", "127.0.0.1:0", "--bucket", place / "b", "--state",
+                                     place / "state", "--scanner", "none"], capture_output=True, timeout=60, check=False)
+            equal(result.returncode, 1)
+            check(b"not on the same mount" in result.stderr, result.stderr.decode())
+            equal(list((place / "b").iterdir()), [])
+        finally:
+            subprocess.run(["umount", place / "state"], check=False)
+
+
+def test_half_close_finish_waits_for_its_answer():
+    with Server("none", "--client-half-close", "finish") as server:
+        connection = server.connect()
+        connection.sendall(ingest.head("f", 1) + b"x")
+        connection.shutdown(socket.SHUT_WR)
+        equal(ingest.read_answer(connection).status, 201)
+
+
+if __name__ == "__main__":
+    ingest.main()
