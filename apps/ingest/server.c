@@ -489,6 +489,8 @@ static int run(struct server *server)
 	run_options.signals = &signals;
 	/* Blocked before the log's thread is made, which would take them otherwise. */
 	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	/* A parent that ignores its children hands that down, and the kernel would reap scanners before us. */
+	signal(SIGCHLD, SIG_DFL);
 	r = log_start();
 	if (r < 0)
 		return r;

@@ -15,6 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define BORROWERS_LOOKED_AT_MAX 64 /* children of one scope; a server's thousands would cost more than it helps */
+
 struct ending {
 	struct ew_shield shield; /* first: its entry is found as a shield's */
 	void (*abort)(void *argument);
@@ -139,6 +141,33 @@ int ew_ending_error(void)
 	return r;
 }
 
+/* A child of an older, open scope still has what is about to end as its argument: declared in the wrong order. */
+static void report_borrowers(const struct ew_task *task, const struct ew_resource *resource)
+{
+	const struct ew_task *child;
+	struct ew_entry *entry;
+	unsigned looked;
+
+	for (entry = task->head.newest; entry; entry = entry->older) {
+		if (entry->kind != EW__ENTRY_SCOPE)
+			continue;
+		child = ew__scope_of_entry(entry)->children;
+		for (looked = 0; child && looked < BORROWERS_LOOKED_AT_MAX; child = child->sibling_next, looked++)
+			if (child->argument == resource)
+				ew__report("%s made at %s:%d ends while task %s, spawned at %s:%d, may still use it: "
+					   "declare it above the scope",
+					   resource->type->name, resource->site->file, resource->site->line,
+					   child->site->name, child->site->file, child->site->line);
+	}
+}
+
+static int end_resource(struct ew_resource *resource)
+{
+	if (ew__task())
+		report_borrowers(ew__task(), resource);
+	return ew__end(resource->type->close, resource->type->abort, resource, resource->type->budget_ns);
+}
+
 static struct ew_resource *take(void *variable)
 {
 	struct ew_resource *resource;
@@ -158,7 +187,7 @@ int ew_close(void *place)
 	resource = take(place);
 	if (!resource)
 		return 0;
-	return ew__end(resource->type->close, resource->type->abort, resource, resource->type->budget_ns);
+	return end_resource(resource);
 }
 
 void ew_abort(void *place)
@@ -177,9 +206,7 @@ void ew__place_end(struct ew_place *place)
 	if (!resource)
 		return;
 	name = resource->type->name;
-	note_error(ew__task(),
-		   ew__end(resource->type->close, resource->type->abort, resource, resource->type->budget_ns),
-		   place->site, name);
+	note_error(ew__task(), end_resource(resource), place->site, name);
 }
 
 void ew__guard_enter(struct ew_guard *guard)

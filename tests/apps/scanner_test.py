@@ -280,7 +280,7 @@ def test_grandchild_in_a_session_of_its_own_keeps_the_slot():
         with Server(f"exec:{path}", "--scan-limit", "1M", "--scan-slots", "1") as server:
             upload = ingest.in_background(server.put, "f", b"leave")
             wait_until(lambda: processes(f"sleep\0{marker}"), 20, "the grandchild lives")
-            wait_until(lambda: not processes(str(path)), 20, "the program itself has ended")
+            wait_until(lambda: not processes(f"/bin/sh\0{path}"), 20, "the program itself has ended")
             if processes(f"sleep\0{marker}"):
                 # Asked between two looks at the same process, so it was alive when the slot was held.
                 held = server.slots("scan", "held")
