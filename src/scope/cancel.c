@@ -124,9 +124,16 @@ static void spread_to_remote(struct ew__message *message)
 	ew__cancel_spread(task, NULL);
 }
 
-static void spread_to_children(struct ew_task *task, struct ew_scope *scope, struct ew_task **affected)
+int64_t ew__children_end(const struct ew_scope *scope)
 {
-	int64_t end_ns = sooner(ew__ladder_end(task, scope->entry.older), &scope->node, 0);
+	int64_t bound_ns = scope->owner ? ew__ladder_end(scope->owner, scope->entry.older) : EW_NEVER;
+
+	return sooner(bound_ns, &scope->node, 0);
+}
+
+static void spread_to_children(struct ew_scope *scope, struct ew_task **affected)
+{
+	int64_t end_ns = ew__children_end(scope);
 	struct ew_task *child;
 
 	for (child = scope->children; child; child = child->sibling_next) {
@@ -158,7 +165,7 @@ static void affect(struct ew_task *task, struct ew_entry *oldest, struct ew_task
 		if (entry->kind != EW__ENTRY_SCOPE)
 			continue;
 		ew__scope_wake_waiters(ew__scope_of_entry(entry));
-		spread_to_children(task, ew__scope_of_entry(entry), affected);
+		spread_to_children(ew__scope_of_entry(entry), affected);
 	}
 	if (wait && wait->cancel && !wait->done && !wait->asked &&
 	    (task->head.refuse & EW__REFUSE_CANCEL)) {

@@ -50,3 +50,6 @@ bool ew__node_is_cancelled(const struct ew_node *node);
 
 /* The moment that the ladders leave to an ending that starts with @newest and older entries still to come. */
 int64_t ew__ladder_end(const struct ew_task *task, const struct ew_entry *newest);
+
+/* The moment that the ladders leave to the children of @scope. On its worker. */
+int64_t ew__children_end(const struct ew_scope *scope);

@@ -61,7 +61,6 @@ struct ew_task *ew__task_new(struct ew_worker *worker, ew_task_fn *fn, void *arg
 	task->site = site;
 	task->base.kind = EW__NODE_TASK;
 	task->base.parent = NULL;
-	atomic_store_explicit(&task->base.end_ns, EW_NEVER, memory_order_relaxed);
 	atomic_store_explicit(&task->base.reason, 0, memory_order_relaxed);
 	atomic_store_explicit(&task->base.forced, false, memory_order_relaxed);
 	atomic_store_explicit(&task->cancel_posted, false, memory_order_relaxed);

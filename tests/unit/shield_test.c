@@ -347,31 +347,20 @@ static void set_true(bool **flag)
 	**flag = true;
 }
 
+/* Waits shielded until the ladder is spent, then swallows what it is told. */
 static int swallow(void *argument)
 {
 	struct drop *drop = argument;
-	bool *cleaned __attribute__((cleanup(set_true))) = &drop->cleaned;
+	bool *cleaned __attribute__((cleanup(set_true), unused)) = &drop->cleaned;
 	EW_GUARD(undo, &drop->probe, .close = probe_close, .abort = probe_abort);
-	int i;
-
-	(void)cleaned;
-	for (i = 0; i < 10; i++)
-		(void)!ew_sleep(60 * EW_SECOND);
-	drop->resumed = true;
-	return 0;
-}
-
-static int swallow_in_no_drop(void *argument)
-{
-	struct drop *drop = argument;
-	EW_GUARD(undo, &drop->probe, .close = probe_close, .abort = probe_abort);
-	int i;
 
 	{
+		EW_SHIELD(shield, .budget_ns = 60 * EW_SECOND);
 		EW_NO_DROP();
 
-		for (i = 0; i < 10; i++)
-			(void)!ew_sleep(60 * EW_SECOND);
+		EXPECT_EQ(ew_sleep(50 * EW_SECOND), -ECANCELED);
+		EXPECT_EQ(ew_cancel_rung(), EW_RUNG_FORCE);
+		EXPECT_EQ(ew_yield(), -ECANCELED);
 		drop->in_no_drop = true;
 	}
 	(void)!ew_yield();
@@ -379,11 +368,11 @@ static int swallow_in_no_drop(void *argument)
 	return 0;
 }
 
-static int force(ew_task_fn *fn, struct drop *drop, bool droppable)
+static int force(struct drop *drop, bool droppable)
 {
 	EW_SCOPE(scope, .budget_ns = EW_SECOND);
 
-	EXPECT_EQ(ew_spawn(&scope, fn, drop, .droppable = droppable), 0);
+	EXPECT_EQ(ew_spawn(&scope, swallow, drop, .droppable = droppable), 0);
 	EXPECT_EQ(ew_yield(), 0);
 	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
 	return ew_scope_join(&scope);
@@ -391,93 +380,47 @@ static int force(ew_task_fn *fn, struct drop *drop, bool droppable)
 
 static int force_droppable(void *argument)
 {
-	return force(swallow, argument, true);
+	return force(argument, true);
 }
 
 static int force_other(void *argument)
 {
-	return force(swallow, argument, false);
-}
-
-static int force_no_drop(void *argument)
-{
-	return force(swallow_in_no_drop, argument, true);
-}
-
-/* A loop that swallows refusals keeps the clock from moving: force comes with the first real wait. */
-static int wait_shielded(void *argument)
-{
-	struct drop *drop = argument;
-	EW_GUARD(undo, &drop->probe, .close = probe_close, .abort = probe_abort);
-
-	{
-		EW_SHIELD(shield, .budget_ns = 60 * EW_SECOND);
-
-		EXPECT_EQ(ew_sleep(50 * EW_SECOND), -ECANCELED);
-	}
-	(void)!ew_yield();
-	drop->resumed = true;
-	return 0;
-}
-
-static int force_shielded(void *argument)
-{
-	return force(wait_shielded, argument, true);
+	return force(argument, false);
 }
 
 TEST(force_drops_a_droppable_task_where_it_suspends)
 {
 	struct drop drop = { .probe.name = "guard" };
 
-	EXPECT_EQ(run_virtual(force_shielded, &drop), -ENOTRECOVERABLE);
+	EXPECT_EQ(run_virtual(force_droppable, &drop), -ENOTRECOVERABLE);
 	EXPECT(!drop.resumed);
 	EXPECT_EQ(drop.probe.aborted, 1);
 	EXPECT_EQ(drop.probe.closed, 0);
-}
-
-TEST(force_lets_other_tasks_return_by_themselves)
-{
-	struct drop drop = { .probe.name = "guard" };
-
-	EXPECT_EQ(run_virtual(force_other, &drop), 0);
-	EXPECT(drop.resumed);
-	EXPECT(drop.cleaned);
-	EXPECT_EQ(drop.probe.closed + drop.probe.aborted, 1);
-}
-
-static int force_at_once(ew_task_fn *fn, struct drop *drop)
-{
-	EW_SCOPE(scope, .budget_ns = 1);
-
-	EXPECT_EQ(ew_spawn(&scope, fn, drop, .droppable = true), 0);
-	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
-	{
-		EW_SHIELD(shield, .budget_ns = EW_SECOND);
-
-		(void)!ew_sleep(EW_SECOND / 2); /* until the ladder is spent; the child has not run by then */
-	}
-	return ew_scope_join(&scope);
-}
-
-static int drop_swallower(void *argument)
-{
-	return force(swallow, argument, true) == 0 ? force_at_once(swallow, argument) : 0;
 }
 
 TEST(force_skips_plain_cleanup_attributes_of_a_dropped_task)
 {
 	struct drop drop = { .probe.name = "guard" };
 
-	EXPECT_EQ(run_virtual(force_shielded, &drop), -ENOTRECOVERABLE);
+	EXPECT_EQ(run_virtual(force_droppable, &drop), -ENOTRECOVERABLE);
 	EXPECT(!drop.cleaned);
-	(void)drop_swallower;
+}
+
+TEST(force_lets_a_task_that_is_not_droppable_return)
+{
+	struct drop drop = { .probe.name = "guard" };
+
+	EXPECT_EQ(run_virtual(force_other, &drop), 0);
+	EXPECT(drop.resumed);
+	EXPECT(drop.cleaned);
+	EXPECT_EQ(drop.probe.aborted, 1);
 }
 
 TEST(force_does_not_drop_in_a_no_drop_stretch)
 {
 	struct drop drop = { .probe.name = "guard" };
 
-	(void)run_virtual(force_no_drop, &drop);
+	EXPECT_EQ(run_virtual(force_droppable, &drop), -ENOTRECOVERABLE);
 	EXPECT(drop.in_no_drop);
 }
 
