@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A browser must not be a weapon against a service on loopback. Two ways lead there: a page of a foreign
- * origin sends a request to 127.0.0.1, which browsers announce in Origin and Sec-Fetch-Site; and a foreign
- * name is made to resolve to 127.0.0.1 (DNS rebinding), which makes the foreign page same-origin but shows in
- * Host. Programs such as curl send neither Origin nor Sec-Fetch-Site.
+ * A browser must not be a weapon against a service on loopback. Two ways lead there: a page of a
+ * foreign origin sends a request to 127.0.0.1, which browsers announce in Origin and
+ * Sec-Fetch-Site; and a foreign name is made to resolve to 127.0.0.1 (DNS rebinding), which makes
+ * the foreign page same-origin but shows in Host. Programs such as curl send neither Origin nor
+ * Sec-Fetch-Site.
  */
 #include "access.h"
 
@@ -75,7 +76,8 @@ static bool is_own(const char *origin, const char *host)
 	       strcasecmp(origin + sizeof(scheme) - 1, host) == 0;
 }
 
-bool access_origin_allowed(const struct access *access, const char *host, const char *origin, const char *site)
+bool access_origin_allowed(const struct access *access, const char *host, const char *origin,
+			   const char *site)
 {
 	if (origin) {
 		if (is_own(origin, host))

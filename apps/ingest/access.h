@@ -7,10 +7,10 @@
 #include <stddef.h>
 
 struct access {
-	bool hosts_checked;		/* the listener is on loopback */
-	const char *const *hosts;	/* names in addition to the loopback ones */
+	bool hosts_checked;	  /* the listener is on loopback */
+	const char *const *hosts; /* names in addition to the loopback ones */
 	size_t hosts_count;
-	const char *const *origins;	/* foreign origins that are welcome */
+	const char *const *origins; /* foreign origins that are welcome */
 	size_t origins_count;
 };
 
@@ -24,7 +24,8 @@ bool access_host_known(const struct access *access, const char *host);
  * @origin: the Origin header, NULL if there is none
  * @site:   the Sec-Fetch-Site header, NULL if there is none
  *
- * Programs send neither header and pass. A browser's request passes when its origin is this very server, or is
- * on the list.
+ * Programs send neither header and pass. A browser's request passes when its origin is this very
+ * server, or is on the list.
  */
-bool access_origin_allowed(const struct access *access, const char *host, const char *origin, const char *site);
+bool access_origin_allowed(const struct access *access, const char *host, const char *origin,
+			   const char *site);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every refusal says what to do about it: the table below pairs each problem with its remedy, and the text that
- * goes out is what happened, then the remedy. The words in `type` are part of the interface and never change.
+ * Every refusal says what to do about it: the table below pairs each problem with its remedy, and
+ * the text that goes out is what happened, then the remedy. The words in `type` are part of the
+ * interface and never change.
  */
 #include "answer.h"
 
@@ -18,48 +19,124 @@ static const struct {
 	const char *remedy;
 	int status;
 } problems[PROBLEM_COUNT] = {
-	[PROBLEM_NAME] = { "bad-name", "This file name is not accepted",
-			   "Use one path segment of 1 to 255 bytes of UTF-8 without control characters and without a "
-			   "leading dot, percent-encoded once.", 400 },
-	[PROBLEM_ORIGIN] = { "foreign-origin", "Requests from this web page are not accepted",
-			     "If the page is yours, start the server with --origin and its origin.", 403 },
-	[PROBLEM_NOT_FOUND] = { "not-found", "There is nothing here",
-				"Upload with PUT /files/NAME; an upload's state is at /uploads/ID as long as the server "
-				"remembers it.", 404 },
-	[PROBLEM_METHOD] = { "method-not-allowed", "This method does not work here",
-			     "The Allow header names the methods that do. Files go in here; they are not served.", 405 },
-	[PROBLEM_TIMEOUT] = { "too-slow", "The request took too long to arrive",
-			      "Send it again over a connection that does not stall.", 408 },
-	[PROBLEM_TAKEN] = { "name-taken", "A file of this name exists already",
-			    "Files are never overwritten: choose another name.", 409 },
-	[PROBLEM_LENGTH_REQUIRED] = { "length-required", "The request does not say how its body ends",
-				      "Send Content-Length or Transfer-Encoding: chunked.", 411 },
-	[PROBLEM_TOO_LARGE] = { "too-large", "The file is larger than this server takes",
-				"Send a smaller file, or have the limit raised (--size-max, --scan-limit).", 413 },
-	[PROBLEM_ENCODING] = { "content-encoding", "A content encoding is not accepted",
-			       "Send the file's own bytes, without Content-Encoding and without Content-Range.", 415 },
-	[PROBLEM_EXPECTATION] = { "expectation", "This expectation cannot be met",
-				  "Send Expect: 100-continue or no Expect at all.", 417 },
-	[PROBLEM_HOST] = { "unknown-host", "This server does not go by this host name",
-			   "Use the address that the server listens on, or start it with --host and the name.", 421 },
-	[PROBLEM_INFECTED] = { "infected", "The scanner found something in this file",
-			       "The file was deleted. Clean it, or have the signature checked if you think it is wrong.", 422 },
-	[PROBLEM_UNSCANNABLE] = { "unscannable", "The scanner cannot look at all of this file",
-				  "The file was deleted, because what was not scanned is not clean. Send a smaller or "
-				  "less deeply packed file, or have the scanner's limits raised.", 422 },
-	[PROBLEM_INTERNAL] = { "internal", "Something went wrong in the server",
-			       "Nothing was stored. Try again; the server's log says more.", 500 },
-	[PROBLEM_DURABILITY] = { "durability-unknown", "The file has its name, but may not survive a power cut",
-				 "The volume is suspect and takes no more uploads until its operator has looked.", 500 },
-	[PROBLEM_STORAGE] = { "storage", "The file could not be stored",
-			      "Nothing was stored. The server's log says more.", 500 },
-	[PROBLEM_SCANNER] = { "scanner-unavailable", "No scanner is there to look at the file",
-			      "Nothing was stored. Try again later; /readyz says why.", 503 },
-	[PROBLEM_BUSY] = { "busy", "The server has more uploads than it can take",
-			   "Try again after the time in Retry-After.", 503 },
-	[PROBLEM_DRAINING] = { "shutting-down", "The server is shutting down", "Try again when it is back.", 503 },
-	[PROBLEM_NO_SPACE] = { "no-space", "The disk has no room for this file",
-			       "Nothing was stored. Make room on the bucket's volume.", 507 },
+	[PROBLEM_NAME] = {
+		.word = "bad-name",
+		.title = "This file name is not accepted",
+		.remedy = "Use one path segment of 1 to 255 bytes of UTF-8 without control "
+			  "characters and without a leading dot, percent-encoded once.",
+		.status = 400,
+	},
+	[PROBLEM_ORIGIN] = {
+		.word = "foreign-origin",
+		.title = "Requests from this web page are not accepted",
+		.remedy = "If the page is yours, start the server with --origin and its origin.",
+		.status = 403,
+	},
+	[PROBLEM_NOT_FOUND] = {
+		.word = "not-found",
+		.title = "There is nothing here",
+		.remedy = "Upload with PUT /files/NAME; an upload's state is at /uploads/ID as "
+			  "long as the server remembers it.",
+		.status = 404,
+	},
+	[PROBLEM_METHOD] = {
+		.word = "method-not-allowed",
+		.title = "This method does not work here",
+		.remedy = "The Allow header names the methods that do. Files go in here; they are "
+			  "not served.",
+		.status = 405,
+	},
+	[PROBLEM_TAKEN] = {
+		.word = "name-taken",
+		.title = "A file of this name exists already",
+		.remedy = "Files are never overwritten: choose another name.",
+		.status = 409,
+	},
+	[PROBLEM_LENGTH_REQUIRED] = {
+		.word = "length-required",
+		.title = "The request does not say how its body ends",
+		.remedy = "Send Content-Length or Transfer-Encoding: chunked.",
+		.status = 411,
+	},
+	[PROBLEM_TOO_LARGE] = {
+		.word = "too-large",
+		.title = "The file is larger than this server takes",
+		.remedy = "Send a smaller file, or have the limit raised (--size-max, "
+			  "--scan-limit).",
+		.status = 413,
+	},
+	[PROBLEM_ENCODING] = {
+		.word = "content-encoding",
+		.title = "A content encoding is not accepted",
+		.remedy = "Send the file's own bytes, without Content-Encoding and without "
+			  "Content-Range.",
+		.status = 415,
+	},
+	[PROBLEM_HOST] = {
+		.word = "unknown-host",
+		.title = "This server does not go by this host name",
+		.remedy = "Use the address that the server listens on, or start it with --host "
+			  "and the name.",
+		.status = 421,
+	},
+	[PROBLEM_INFECTED] = {
+		.word = "infected",
+		.title = "The scanner found something in this file",
+		.remedy = "The file was deleted. Clean it, or have the signature checked if you "
+			  "think it is wrong.",
+		.status = 422,
+	},
+	[PROBLEM_UNSCANNABLE] = {
+		.word = "unscannable",
+		.title = "The scanner cannot look at all of this file",
+		.remedy = "The file was deleted, because what was not scanned is not clean. Send "
+			  "a smaller or less deeply packed file, or have the scanner's limits "
+			  "raised.",
+		.status = 422,
+	},
+	[PROBLEM_INTERNAL] = {
+		.word = "internal",
+		.title = "Something went wrong in the server",
+		.remedy = "Nothing was stored. Try again; the server's log says more.",
+		.status = 500,
+	},
+	[PROBLEM_DURABILITY] = {
+		.word = "durability-unknown",
+		.title = "The file has its name, but may not survive a power cut",
+		.remedy = "The volume is suspect and takes no more uploads until its operator has "
+			  "looked.",
+		.status = 500,
+	},
+	[PROBLEM_STORAGE] = {
+		.word = "storage",
+		.title = "The file could not be stored",
+		.remedy = "Nothing was stored. The server's log says more.",
+		.status = 500,
+	},
+	[PROBLEM_SCANNER] = {
+		.word = "scanner-unavailable",
+		.title = "No scanner is there to look at the file",
+		.remedy = "Nothing was stored. Try again later; /readyz says why.",
+		.status = 503,
+	},
+	[PROBLEM_BUSY] = {
+		.word = "busy",
+		.title = "The server has more uploads than it can take",
+		.remedy = "Try again after the time in Retry-After.",
+		.status = 503,
+	},
+	[PROBLEM_DRAINING] = {
+		.word = "shutting-down",
+		.title = "The server is shutting down",
+		.remedy = "Try again when it is back.",
+		.status = 503,
+	},
+	[PROBLEM_NO_SPACE] = {
+		.word = "no-space",
+		.title = "The disk has no room for this file",
+		.remedy = "Nothing was stored. Make room on the bucket's volume.",
+		.status = 507,
+	},
 };
 
 static const char no_memory[] = "{\"type\":\"urn:endwell:problem:internal\",\"status\":500,"
@@ -87,7 +164,7 @@ static void use_json(struct answer *answer, int status, const char *content_type
 	}
 
 	bytes = strlen(text);
-	text[bytes++] = '\n';	/* in the place of the NUL: a body is counted, not terminated */
+	text[bytes++] = '\n'; /* in the place of the NUL: a body is counted, not terminated */
 	answer->status = status;
 	answer->content_type = content_type;
 	answer->body = text;
@@ -111,10 +188,11 @@ void answer_problem(struct answer *answer, enum problem problem, const char *det
 	json_t *json;
 
 	snprintf(type, sizeof(type), "urn:endwell:problem:%s", problems[problem].word);
-	snprintf(text, sizeof(text), "%s%s%s", detail ? detail : "", detail ? " " : "", problems[problem].remedy);
+	snprintf(text, sizeof(text), "%s%s%s", detail ? detail : "", detail ? " " : "",
+		 problems[problem].remedy);
 
-	json = json_pack("{s:s, s:s, s:i, s:s}", "type", type, "title", problems[problem].title, "status",
-			 problems[problem].status, "detail", text);
+	json = json_pack("{s:s, s:s, s:i, s:s}", "type", type, "title", problems[problem].title,
+			 "status", problems[problem].status, "detail", text);
 	if (json && id) {
 		json_object_set_new(json, "id", json_string(id));
 		json_object_set_new(json, "instance", json_sprintf("/uploads/%s", id));
@@ -130,12 +208,14 @@ void answer_published(struct answer *answer, const struct upload *upload)
 	json_t *json;
 
 	hex_print(upload->sha256, sizeof(upload->sha256), digest);
-	json = json_pack("{s:s, s:s, s:I, s:s, s:s, s:s}", "id", upload->story.id, "name", upload->name, "size",
-			 (json_int_t)upload->size_bytes, "sha256", digest, "verdict", verdict_name(verdict->kind),
-			 "engine", verdict->engine);
+	json = json_pack("{s:s, s:s, s:I, s:s, s:s, s:s}", "id", upload->story.id, "name",
+			 upload->name, "size", (json_int_t)upload->size_bytes, "sha256", digest,
+			 "verdict", verdict_name(verdict->kind), "engine", verdict->engine);
 	if (json && verdict->kind == VERDICT_UNSCANNED)
-		json_object_set_new(json, "warning",
-				    json_string("This server runs without a scanner: nothing looked into this file."));
+		json_object_set_new(
+			json, "warning",
+			json_string(
+				"This server runs without a scanner: nothing looked into this file."));
 
 	*answer = (struct answer){ 0 };
 	snprintf(answer->location, sizeof(answer->location), "/uploads/%s", upload->story.id);
@@ -149,7 +229,8 @@ static json_t *chapters(const struct story *story)
 	for (int i = 0; list && i < story->chapters_count; i++) {
 		const struct story_chapter *chapter = &story->chapters[i];
 		double after = (double)(chapter->entered_ns - story->chapters[0].entered_ns) / 1e9;
-		json_t *entry = json_pack("{s:s, s:f}", "state", state_name(chapter->state), "after_seconds", after);
+		json_t *entry = json_pack("{s:s, s:f}", "state", state_name(chapter->state),
+					  "after_seconds", after);
 
 		if (entry && chapter->note[0])
 			json_object_set_new(entry, "note", json_string(chapter->note));
@@ -164,16 +245,19 @@ void answer_story(struct answer *answer, const struct story *story)
 	json_t *json;
 
 	json = json_pack("{s:s, s:s, s:s, s:I}", "id", story->id, "name", story->name, "state",
-			 state_name(last->state), "began_unix_ms", (json_int_t)story->began_unix_ms);
+			 state_name(last->state), "began_unix_ms",
+			 (json_int_t)story->began_unix_ms);
 	if (json && story->sha256[0]) {
 		json_object_set_new(json, "size", json_integer((json_int_t)story->size_bytes));
 		json_object_set_new(json, "sha256", json_string(story->sha256));
 	}
 	if (json && story->has_verdict) {
-		json_object_set_new(json, "verdict", json_string(verdict_name(story->verdict.kind)));
+		json_object_set_new(json, "verdict",
+				    json_string(verdict_name(story->verdict.kind)));
 		json_object_set_new(json, "engine", json_string(story->verdict.engine));
 		if (story->verdict.signature[0])
-			json_object_set_new(json, "signature", json_string(story->verdict.signature));
+			json_object_set_new(json, "signature",
+					    json_string(story->verdict.signature));
 	}
 	if (json)
 		json_object_set_new(json, "story", chapters(story));
@@ -189,11 +273,13 @@ void answer_ready(struct answer *answer, const struct answer_check *checks, size
 
 	for (size_t i = 0; list && i < checks_count; i++) {
 		ready = ready && checks[i].well;
-		json_array_append_new(list, json_pack("{s:s, s:b, s:s}", "name", checks[i].name, "ready",
-						      checks[i].well, "reason", checks[i].reason));
+		json_array_append_new(list,
+				      json_pack("{s:s, s:b, s:s}", "name", checks[i].name, "ready",
+						checks[i].well, "reason", checks[i].reason));
 	}
 	*answer = (struct answer){ 0 };
-	use_json(answer, ready ? 200 : 503, "application/json", json_pack("{s:b, s:o}", "ready", ready, "checks", list));
+	use_json(answer, ready ? 200 : 503, "application/json",
+		 json_pack("{s:b, s:o}", "ready", ready, "checks", list));
 }
 
 void answer_text(struct answer *answer, const char *text)

@@ -10,17 +10,18 @@
 #include "story.h"
 #include "upload.h"
 
-/* Each has a stable type, `urn:endwell:problem:` and its word, and a remedy; see the table in answer.c. */
+/*
+ * Each has a stable type, `urn:endwell:problem:` and its word, and a remedy; see the table in
+ * answer.c.
+ */
 enum problem {
 	PROBLEM_NAME,
 	PROBLEM_ORIGIN,
 	PROBLEM_NOT_FOUND,
 	PROBLEM_METHOD,
-	PROBLEM_TIMEOUT,
 	PROBLEM_TAKEN,
 	PROBLEM_LENGTH_REQUIRED,
 	PROBLEM_TOO_LARGE,
-	PROBLEM_EXPECTATION,
 	PROBLEM_ENCODING,
 	PROBLEM_HOST,
 	PROBLEM_INFECTED,
@@ -38,10 +39,10 @@ enum problem {
 struct answer {
 	int status;
 	const char *content_type;
-	const char *allow;		/* NULL: no such header */
-	int retry_after_seconds;	/* 0: no such header */
+	const char *allow;	 /* NULL: no such header */
+	int retry_after_seconds; /* 0: no such header */
 	char location[16 + STORY_ID_TEXT];
-	char *body;			/* heap memory, or not (see @borrowed) */
+	char *body; /* heap memory, or not (see @borrowed) */
 	size_t body_bytes;
 	bool borrowed;
 };
@@ -63,9 +64,11 @@ const char *problem_title(enum problem problem);
  * @detail:  what happened this time, as a sentence; NULL when the title says it all
  * @id:      of the upload it is about, NULL if there is none
  *
- * All functions of this header fill in a whole answer whatever happens; without memory it is a 500 with a fixed text.
+ * All functions of this header fill in a whole answer whatever happens; without memory it is a 500
+ * with a fixed text.
  */
-void answer_problem(struct answer *answer, enum problem problem, const char *detail, const char *id);
+void answer_problem(struct answer *answer, enum problem problem, const char *detail,
+		    const char *id);
 
 /* 201 for a published upload. */
 void answer_published(struct answer *answer, const struct upload *upload);

@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A file is staged without a name, in the state folder, and gets its name by one linkat(2) after its bytes are
- * durable. Nothing is ever overwritten, and there is nothing to clean up after a crash.
+ * A file is staged without a name, in the state folder, and gets its name by one linkat(2) after
+ * its bytes are durable. Nothing is ever overwritten, and there is nothing to clean up after a
+ * crash.
  *
- * The commit point is the submission of that linkat. Just before it the upload's word is decided: whoever cancels
- * before has won, and the link is never submitted; whoever cancels after is late, and the shield lets link and sync
- * go on to the end.
+ * The commit point is the submission of that linkat. Just before it the upload's word is decided:
+ * whoever cancels before has won, and the link is never submitted; whoever cancels after is late,
+ * and the shield lets link and sync go on to the end.
  *
- * A name is durable when its directory has been synced after the link. One sync covers all links that were finished
- * before it began, so links gather in a batch while a sync runs, and the next sync takes the whole batch. A
- * batch is shared by its members and the syncing task, and freed by the last of them: a member that is forced to
- * leave early leaves nothing behind that somebody else would write to.
+ * A name is durable when its directory has been synced after the link. One sync covers all links
+ * that were finished before it began, so links gather in a batch while a sync runs, and the next
+ * sync takes the whole batch. A batch is shared by its members and the syncing task, and freed by
+ * the last of them: a member that is forced to leave early leaves nothing behind that somebody else
+ * would write to.
  *
- * A sync that failed is never tried again, because the kernel may have marked the pages clean. After a failed sync of
- * the directory nobody knows what the volume holds, so it takes no more uploads.
+ * A sync that failed is never tried again, because the kernel may have marked the pages clean.
+ * After a failed sync of the directory nobody knows what the volume holds, so it takes no more
+ * uploads.
  */
 #include "bucket.h"
 
@@ -76,14 +79,17 @@ static int take_lock(struct bucket *bucket, const char *state, char *error, size
 	if (fchmod(folder, 0700) < 0)
 		r = say(error, error_bytes, -errno, "cannot make private the state folder", state);
 	if (r == 0) {
-		bucket->lock_fd = openat(folder, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+		bucket->lock_fd =
+			openat(folder, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 		if (bucket->lock_fd < 0)
 			r = say(error, error_bytes, -errno, "cannot make the lock file in", state);
 	}
 	if (r == 0 && flock(bucket->lock_fd, LOCK_EX | LOCK_NB) < 0) {
 		r = -errno;
-		snprintf(error, error_bytes, "another ew-ingest uses the state folder %s: give each its own with --state",
-			 state);
+		snprintf(
+			error, error_bytes,
+			"another ew-ingest uses the state folder %s: give each its own with --state",
+			state);
 	}
 	close(folder);
 	return r;
@@ -97,7 +103,8 @@ static int check_apart(const char *path, const char *state, char *error, size_t 
 	if (!bucket_real || !state_real)
 		r = say(error, error_bytes, -errno, "cannot resolve", bucket_real ? state : path);
 	else if (is_inside(state_real, bucket_real) || is_inside(bucket_real, state_real)) {
-		snprintf(error, error_bytes, "the bucket %s and the state folder %s must not contain each other", path,
+		snprintf(error, error_bytes,
+			 "the bucket %s and the state folder %s must not contain each other", path,
 			 state);
 		r = -EINVAL;
 	}
@@ -106,7 +113,8 @@ static int check_apart(const char *path, const char *state, char *error, size_t 
 	return r;
 }
 
-int bucket_prepare(struct bucket *bucket, const char *path, const char *state, char *error, size_t error_bytes)
+int bucket_prepare(struct bucket *bucket, const char *path, const char *state, char *error,
+		   size_t error_bytes)
 {
 	int r;
 
@@ -132,8 +140,9 @@ void bucket_release(struct bucket *bucket)
 }
 
 /*
- * Publishes a file of one byte and removes it. Its name starts with a dot, which no upload's can, and is the same for
- * every start with this state folder, whose lock we hold: a crash in between is cleaned up by the next start.
+ * Publishes a file of one byte and removes it. Its name starts with a dot, which no upload's can,
+ * and is the same for every start with this state folder, whose lock we hold: a crash in between is
+ * cleaned up by the next start.
  */
 static int probe(struct bucket *bucket)
 {
@@ -180,18 +189,25 @@ static int probe(struct bucket *bucket)
 static int probe_failed(int r, const char *path, const char *state, char *error, size_t error_bytes)
 {
 	if (r == -EXDEV)
-		snprintf(error, error_bytes, "%s and %s are not on the same mount: a file cannot move between them in one "
-			 "step; choose a folder beside the bucket with --state", path, state);
+		snprintf(
+			error, error_bytes,
+			"%s and %s are not on the same mount: a file cannot move between them in one "
+			"step; choose a folder beside the bucket with --state",
+			path, state);
 	else if (r == -EOPNOTSUPP || r == -EISDIR)
-		snprintf(error, error_bytes, "the filesystem of %s has no nameless files (O_TMPFILE), without which a crash "
-			 "would leave half files behind; use ext4, xfs, btrfs or tmpfs", state);
+		snprintf(
+			error, error_bytes,
+			"the filesystem of %s has no nameless files (O_TMPFILE), without which a crash "
+			"would leave half files behind; use ext4, xfs, btrfs or tmpfs",
+			state);
 	else
-		snprintf(error, error_bytes, "publishing a test file from %s to %s failed: %s", state, path, strerror(-r));
+		snprintf(error, error_bytes, "publishing a test file from %s to %s failed: %s",
+			 state, path, strerror(-r));
 	return r;
 }
 
-int bucket_open(struct bucket *bucket, const char *path, const char *state, mode_t mode, struct metrics *metrics,
-		char *error, size_t error_bytes)
+int bucket_open(struct bucket *bucket, const char *path, const char *state, mode_t mode,
+		struct metrics *metrics, char *error, size_t error_bytes)
 {
 	int r;
 
@@ -226,7 +242,7 @@ int bucket_close(struct bucket *bucket)
 struct look {
 	int directory;
 	int staging;
-	const char *name;	/* NULL: only the disk */
+	const char *name; /* NULL: only the disk */
 	struct statvfs disk;
 };
 
@@ -274,7 +290,10 @@ int bucket_admit(struct bucket *bucket, const char *name, uint64_t bytes)
 	if (atomic_load(&bucket->suspect))
 		return -EIO;
 
-	/* Reserved before the look, so that two who look at the same time do not both find the last gap free. */
+	/*
+	 * Reserved before the look, so that two who look at the same time do not both find the last
+	 * gap free.
+	 */
 	atomic_fetch_add(&bucket->metrics->disk_reserved_bytes, bytes);
 	r = look(bucket, name);
 	if (r < 0)
@@ -307,7 +326,7 @@ static struct sync_batch *batch_join(struct bucket *bucket, struct sync_batch *s
 	batch = bucket->sync_open;
 	if (!batch) {
 		batch = bucket->sync_open = spare;
-		atomic_init(&batch->holders, 1);	/* the syncing task's */
+		atomic_init(&batch->holders, 1); /* the syncing task's */
 		spare = NULL;
 	}
 	atomic_fetch_add(&batch->holders, 1);
@@ -335,9 +354,10 @@ static void batch_end(struct bucket *bucket, struct sync_batch *batch, int resul
 	if (result < 0) {
 		atomic_store(&bucket->suspect, true);
 		atomic_store(&bucket->metrics->bucket_ready, false);
-		log_note("error", "volume-suspect", "syncing the bucket's folder failed: %s; %u names may not survive a "
-			 "power cut; no more uploads are taken until the server is started again", strerror(-result),
-			 batch->links);
+		log_note("error", "volume-suspect",
+			 "syncing the bucket's folder failed: %s; %u names may not survive a "
+			 "power cut; no more uploads are taken until the server is started again",
+			 strerror(-result), batch->links);
 	} else {
 		atomic_fetch_add(&bucket->metrics->directory_syncs, 1);
 		atomic_fetch_add(&bucket->metrics->directory_synced_links, batch->links);
@@ -425,6 +445,7 @@ int bucket_publish(struct bucket *bucket, struct upload *upload, struct ew_tempf
 	upload_move(upload, STATE_PUBLISHED, "");
 	r = ew_tempfile_close(file);
 	if (r < 0)
-		log_note("warn", "close-failed", "%s: %s, after its bytes were synced", upload->name, strerror(-r));
+		log_note("warn", "close-failed", "%s: %s, after its bytes were synced",
+			 upload->name, strerror(-r));
 	return 0;
 }

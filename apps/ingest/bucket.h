@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* The bucket: a folder of published files, the staging area beside it, and the way from one to the other. */
+/*
+ * The bucket: a folder of published files, the staging area beside it, and the way from one to the
+ * other.
+ */
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -26,10 +29,10 @@ struct bucket {
 	int lock_fd;
 	struct ew_file *directory;
 	struct ew_file *staging;
-	_Atomic bool suspect;		/* a sync of the directory has failed: what it held may be lost */
+	_Atomic bool suspect; /* a sync of the directory has failed: what it held may be lost */
 
 	pthread_mutex_t sync_lock;
-	struct sync_batch *sync_open;	/* links that wait for the next sync */
+	struct sync_batch *sync_open; /* links that wait for the next sync */
 	struct ew_event sync_work;
 };
 
@@ -42,7 +45,8 @@ struct bucket {
  *
  * Return: 0 or -errno; bucket_release() is due in both cases.
  */
-int bucket_prepare(struct bucket *bucket, const char *path, const char *state, char *error, size_t error_bytes);
+int bucket_prepare(struct bucket *bucket, const char *path, const char *state, char *error,
+		   size_t error_bytes);
 void bucket_release(struct bucket *bucket);
 
 /**
@@ -62,12 +66,16 @@ EW_SUSPENDS int bucket_close(struct bucket *bucket);
  * @bytes: declared length, reserved on success; 0 when it is not known
  *
  * Return: 0: bucket_unreserve() is due for what has not arrived.
- * Errors: -EEXIST the name is taken, -ENOSPC the disk floor would be reached, -EIO the volume is suspect.
+ * Errors: -EEXIST the name is taken, -ENOSPC the disk floor would be reached, -EIO the volume is
+ *         suspect.
  */
 EW_SUSPENDS int bucket_admit(struct bucket *bucket, const char *name, uint64_t bytes);
 void bucket_unreserve(struct bucket *bucket, uint64_t bytes);
 
-/* 0 while the disk floor is not reached, else -ENOSPC; for files whose size was not declared, and readiness. */
+/*
+ * 0 while the disk floor is not reached, else -ENOSPC; for files whose size was not declared, and
+ * readiness.
+ */
 EW_SUSPENDS int bucket_floor(struct bucket *bucket);
 
 /**
@@ -78,10 +86,14 @@ EW_SUSPENDS int bucket_floor(struct bucket *bucket);
  *
  * A cancel before the commit point wins, a cancel after it is late: the call goes on to its end.
  * Return: 0 when the name is durable.
- * Errors: -ECANCELED not published; -EEXIST the name is taken; others: not published, unless @upload->named,
- *         which means that the name exists but may not survive a power cut.
+ * Errors: -ECANCELED not published; -EEXIST the name is taken; others: not published, unless
+ *         @upload->named, which means that the name exists but may not survive a power cut.
  */
-EW_SUSPENDS int bucket_publish(struct bucket *bucket, struct upload *upload, struct ew_tempfile **file);
+EW_SUSPENDS int bucket_publish(struct bucket *bucket, struct upload *upload,
+			       struct ew_tempfile **file);
 
-/* The task that syncs the directory, one sync for all links that are finished; runs until it is cancelled. */
+/*
+ * The task that syncs the directory, one sync for all links that are finished; runs until it is
+ * cancelled.
+ */
 int bucket_sync_loop(void *bucket);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The limits are added up before the first client comes, and printed, so that what is refused under load
- * is no surprise. Whoever waits for a slot holds a connection but no file yet, so the waiting room
- * counts one descriptor for each; the reserve is for listeners, rings, scanners, directories and probes.
+ * The limits are added up before the first client comes, and printed, so that what is refused under
+ * load is no surprise. Whoever waits for a slot holds a connection but no file yet, so the waiting
+ * room counts one descriptor for each; the reserve is for listeners, rings, scanners, directories
+ * and probes.
  */
 #include "capacity.h"
 
@@ -20,15 +21,18 @@ int capacity_compute(struct capacity *capacity, char *error, size_t error_bytes)
 	uint64_t taken = CAPACITY_DESCRIPTORS_RESERVE + capacity->waiting;
 	uint64_t fit;
 
-	capacity->by_descriptors =
-		capacity->descriptors > taken ? (capacity->descriptors - taken) / CAPACITY_DESCRIPTORS_EACH : 0;
+	capacity->by_descriptors = capacity->descriptors > taken ? (capacity->descriptors - taken) /
+									   CAPACITY_DESCRIPTORS_EACH
+								 : 0;
 	capacity->by_memory = capacity->memory_bytes / CAPACITY_UPLOAD_BYTES;
 	fit = smaller(CAPACITY_SLOTS_MAX, smaller(capacity->by_descriptors, capacity->by_memory));
 
 	if (fit == 0) {
 		snprintf(error, error_bytes,
-			 "not one upload fits: %" PRIu64 " descriptors less a reserve of %d and a waiting room "
-			 "of %" PRIu64 ", %" PRIu64 " MiB of memory; raise the limit (ulimit -Hn) or "
+			 "not one upload fits: %" PRIu64
+			 " descriptors less a reserve of %d and a waiting room "
+			 "of %" PRIu64 ", %" PRIu64
+			 " MiB of memory; raise the limit (ulimit -Hn) or "
 			 "lower --waiting",
 			 capacity->descriptors, CAPACITY_DESCRIPTORS_RESERVE, capacity->waiting,
 			 capacity->memory_bytes >> 20);
@@ -38,7 +42,8 @@ int capacity_compute(struct capacity *capacity, char *error, size_t error_bytes)
 		snprintf(error, error_bytes,
 			 "--upload-slots %" PRIu64 " is more than fit: descriptors allow %" PRIu64
 			 ", memory %" PRIu64 ", the server %d",
-			 capacity->asked_slots, capacity->by_descriptors, capacity->by_memory, CAPACITY_SLOTS_MAX);
+			 capacity->asked_slots, capacity->by_descriptors, capacity->by_memory,
+			 CAPACITY_SLOTS_MAX);
 		return -ERANGE;
 	}
 
@@ -49,9 +54,11 @@ int capacity_compute(struct capacity *capacity, char *error, size_t error_bytes)
 void capacity_print(const struct capacity *capacity, char *ret_line, size_t line_bytes)
 {
 	snprintf(ret_line, line_bytes,
-		 "%" PRIu64 " uploads = min(%d, (%" PRIu64 " descriptors - %d - %" PRIu64 " waiting) / %d = %" PRIu64
-		 ", %" PRIu64 " MiB / %d KiB each = %" PRIu64 ")%s",
-		 capacity->slots, CAPACITY_SLOTS_MAX, capacity->descriptors, CAPACITY_DESCRIPTORS_RESERVE, capacity->waiting,
-		 CAPACITY_DESCRIPTORS_EACH, capacity->by_descriptors, capacity->memory_bytes >> 20,
-		 CAPACITY_UPLOAD_BYTES / 1024, capacity->by_memory, capacity->asked_slots ? ", as asked" : "");
+		 "%" PRIu64 " uploads = min(%d, (%" PRIu64 " descriptors - %d - %" PRIu64
+		 " waiting) / %d = %" PRIu64 ", %" PRIu64 " MiB / %d KiB each = %" PRIu64 ")%s",
+		 capacity->slots, CAPACITY_SLOTS_MAX, capacity->descriptors,
+		 CAPACITY_DESCRIPTORS_RESERVE, capacity->waiting, CAPACITY_DESCRIPTORS_EACH,
+		 capacity->by_descriptors, capacity->memory_bytes >> 20,
+		 CAPACITY_UPLOAD_BYTES / 1024, capacity->by_memory,
+		 capacity->asked_slots ? ", as asked" : "");
 }

@@ -1,16 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* How many uploads fit: slots = min(10,000, (descriptors - 256 - waiting room) / 2, memory / bytes per upload). */
+/*
+ * How many uploads fit: slots = min(10,000, (descriptors - 256 - waiting room) / 2, memory / bytes
+ * per upload).
+ */
 
 #include <stddef.h>
 #include <stdint.h>
 
-#define CAPACITY_SLOTS_MAX	   10000
+#define CAPACITY_SLOTS_MAX	     10000
 #define CAPACITY_DESCRIPTORS_RESERVE 256
-#define CAPACITY_DESCRIPTORS_EACH	   2	/* a connection and a file */
+#define CAPACITY_DESCRIPTORS_EACH    2 /* a connection and a file */
 
-/* Two buffers of 64 KiB for the body, 32 KiB of headers and buffered answer, 32 KiB of stack and records. */
+/*
+ * Two buffers of 64 KiB for the body, 32 KiB of headers and buffered answer, 32 KiB of stack and
+ * records.
+ */
 #define CAPACITY_UPLOAD_BYTES (192 * 1024)
 
 struct capacity {
@@ -18,7 +24,7 @@ struct capacity {
 	uint64_t descriptors;
 	uint64_t waiting;
 	uint64_t memory_bytes;
-	uint64_t asked_slots;	/* 0: as many as fit */
+	uint64_t asked_slots; /* 0: as many as fit */
 
 	/* found */
 	uint64_t by_descriptors;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * clamd's protocol: a command with the prefix `z` ends in NUL, and so does its answer, with one exception:
- * `COMMAND READ TIMED OUT` ends in a newline. clamd closes the connection after the answer, which the caller
- * awaits, so what is parsed here is all there will ever be.
+ * clamd's protocol: a command with the prefix `z` ends in NUL, and so does its answer, with one
+ * exception: `COMMAND READ TIMED OUT` ends in a newline. clamd closes the connection after the
+ * answer, which the caller awaits, so what is parsed here is all there will ever be.
  *
- * A scanner's answer decides whether bytes become a file that others trust. So the parser knows a few
- * forms, and takes everything else for an error: a second line, bytes after the NUL, an unknown ending,
- * an answer that was cut, an object other than the two it can be asked about.
+ * A scanner's answer decides whether bytes become a file that others trust. So the parser knows a
+ * few forms, and takes everything else for an error: a second line, bytes after the NUL, an unknown
+ * ending, an answer that was cut, an object other than the two it can be asked about.
  */
 #include "clamd.h"
 
@@ -129,7 +129,8 @@ enum clamd_reply clamd_parse_scan(const char *reply, size_t reply_bytes, struct 
 		return CLAMD_NONSENSE;
 
 	name = line;
-	verdict->kind = cut_prefix(&name, "Heuristics.Limits.") ? VERDICT_UNSCANNABLE : VERDICT_INFECTED;
+	verdict->kind =
+		cut_prefix(&name, "Heuristics.Limits.") ? VERDICT_UNSCANNABLE : VERDICT_INFECTED;
 	memcpy(verdict->signature, line.at, line.bytes);
 	verdict->signature[line.bytes] = '\0';
 	return CLAMD_SCANNED;

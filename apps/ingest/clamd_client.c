@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One connection per command: clamd closes it after its answer, so the end of the stream is the end of the answer,
- * and a connection that was lost cannot be mistaken for a later one.
+ * One connection per command: clamd closes it after its answer, so the end of the stream is the end
+ * of the answer, and a connection that was lost cannot be mistaken for a later one.
  *
- * The credentials of the socket are those of the process that called listen(2). They tell a clamd that was restarted from
- * the one that was tested, before a file is entrusted to it.
+ * The credentials of the socket are those of the process that called listen(2). They tell a clamd
+ * that was restarted from the one that was tested, before a file is entrusted to it.
  */
 #include "clamd_client.h"
 

@@ -20,7 +20,8 @@ struct clamd_client {
  *
  * Errors: as clamd_client_scan().
  */
-EW_SUSPENDS int clamd_client_version(const struct clamd_client *client, char *ret_engine, pid_t *ret_pid);
+EW_SUSPENDS int clamd_client_version(const struct clamd_client *client, char *ret_engine,
+				     pid_t *ret_pid);
 
 /**
  * clamd_client_scan() - have the file behind a readable descriptor scanned
@@ -29,10 +30,12 @@ EW_SUSPENDS int clamd_client_version(const struct clamd_client *client, char *re
  * @fd:      readable, of sealed bytes; borrowed. clamd shares its file offset
  * @verdict: kind and signature are filled in
  *
- * Suspends: until clamd has answered or closed the connection: there is no deadline, because clamd does not stop when
- *           it is left.
+ * Suspends: until clamd has answered or closed the connection: there is no deadline, because clamd
+ *           does not stop when it is left.
  * Return:   0 with a verdict.
- * Errors:   -ESTALE another process listens than the one expected, nothing was sent; -ECONNRESET the connection was lost
- *           in the middle; -EPROTO an answer that is an error or not understood; those of connect(2); -ECANCELED.
+ * Errors:   -ESTALE another process listens than the one expected, nothing was sent; -ECONNRESET
+ *           the connection was lost in the middle; -EPROTO an answer that is an error or not
+ *           understood; those of connect(2); -ECANCELED.
  */
-EW_SUSPENDS int clamd_client_scan(const struct clamd_client *client, pid_t pid, int fd, struct verdict *verdict);
+EW_SUSPENDS int clamd_client_scan(const struct clamd_client *client, pid_t pid, int fd,
+				  struct verdict *verdict);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The program does not run under the server itself but under a supervisor, which is this binary again (supervise.c): it is
- * the subreaper of the tree, so that a grandchild that leaves group and session still ends up with it, and it does not
- * leave before all are gone. A pipe that the whole tree inherits proves it from outside, even if the supervisor
- * is killed: its end is reached when the last process has gone.
+ * The program does not run under the server itself but under a supervisor, which is this binary
+ * again (supervise.c): it is the subreaper of the tree, so that a grandchild that leaves group and
+ * session still ends up with it, and it does not leave before all are gone. A pipe that the whole
+ * tree inherits proves it from outside, even if the supervisor is killed: its end is reached when
+ * the last process has gone.
  */
 #include "exec.h"
 
@@ -23,7 +24,10 @@
 
 #define OUTPUT_BYTES 2048
 
-/* The supervisor needs SUPERVISE_GRACE to end its tree; it is killed itself only when that did not work. */
+/*
+ * The supervisor needs SUPERVISE_GRACE to end its tree; it is killed itself only when that did not
+ * work.
+ */
 #define CLOSE_GRACE ((SUPERVISE_GRACE_SECONDS + 8) * EW_SECOND)
 
 /* Waiting for the end of a tree that was told to end is bounded only by a shutdown. */
@@ -64,7 +68,8 @@ static int read_output(struct ew_pipe *pipe, char *ret_text)
 	for (;;) {
 		bool keep = used < OUTPUT_BYTES - 1;
 
-		r = ew_pipe_read(pipe, keep ? ret_text + used : rest, keep ? OUTPUT_BYTES - 1 - used : sizeof(rest));
+		r = ew_pipe_read(pipe, keep ? ret_text + used : rest,
+				 keep ? OUTPUT_BYTES - 1 - used : sizeof(rest));
 		if (r <= 0)
 			break;
 		used += keep ? (size_t)r : 0;
@@ -74,7 +79,8 @@ static int read_output(struct ew_pipe *pipe, char *ret_text)
 }
 
 /* Runs supervisor and program to their end. */
-static int run(const struct exec *exec, int fd, struct ew_pipe **alive_inside, char *ret_output, int *ret_status)
+static int run(const struct exec *exec, int fd, struct ew_pipe **alive_inside, char *ret_output,
+	       int *ret_status)
 {
 	EW_OWN(ew_pipe, output);
 	EW_OWN(ew_pipe, output_inside);
@@ -144,9 +150,11 @@ static void note_failure(int status, const char *output, char *ret_note)
 	int length;
 
 	if (WIFEXITED(status))
-		length = snprintf(ret_note, EXEC_NOTE_BYTES, "exit status %d: ", WEXITSTATUS(status));
+		length = snprintf(ret_note, EXEC_NOTE_BYTES,
+				  "exit status %d: ", WEXITSTATUS(status));
 	else
-		length = snprintf(ret_note, EXEC_NOTE_BYTES, "killed by signal %d: ", WTERMSIG(status));
+		length = snprintf(ret_note, EXEC_NOTE_BYTES,
+				  "killed by signal %d: ", WTERMSIG(status));
 	for (; *output && length < EXEC_NOTE_BYTES - 1; output++)
 		ret_note[length++] = *output < ' ' || *output > '~' ? ' ' : *output;
 	while (ret_note[length - 1] == ' ' || ret_note[length - 1] == ':')
@@ -184,7 +192,7 @@ int exec_scan(const struct exec *exec, int fd, struct verdict *verdict, char *re
 	if (r < 0)
 		return r;
 	r = run(exec, fd, &alive_inside, output, &status);
-	ew_abort(&alive_inside);	/* still ours if the spawn failed: then the end is there at once */
+	ew_abort(&alive_inside); /* still ours if the spawn failed: then the end is there at once */
 	gone = wait_gone(alive);
 	if (gone < 0)
 		return gone;

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* Scanning by a program: the file on its standard input, exit status 0 clean, 1 infected, anything else failed. */
+/*
+ * Scanning by a program: the file on its standard input, exit status 0 clean, 1 infected, anything
+ * else failed.
+ */
 
 #include <sys/types.h>
 
@@ -14,7 +17,7 @@
 #define EXEC_ID_BYTES	16
 
 struct exec {
-	char unprivileged[2][EXEC_ID_BYTES];	/* user and group as numbers; "-" to stay who we are */
+	char unprivileged[2][EXEC_ID_BYTES]; /* user and group as numbers; "-" to stay who we are */
 	char *arguments[OPTIONS_ARGUMENTS_MAX + 6];
 };
 
@@ -34,10 +37,11 @@ int exec_init(struct exec *exec, char *const *arguments);
  * @verdict:  kind and signature are filled in
  * @ret_note: what went wrong, for the log; room for EXEC_NOTE_BYTES
  *
- * Suspends:     until the whole process tree is gone, those who left its process group or its session included.
+ * Suspends:     until the whole process tree is gone, those who left its process group or its
+ *               session included.
  * Cancellation: ends the tree first.
  * Return:       0 with a verdict.
- * Errors:       -EPROTO it failed (see @ret_note); -ECANCELED; -ETIME the tree is not gone although all patience is;
- *               those of ew_process_spawn().
+ * Errors:       -EPROTO it failed (see @ret_note); -ECANCELED; -ETIME the tree is not gone although
+ *               all patience is; those of ew_process_spawn().
  */
 EW_SUSPENDS int exec_scan(const struct exec *exec, int fd, struct verdict *verdict, char *ret_note);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Files are the levers, because every test language can make and remove them: while `hold.NAME` exists, the upload
- * of NAME waits, and `held.NAME` says that it does. Only the test build contains this file.
+ * Files are the levers, because every test language can make and remove them: while `hold.NAME`
+ * exists, the upload of NAME waits, and `held.NAME` says that it does. Only the test build contains
+ * this file.
  */
 #include "hook.h"
 

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* The place between verdict and name where a test can hold an upload. Without EW_TEST_HOOKS there is no such place. */
+/*
+ * The place between verdict and name where a test can hold an upload. Without EW_TEST_HOOKS there
+ * is no such place.
+ */
 
 #include <endwell/base.h>
 
@@ -10,7 +13,8 @@
  * hook_hold() - wait while a test wants it
  * @name: of the upload
  *
- * Waits while the file `hold.NAME` exists in the folder that the variable EW_TEST_HOOKS names; `held.NAME` says that it does.
+ * Waits while the file `hold.NAME` exists in the folder that the variable EW_TEST_HOOKS names;
+ * `held.NAME` says that it does.
  * Return: 0, or -ECANCELED.
  */
 EW_SUSPENDS int hook_hold(const char *name);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A log line must not stop a worker, and standard error may be a pipe that nobody reads. So lines go into a
- * bounded buffer and a thread of its own writes them; when the buffer is full the newest line is dropped
- * and counted, and the next line that fits says how many are missing.
+ * A log line must not stop a worker, and standard error may be a pipe that nobody reads. So lines
+ * go into a bounded buffer and a thread of its own writes them; when the buffer is full the newest
+ * line is dropped and counted, and the next line that fits says how many are missing.
  *
- * The format is logfmt: key=value, space between, values in double quotes where they need them. Quotes,
- * backslashes and control characters are escaped, so that no file name can forge a line.
+ * The format is logfmt: key=value, space between, values in double quotes where they need them.
+ * Quotes, backslashes and control characters are escaped, so that no file name can forge a line.
  */
 #include "log.h"
 
@@ -29,7 +29,7 @@ static struct {
 	pthread_t thread;
 	bool running;
 	bool stopping;
-	bool busy;		/* the thread is in write(2) with what it took */
+	bool busy; /* the thread is in write(2) with what it took */
 	size_t used;
 	size_t dropped_unsaid;
 	char queue[QUEUE_BYTES];
@@ -103,7 +103,8 @@ int log_start(void)
 
 void log_stop(int64_t deadline_ns)
 {
-	struct timespec deadline = { .tv_sec = deadline_ns / 1000000000, .tv_nsec = deadline_ns % 1000000000 };
+	struct timespec deadline = { .tv_sec = deadline_ns / 1000000000,
+				     .tv_nsec = deadline_ns % 1000000000 };
 	bool written;
 	int r = 0;
 
@@ -153,8 +154,9 @@ static void submit(const char *text, size_t bytes)
 		return;
 	}
 	if (logger.dropped_unsaid > 0) {
-		length = snprintf(missing, sizeof(missing), "level=warn event=log-dropped lines=%zu\n",
-				  logger.dropped_unsaid);
+		length =
+			snprintf(missing, sizeof(missing),
+				 "level=warn event=log-dropped lines=%zu\n", logger.dropped_unsaid);
 		if (enqueue(missing, (size_t)length))
 			logger.dropped_unsaid = 0;
 	}
@@ -190,7 +192,8 @@ static bool is_plain(const char *value)
 	if (*value == '\0')
 		return false;
 	for (; *value; value++)
-		if ((unsigned char)*value <= ' ' || *value == '"' || *value == '=' || *value == '\\' || *value == 0x7f)
+		if ((unsigned char)*value <= ' ' || *value == '"' || *value == '=' ||
+		    *value == '\\' || *value == 0x7f)
 			return false;
 	return true;
 }
@@ -253,8 +256,8 @@ void log_number(struct log_line *line, const char *key, int64_t value)
 void log_seconds(struct log_line *line, const char *key, int64_t duration_ns)
 {
 	char text[32];
-	int length = snprintf(text, sizeof(text), "%" PRId64 ".%06" PRId64, duration_ns / 1000000000,
-			      duration_ns % 1000000000 / 1000);
+	int length = snprintf(text, sizeof(text), "%" PRId64 ".%06" PRId64,
+			      duration_ns / 1000000000, duration_ns % 1000000000 / 1000);
 
 	append_key(line, key);
 	append(line, text, (size_t)length);

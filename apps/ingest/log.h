@@ -30,4 +30,5 @@ void log_seconds(struct log_line *line, const char *key, int64_t duration_ns);
 void log_end(struct log_line *line);
 
 /* The common case: an event with one remark, printf style. */
-void log_note(const char *level, const char *event, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void log_note(const char *level, const char *event, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ew-ingest: takes uploads in, has them virus-scanned, and publishes them atomically. Flags here, the server in server.c, a
- * request in routes.c, an upload in receive.c.
+ * ew-ingest: takes uploads in, has them virus-scanned, and publishes them atomically. Flags here,
+ * the server in server.c, a request in routes.c, an upload in receive.c.
  */
 #include <stdio.h>
 #include <string.h>
@@ -13,14 +13,9 @@
 static int run(const struct options *options)
 {
 	switch (options->verb) {
-	case VERB_HELP:
-		fputs(options_help(), stdout);
-		return 0;
-	case VERB_VERSION:
-		printf("ew-ingest %s\n", EW_INGEST_VERSION);
-		return 0;
-	case VERB_SERVE:
-		return server_run(options);
+	case VERB_HELP: fputs(options_help(), stdout); return 0;
+	case VERB_VERSION: printf("ew-ingest %s\n", EW_INGEST_VERSION); return 0;
+	case VERB_SERVE: return server_run(options);
 	}
 	return SERVER_USAGE;
 }

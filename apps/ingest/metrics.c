@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Counters are single relaxed atomics. A page of metrics is therefore not one moment but a short stretch of
- * time, with one exception that matters: the counts of a kind of slot come from one load and always add
- * up to the capacity (see slots.c).
+ * Counters are single relaxed atomics. A page of metrics is therefore not one moment but a short
+ * stretch of time, with one exception that matters: the counts of a kind of slot come from one load
+ * and always add up to the capacity (see slots.c).
  */
 #include "metrics.h"
 
@@ -17,20 +17,11 @@ static const struct {
 	int64_t bound_ns;
 	const char *label;
 } buckets[METRICS_BUCKETS] = {
-	{ 1000000, "0.001" },
-	{ 2500000, "0.0025" },
-	{ 5000000, "0.005" },
-	{ 10000000, "0.01" },
-	{ 25000000, "0.025" },
-	{ 50000000, "0.05" },
-	{ 100000000, "0.1" },
-	{ 250000000, "0.25" },
-	{ 1000000000, "1" },
-	{ 5000000000, "5" },
-	{ 30000000000, "30" },
-	{ 120000000000, "120" },
-	{ 600000000000, "600" },
-	{ INT64_MAX, "+Inf" },
+	{ 1000000, "0.001" },	 { 2500000, "0.0025" }, { 5000000, "0.005" },
+	{ 10000000, "0.01" },	 { 25000000, "0.025" }, { 50000000, "0.05" },
+	{ 100000000, "0.1" },	 { 250000000, "0.25" }, { 1000000000, "1" },
+	{ 5000000000, "5" },	 { 30000000000, "30" }, { 120000000000, "120" },
+	{ 600000000000, "600" }, { INT64_MAX, "+Inf" },
 };
 
 void metrics_init(struct metrics *metrics, uint32_t upload_slots, uint32_t scan_slots)
@@ -90,8 +81,10 @@ static void print_states(FILE *page, struct metrics *metrics)
 	family(page, "uploads", "gauge", "Uploads that are in a state now.");
 	for (int state = 0; state < STATE_COUNT; state++)
 		if (!state_is_end((enum state)state))
-			fprintf(page, "ingest_uploads{state=\"%s\"} %" PRId64 "\n", state_name((enum state)state),
-				atomic_load_explicit(&metrics->inside[state], memory_order_relaxed));
+			fprintf(page, "ingest_uploads{state=\"%s\"} %" PRId64 "\n",
+				state_name((enum state)state),
+				atomic_load_explicit(&metrics->inside[state],
+						     memory_order_relaxed));
 }
 
 static void print_histogram(FILE *page, struct histogram *histogram, const char *state)
@@ -101,12 +94,14 @@ static void print_histogram(FILE *page, struct histogram *histogram, const char 
 
 	for (int i = 0; i < METRICS_BUCKETS; i++) {
 		below += look(&histogram->buckets[i]);
-		fprintf(page, "ingest_upload_state_seconds_bucket{state=\"%s\",le=\"%s\"} %" PRId64 "\n", state,
-			buckets[i].label, below);
+		fprintf(page,
+			"ingest_upload_state_seconds_bucket{state=\"%s\",le=\"%s\"} %" PRId64 "\n",
+			state, buckets[i].label, below);
 	}
-	fprintf(page, "ingest_upload_state_seconds_sum{state=\"%s\"} %" PRIu64 ".%09" PRIu64 "\n", state,
-		sum_ns / 1000000000, sum_ns % 1000000000);
-	fprintf(page, "ingest_upload_state_seconds_count{state=\"%s\"} %" PRId64 "\n", state, below);
+	fprintf(page, "ingest_upload_state_seconds_sum{state=\"%s\"} %" PRIu64 ".%09" PRIu64 "\n",
+		state, sum_ns / 1000000000, sum_ns % 1000000000);
+	fprintf(page, "ingest_upload_state_seconds_count{state=\"%s\"} %" PRId64 "\n", state,
+		below);
 }
 
 static void print_histograms(FILE *page, struct metrics *metrics)
@@ -114,7 +109,8 @@ static void print_histograms(FILE *page, struct metrics *metrics)
 	family(page, "upload_state_seconds", "histogram", "How long uploads stayed in a state.");
 	for (int state = 0; state < STATE_COUNT; state++)
 		if (!state_is_end((enum state)state))
-			print_histogram(page, &metrics->time_in[state], state_name((enum state)state));
+			print_histogram(page, &metrics->time_in[state],
+					state_name((enum state)state));
 }
 
 static void print_slots(FILE *page, const char *name, const char *help, struct slots *slots)
@@ -123,9 +119,11 @@ static void print_slots(FILE *page, const char *name, const char *help, struct s
 
 	family(page, name, "gauge", help);
 	for (int slot = 0; slot < SLOT_COUNT; slot++)
-		fprintf(page, "ingest_%s{state=\"%s\"} %" PRIu32 "\n", name, slot_name((enum slot)slot),
-			view.count[slot]);
-	fprintf(page, "# HELP ingest_%s_capacity The sum of all states.\n# TYPE ingest_%s_capacity gauge\n", name, name);
+		fprintf(page, "ingest_%s{state=\"%s\"} %" PRIu32 "\n", name,
+			slot_name((enum slot)slot), view.count[slot]);
+	fprintf(page,
+		"# HELP ingest_%s_capacity The sum of all states.\n# TYPE ingest_%s_capacity gauge\n",
+		name, name);
 	fprintf(page, "ingest_%s_capacity %" PRIu32 "\n", name, view.capacity);
 }
 
@@ -133,15 +131,19 @@ static void print_scanner(FILE *page, struct metrics *metrics)
 {
 	family(page, "scans_total", "counter", "Scans by what came out.");
 	for (int kind = 0; kind < VERDICT_COUNT; kind++)
-		fprintf(page, "ingest_scans_total{result=\"%s\"} %" PRId64 "\n", verdict_name((enum verdict_kind)kind),
-			look(&metrics->scans[kind]));
-	fprintf(page, "ingest_scans_total{result=\"failed\"} %" PRId64 "\n", look(&metrics->scans_failed));
+		fprintf(page, "ingest_scans_total{result=\"%s\"} %" PRId64 "\n",
+			verdict_name((enum verdict_kind)kind), look(&metrics->scans[kind]));
+	fprintf(page, "ingest_scans_total{result=\"failed\"} %" PRId64 "\n",
+		look(&metrics->scans_failed));
 
 	family(page, "scanner_tests_total", "counter", "Self-tests of the scanner by outcome.");
-	fprintf(page, "ingest_scanner_tests_total{result=\"passed\"} %" PRId64 "\n", look(&metrics->tests_passed));
-	fprintf(page, "ingest_scanner_tests_total{result=\"failed\"} %" PRId64 "\n", look(&metrics->tests_failed));
+	fprintf(page, "ingest_scanner_tests_total{result=\"passed\"} %" PRId64 "\n",
+		look(&metrics->tests_passed));
+	fprintf(page, "ingest_scanner_tests_total{result=\"failed\"} %" PRId64 "\n",
+		look(&metrics->tests_failed));
 
-	single(page, "scans_abandoned_total", "counter", "Scans that nobody waited for any more when they ended.",
+	single(page, "scans_abandoned_total", "counter",
+	       "Scans that nobody waited for any more when they ended.",
 	       look(&metrics->scans_abandoned));
 	single(page, "scanner_ready", "gauge", "1 when the scanner has passed its last self-test.",
 	       atomic_load_explicit(&metrics->scanner_ready, memory_order_relaxed));
@@ -150,14 +152,15 @@ static void print_scanner(FILE *page, struct metrics *metrics)
 static void print_answers(FILE *page, struct metrics *metrics)
 {
 	family(page, "answers_total", "counter", "Answers by class of status code.");
-	for (int class = 1; class < 6; class++)
+	for (int class = 1; class < 6; class ++)
 		fprintf(page, "ingest_answers_total{class=\"%dxx\"} %" PRId64 "\n", class,
 			look(&metrics->answers[class]));
 }
 
 static void print_rest(FILE *page, struct metrics *metrics)
 {
-	single(page, "received_bytes_total", "counter", "Bytes of bodies received.", look(&metrics->bytes_received));
+	single(page, "received_bytes_total", "counter", "Bytes of bodies received.",
+	       look(&metrics->bytes_received));
 	single(page, "uploads_waiting", "gauge", "Requests in the waiting room for an upload slot.",
 	       atomic_load_explicit(&metrics->uploads_waiting, memory_order_relaxed));
 	single(page, "scans_waiting", "gauge", "Sealed uploads that wait for a scan slot.",
@@ -168,10 +171,10 @@ static void print_rest(FILE *page, struct metrics *metrics)
 	       look(&metrics->disk_reserved_bytes));
 	single(page, "directory_syncs_total", "counter", "Syncs of the bucket's directory.",
 	       look(&metrics->directory_syncs));
-	single(page, "directory_synced_links_total", "counter", "Names made durable by those syncs.",
-	       look(&metrics->directory_synced_links));
-	single(page, "log_lines_dropped_total", "counter", "Log lines that standard error did not take.",
-	       (int64_t)log_dropped());
+	single(page, "directory_synced_links_total", "counter",
+	       "Names made durable by those syncs.", look(&metrics->directory_synced_links));
+	single(page, "log_lines_dropped_total", "counter",
+	       "Log lines that standard error did not take.", (int64_t)log_dropped());
 }
 
 char *metrics_print(struct metrics *metrics, size_t *ret_bytes)

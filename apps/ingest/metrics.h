@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What is counted, and its text for Prometheus. All of it may be touched from any thread at any time. */
+/*
+ * What is counted, and its text for Prometheus. All of it may be touched from any thread at any
+ * time.
+ */
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -12,7 +15,7 @@
 #include "state.h"
 #include "verdict.h"
 
-#define METRICS_BUCKETS 14	/* of a histogram, +Inf included */
+#define METRICS_BUCKETS 14 /* of a histogram, +Inf included */
 
 struct histogram {
 	_Atomic uint64_t buckets[METRICS_BUCKETS];
@@ -20,19 +23,19 @@ struct histogram {
 };
 
 struct metrics {
-	_Atomic uint64_t entered[STATE_COUNT];		/* transitions into a state */
-	_Atomic int64_t inside[STATE_COUNT];		/* uploads that are in it now; ends stay 0 */
-	struct histogram time_in[STATE_COUNT];		/* how long a state took, seen when it is left */
+	_Atomic uint64_t entered[STATE_COUNT]; /* transitions into a state */
+	_Atomic int64_t inside[STATE_COUNT];   /* uploads that are in it now; ends stay 0 */
+	struct histogram time_in[STATE_COUNT]; /* how long a state took, seen when it is left */
 
 	_Atomic uint64_t bytes_received;
-	_Atomic uint64_t answers[6];			/* by hundreds of the status code */
+	_Atomic uint64_t answers[6]; /* by hundreds of the status code */
 	_Atomic uint64_t scans[VERDICT_COUNT];
 	_Atomic uint64_t scans_failed;
-	_Atomic uint64_t scans_abandoned;		/* nobody waited for the verdict any more */
-	_Atomic uint64_t tests_passed;			/* of the scanner */
+	_Atomic uint64_t scans_abandoned; /* nobody waited for the verdict any more */
+	_Atomic uint64_t tests_passed;	  /* of the scanner */
 	_Atomic uint64_t tests_failed;
 	_Atomic uint64_t directory_syncs;
-	_Atomic uint64_t directory_synced_links;	/* names that those covered */
+	_Atomic uint64_t directory_synced_links; /* names that those covered */
 
 	struct slots upload_slots;
 	struct slots scan_slots;

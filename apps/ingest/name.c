@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A name is judged after it has been decoded, and exactly once: whoever decodes twice turns %252e%252e into
- * a way out of the bucket. What remains is opened relative to the bucket's descriptor, so a single segment
- * that neither starts with a dot nor contains a slash cannot leave it. Control characters are refused
- * because names end up on terminals and in log lines, C1 included: U+009B starts an escape sequence.
+ * A name is judged after it has been decoded, and exactly once: whoever decodes twice turns
+ * %252e%252e into a way out of the bucket. What remains is opened relative to the bucket's
+ * descriptor, so a single segment that neither starts with a dot nor contains a slash cannot leave
+ * it. Control characters are refused because names end up on terminals and in log lines, C1
+ * included: U+009B starts an escape sequence.
  */
 #include "name.h"
 
@@ -21,7 +22,10 @@ static int hex_digit(char c)
 	return -1;
 }
 
-/* The number of bytes of the well-formed UTF-8 sequence at @at, 0 if there is none (RFC 3629, section 4). */
+/*
+ * The number of bytes of the well-formed UTF-8 sequence at @at, 0 if there is none (RFC 3629,
+ * section 4).
+ */
 static size_t utf8_sequence(const uint8_t *at, size_t bytes, uint32_t *ret_rune)
 {
 	uint32_t rune, least;
@@ -80,7 +84,8 @@ static const char *check(const char *name, size_t bytes)
 	return NULL;
 }
 
-const char *name_from_target(const char *target, size_t target_bytes, const char *prefix, char *ret_name)
+const char *name_from_target(const char *target, size_t target_bytes, const char *prefix,
+			     char *ret_name)
 {
 	size_t prefix_bytes = strlen(prefix), bytes = 0;
 	char name[NAME_BYTES_MAX + 1];

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Options are read one by one from a table, in the forms `--name value` and `--name=value`. What must be said is
- * asked for: address, bucket and scanner have no defaults, least of all the scanner, because `none` publishes
- * what nobody has looked at. A mistake is answered with the option, the value, and what would be right.
+ * Options are read one by one from a table, in the forms `--name value` and `--name=value`. What
+ * must be said is asked for: address, bucket and scanner have no defaults, least of all the
+ * scanner, because `none` publishes what nobody has looked at. A mistake is answered with the
+ * option, the value, and what would be right.
  */
 #include "options.h"
 
@@ -20,9 +21,15 @@
 
 #define SECOND_NS INT64_C(1000000000)
 
+/*
+ * Programs copy their standard input before they look at it, and the self-test hands over a file of
+ * this size; so it is not left to the size of the largest upload.
+ */
+#define EXEC_SCAN_LIMIT_DEFAULT (UINT64_C(100) << 20)
+
 struct parse {
 	struct options *options;
-	const char *name;	/* of the option that is being read */
+	const char *name; /* of the option that is being read */
 	char *error;
 };
 
@@ -41,7 +48,8 @@ static int fail(struct parse *parse, const char *format, ...)
 	return -EINVAL;
 }
 
-static int read_number(struct parse *parse, const char *value, uint64_t min, uint64_t max, uint64_t *ret_number)
+static int read_number(struct parse *parse, const char *value, uint64_t min, uint64_t max,
+		       uint64_t *ret_number)
 {
 	unsigned long long number;
 	char *end;
@@ -68,11 +76,14 @@ static int read_bytes(struct parse *parse, const char *value, uint64_t *ret_byte
 	errno = 0;
 	number = strtoull(value, &end, 10);
 	if (*value < '0' || *value > '9' || errno)
-		return fail(parse, "`%s` is not a number of bytes such as 500000, 25M or 10G", value);
+		return fail(parse, "`%s` is not a number of bytes such as 500000, 25M or 10G",
+			    value);
 	if (*end) {
 		unit = strchr(units, *end);
 		if (!unit || end[1])
-			return fail(parse, "`%s` is not a number of bytes such as 500000, 25M or 10G", value);
+			return fail(parse,
+				    "`%s` is not a number of bytes such as 500000, 25M or 10G",
+				    value);
 		shift = 10 * (int)(unit - units + 1);
 	}
 	if (number == 0 || number > (UINT64_C(1) << 60) >> shift)
@@ -111,7 +122,8 @@ static int read_listen(struct parse *parse, const char *value)
 	int r;
 
 	if (!colon || colon == value)
-		return fail(parse, "`%s` is not ADDR:PORT such as 127.0.0.1:8080 or [::1]:8080", value);
+		return fail(parse, "`%s` is not ADDR:PORT such as 127.0.0.1:8080 or [::1]:8080",
+			    value);
 	r = read_number(parse, colon + 1, 0, 65535, &port);
 	if (r < 0)
 		return r;
@@ -120,14 +132,18 @@ static int read_listen(struct parse *parse, const char *value)
 	if (host[0] == '[' && colon[-1] == ']' && bytes > 2)
 		host++, bytes -= 2;
 	else if (memchr(host, ':', bytes))
-		return fail(parse, "`%s`: an IPv6 address goes in brackets, such as [::1]:8080", value);
+		return fail(parse, "`%s`: an IPv6 address goes in brackets, such as [::1]:8080",
+			    value);
 	if (bytes >= sizeof(text))
 		return fail(parse, "`%s` is not an address", value);
 	memcpy(text, host, bytes);
 	text[bytes] = '\0';
 
 	if (getaddrinfo(text, colon + 1, &hints, &found) != 0)
-		return fail(parse, "`%s` is not an IP address; names are not looked up, try 127.0.0.1:%" PRIu64, text, port);
+		return fail(
+			parse,
+			"`%s` is not an IP address; names are not looked up, try 127.0.0.1:%" PRIu64,
+			text, port);
 	memcpy(&options->address, found->ai_addr, found->ai_addrlen);
 	options->address_bytes = found->ai_addrlen;
 	freeaddrinfo(found);
@@ -137,7 +153,10 @@ static int read_listen(struct parse *parse, const char *value)
 	return 0;
 }
 
-/* Splits a command into words: blanks separate, single and double quotes hold together, nothing else is special. */
+/*
+ * Splits a command into words: blanks separate, single and double quotes hold together, nothing
+ * else is special.
+ */
 static int split_command(struct parse *parse, const char *command)
 {
 	struct options *options = parse->options;
@@ -150,7 +169,8 @@ static int split_command(struct parse *parse, const char *command)
 
 	for (const char *from = command + strspn(command, " "); *from; from += strspn(from, " ")) {
 		if (words == OPTIONS_ARGUMENTS_MAX)
-			return fail(parse, "the command has more than %d words", OPTIONS_ARGUMENTS_MAX);
+			return fail(parse, "the command has more than %d words",
+				    OPTIONS_ARGUMENTS_MAX);
 		options->scanner_arguments[words++] = to;
 		while (*from && *from != ' ') {
 			const char *end;
@@ -169,7 +189,9 @@ static int split_command(struct parse *parse, const char *command)
 		*to++ = '\0';
 	}
 	options->scanner_arguments[words] = NULL;
-	return words > 0 ? 0 : fail(parse, "exec: needs a command, such as \"exec:clamscan --no-summary -\"");
+	return words > 0 ? 0
+			 : fail(parse,
+				"exec: needs a command, such as \"exec:clamscan --no-summary -\"");
 }
 
 static int read_scanner(struct parse *parse, const char *value)
@@ -188,9 +210,11 @@ static int read_scanner(struct parse *parse, const char *value)
 		options->scanner_kind = SCANNER_CLAMD;
 		options->scanner_socket = value + 6;
 		if (value[6] != '/')
-			return fail(parse, "`%s`: clamd: needs the absolute path of a socket", value);
+			return fail(parse, "`%s`: clamd: needs the absolute path of a socket",
+				    value);
 		if (strlen(value + 6) >= sizeof(((struct sockaddr_un *)NULL)->sun_path))
-			return fail(parse, "the path of the socket is longer than the kernel takes");
+			return fail(parse,
+				    "the path of the socket is longer than the kernel takes");
 		return 0;
 	}
 	if (strncmp(value, "exec:", 5) == 0) {
@@ -258,13 +282,15 @@ static int read_origin(struct parse *parse, const char *value)
 	const char *host = strstr(value, "://");
 
 	if (!host || host == value || !host[3] || strchr(host + 3, '/'))
-		return fail(parse, "`%s` is not an origin such as https://files.example.org", value);
+		return fail(parse, "`%s` is not an origin such as https://files.example.org",
+			    value);
 	return add_to_list(parse, &parse->options->origins, value);
 }
 
 static int read_host(struct parse *parse, const char *value)
 {
-	if (!*value || value[strcspn(value, "/ ")] != '\0' || (value[0] != '[' && strchr(value, ':')))
+	if (!*value || value[strcspn(value, "/ ")] != '\0' ||
+	    (value[0] != '[' && strchr(value, ':')))
 		return fail(parse, "`%s` is not a host name without port", value);
 	return add_to_list(parse, &parse->options->hosts, value);
 }
@@ -345,14 +371,22 @@ static int complete(struct parse *parse)
 
 	parse->name = NULL;
 	if (!options->listen)
-		return fail(parse, "--listen is missing: say where, such as --listen 127.0.0.1:8080");
+		return fail(parse,
+			    "--listen is missing: say where, such as --listen 127.0.0.1:8080");
 	if (!options->bucket)
 		return fail(parse, "--bucket is missing: say which folder holds the files");
 	if (options->scanner_kind == SCANNER_UNSET)
-		return fail(parse, "--scanner is missing: say clamd:SOCKET, exec:COMMAND, or none to scan nothing");
+		return fail(
+			parse,
+			"--scanner is missing: say clamd:SOCKET, exec:COMMAND, or none to scan nothing");
 	if (!options->loopback && !options->public)
-		return fail(parse, "--listen: %s is not a loopback address, and whoever reaches it can upload: "
-			    "add --public if that is what you want", options->listen);
+		return fail(
+			parse,
+			"--listen: %s is not a loopback address, and whoever reaches it can upload: "
+			"add --public if that is what you want",
+			options->listen);
+	if (options->scanner_kind == SCANNER_EXEC && options->scan_limit_bytes == 0)
+		options->scan_limit_bytes = EXEC_SCAN_LIMIT_DEFAULT;
 	if (options->state)
 		return 0;
 
@@ -430,6 +464,7 @@ const char *options_help(void)
 	       "  --mode OCTAL                permissions of published files (0640)\n"
 	       "  --size-max BYTES            largest upload (10G); K, M, G, T are powers of 1024\n"
 	       "  --scan-limit BYTES          largest file the scanner takes; larger ones are refused early\n"
+	       "                              (exec: 100M; clamd: what it announces)\n"
 	       "  --upload-slots N            uploads at the same time (as many as fit)\n"
 	       "  --scan-slots N              scans at the same time (4); keep it below clamd's MaxThreads\n"
 	       "  --waiting N                 requests that may wait for an upload slot (100)\n"

@@ -13,7 +13,7 @@
 #define OPTIONS_ARGUMENTS_MAX 64
 #define OPTIONS_ERROR_BYTES   512
 
-#define SCAN_SLOTS_MAX 24	/* each may hold six descriptors, out of the reserve in capacity.h */
+#define SCAN_SLOTS_MAX 24 /* each may hold six descriptors, out of the reserve in capacity.h */
 
 enum options_verb {
 	VERB_SERVE,
@@ -36,31 +36,31 @@ struct options_list {
 struct options {
 	enum options_verb verb;
 
-	const char *listen;			/* as given */
+	const char *listen; /* as given */
 	struct sockaddr_storage address;
 	socklen_t address_bytes;
 	bool loopback;
 	bool public;
 
 	const char *bucket;
-	char *state;				/* heap memory */
+	char *state; /* heap memory */
 	mode_t mode;
 
-	const char *scanner;			/* as given */
+	const char *scanner; /* as given */
 	enum scanner_kind scanner_kind;
 	const char *scanner_socket;
-	char *scanner_words;			/* heap memory: the words of the command, each with its NUL */
+	char *scanner_words; /* heap memory: the words of the command, each with its NUL */
 	char *scanner_arguments[OPTIONS_ARGUMENTS_MAX + 1];
 	struct options_list scanner_notes;
 
 	struct options_list hosts;
 	struct options_list origins;
 
-	uint64_t upload_slots;			/* 0: as many as fit */
+	uint64_t upload_slots; /* 0: as many as fit */
 	uint64_t scan_slots;
 	uint64_t waiting;
 	uint64_t size_max_bytes;
-	uint64_t scan_limit_bytes;		/* 0: none of our own */
+	uint64_t scan_limit_bytes; /* 0: none of our own */
 	int64_t grace_ns;
 	bool half_close_finish;
 };
@@ -70,7 +70,8 @@ struct options {
  * @options: filled in with what was given and the defaults
  * @argc:    of main()
  * @argv:    of main(); @options points into it
- * @error:   receives one sentence that names the option and what is wrong with it; OPTIONS_ERROR_BYTES
+ * @error:   receives one sentence that names the option and what is wrong with it;
+ *           OPTIONS_ERROR_BYTES
  *
  * Return: 0 or -EINVAL; options_deinit() is due in both cases.
  */

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An upload, whole. What can be refused is refused before the body: name, length, scanner, disk, a name that is taken; then
- * comes the line for a slot. From there receive_upload() tells the story: stage, receive, seal, scan, publish.
+ * An upload, whole. What can be refused is refused before the body: name, length, scanner, disk, a
+ * name that is taken; then comes the line for a slot. From there receive_upload() tells the story:
+ * stage, receive, seal, scan, publish.
  *
- * Nothing here waits for a client to leave. The request's scope is cancelled then, the call that happens to wait returns
- * -ECANCELED, and the file is reclaimed on the way out, before its slot is free. conclude() is where every end, good or
- * bad, becomes a state, and an answer if somebody is left to hear it.
+ * Nothing here waits for a client to leave. The request's scope is cancelled then, the call that
+ * happens to wait returns -ECANCELED, and the file is reclaimed on the way out, before its slot is
+ * free. conclude() is where every end, good or bad, becomes a state, and an answer if somebody is
+ * left to hear it.
  */
 #include "receive.h"
 
@@ -38,7 +40,7 @@ struct reception {
 	struct server *server;
 	struct http_request *request;
 	struct upload upload;
-	uint64_t reserved_bytes;	/* on the disk floor, for what has not arrived */
+	uint64_t reserved_bytes; /* on the disk floor, for what has not arrived */
 };
 
 /* ---- receiving ---- */
@@ -51,13 +53,15 @@ static int account(struct reception *reception, uint64_t offset, uint64_t bytes)
 	atomic_fetch_add_explicit(&server->metrics.bytes_received, bytes, memory_order_relaxed);
 	bucket_unreserve(&server->bucket, arrived);
 	reception->reserved_bytes -= arrived;
-	if (reception->request->head->chunked && offset / FLOOR_INTERVAL_BYTES != (offset + bytes) / FLOOR_INTERVAL_BYTES)
+	if (reception->request->head->chunked &&
+	    offset / FLOOR_INTERVAL_BYTES != (offset + bytes) / FLOOR_INTERVAL_BYTES)
 		return bucket_floor(&server->bucket);
 	return 0;
 }
 
 /* The body into @file and through @digest; its length in @ret_bytes. */
-static int copy_body(struct reception *reception, struct ew_file *file, EVP_MD_CTX *digest, uint64_t *ret_bytes)
+static int copy_body(struct reception *reception, struct ew_file *file, EVP_MD_CTX *digest,
+		     uint64_t *ret_bytes)
 {
 	uint64_t offset = 0;
 	const char *data;
@@ -78,7 +82,8 @@ static int copy_body(struct reception *reception, struct ew_file *file, EVP_MD_C
 	return n;
 }
 
-static int digest_body(struct reception *reception, struct ew_file *file, uint64_t *ret_bytes, uint8_t *ret_sha256)
+static int digest_body(struct reception *reception, struct ew_file *file, uint64_t *ret_bytes,
+		       uint8_t *ret_sha256)
 {
 	EVP_MD_CTX *digest = EVP_MD_CTX_new();
 	int r = -ENOMEM;
@@ -127,14 +132,17 @@ static int receive_and_seal(struct reception *reception, struct ew_tempfile *fil
 /* 0 when the bytes may be published; -EPERM when the verdict forbids it. */
 static int scan(struct server *server, struct upload *upload, struct ew_tempfile *file)
 {
-	struct verdict verdict = { .kind = VERDICT_UNSCANNED, .engine = "none", .size_bytes = upload->size_bytes };
+	struct verdict verdict = { .kind = VERDICT_UNSCANNED,
+				   .engine = "none",
+				   .size_bytes = upload->size_bytes };
 	int r;
 
 	if (server->options->scanner_kind == SCANNER_NONE) {
 		memcpy(verdict.sha256, upload->sha256, sizeof(verdict.sha256));
 	} else {
 		upload_move(upload, STATE_SCANNING, "");
-		r = scanner_scan(server->scanner, ew_tempfile_file(file), upload->size_bytes, upload->sha256, &verdict);
+		r = scanner_scan(server->scanner, ew_tempfile_file(file), upload->size_bytes,
+				 upload->sha256, &verdict);
 		if (r < 0)
 			return r;
 	}
@@ -169,7 +177,7 @@ static int receive_upload(struct reception *reception)
 
 struct end {
 	enum state state;
-	enum problem problem;	/* PROBLEM_COUNT: no answer of ours */
+	enum problem problem; /* PROBLEM_COUNT: no answer of ours */
 	const char *note;
 };
 
@@ -184,7 +192,8 @@ static struct end cancelled(struct server *server)
 static struct end verdict_end(const struct upload *upload)
 {
 	if (upload->verdict.kind == VERDICT_UNSCANNABLE)
-		return (struct end){ STATE_REJECTED, PROBLEM_UNSCANNABLE, upload->verdict.signature };
+		return (struct end){ STATE_REJECTED, PROBLEM_UNSCANNABLE,
+				     upload->verdict.signature };
 	return (struct end){ STATE_REJECTED, PROBLEM_INFECTED, upload->verdict.signature };
 }
 
@@ -193,44 +202,47 @@ static struct end body_end(struct server *server, int r)
 {
 	switch (r) {
 	case -EFBIG:
-		return (struct end){ STATE_REJECTED, PROBLEM_TOO_LARGE, "the body is larger than the limit" };
+		return (struct end){ STATE_REJECTED, PROBLEM_TOO_LARGE,
+				     "the body is larger than the limit" };
 	case -EBADMSG:
 		return (struct end){ STATE_REJECTED, PROBLEM_COUNT, "the body is malformed" };
 	case -ETIMEDOUT:
-		return (struct end){ STATE_CANCELLED, PROBLEM_COUNT, "the client was silent or too slow" };
-	default:
-		return cancelled(server);
+		return (struct end){ STATE_CANCELLED, PROBLEM_COUNT,
+				     "the client was silent or too slow" };
+	default: return cancelled(server);
 	}
 }
 
 static struct end end_of(struct server *server, struct upload *upload, int r)
 {
-	bool receiving = upload->state == STATE_RECEIVING, scanning = upload->state == STATE_SCANNING;
+	bool receiving = upload->state == STATE_RECEIVING,
+	     scanning = upload->state == STATE_SCANNING;
 
 	if (upload->named)
-		return (struct end){ STATE_FAILED, PROBLEM_DURABILITY, "the name exists, but could not be made durable" };
+		return (struct end){ STATE_FAILED, PROBLEM_DURABILITY,
+				     "the name exists, but could not be made durable" };
 	if (r == -ECANCELED && upload_cancel(upload))
 		return cancelled(server);
-	if (receiving && (r == -EFBIG || r == -EBADMSG || r == -ETIMEDOUT || r == -ECONNRESET || r == -EPIPE))
+	if (receiving &&
+	    (r == -EFBIG || r == -EBADMSG || r == -ETIMEDOUT || r == -ECONNRESET || r == -EPIPE))
 		return body_end(server, r);
 	if (r == -EPERM && upload->state == STATE_VERDICT)
 		return verdict_end(upload);
 	if (scanning && (r == -EHOSTDOWN || r == -ETIMEDOUT || r == -EPROTO))
-		return (struct end){ STATE_FAILED, PROBLEM_SCANNER, r == -ETIMEDOUT ? "the scanner takes too long" :
-				     r == -EPROTO ? "the scanner failed on this file" : "the scanner is not available" };
+		return (struct end){ STATE_FAILED, PROBLEM_SCANNER,
+				     r == -ETIMEDOUT ? "the scanner takes too long"
+				     : r == -EPROTO  ? "the scanner failed on this file"
+						     : "the scanner is not available" };
 
 	switch (r) {
 	case -EEXIST:
 		return (struct end){ STATE_FAILED, PROBLEM_TAKEN, "the name was taken meanwhile" };
 	case -ENOSPC:
-	case -EDQUOT:
-		return (struct end){ STATE_FAILED, PROBLEM_NO_SPACE, "the disk is full" };
+	case -EDQUOT: return (struct end){ STATE_FAILED, PROBLEM_NO_SPACE, "the disk is full" };
 	case -EMFILE:
 	case -ENFILE:
-	case -ENOMEM:
-		return (struct end){ STATE_FAILED, PROBLEM_BUSY, strerror(-r) };
-	default:
-		return (struct end){ STATE_FAILED, PROBLEM_STORAGE, strerror(-r) };
+	case -ENOMEM: return (struct end){ STATE_FAILED, PROBLEM_BUSY, strerror(-r) };
+	default: return (struct end){ STATE_FAILED, PROBLEM_STORAGE, strerror(-r) };
 	}
 }
 
@@ -272,11 +284,13 @@ static bool is_encoded(const struct http_head *head)
 {
 	const struct http_slice *encoding = http_head_find(head, "Content-Encoding");
 
-	return (encoding && !http_slice_equal(*encoding, "identity")) || http_head_find(head, "Content-Range");
+	return (encoding && !http_slice_equal(*encoding, "identity")) ||
+	       http_head_find(head, "Content-Range");
 }
 
 /* Refuses what the head alone tells; true with an answer given and its result in @ret_r. */
-static bool refuse_head(struct server *server, struct http_request *request, char *ret_name, int *ret_r)
+static bool refuse_head(struct server *server, struct http_request *request, char *ret_name,
+			int *ret_r)
 {
 	const struct http_head *head = request->head;
 	struct http_slice path = head->path;
@@ -295,9 +309,11 @@ static bool refuse_head(struct server *server, struct http_request *request, cha
 	else if (head->body_bytes > 0 && (uint64_t)head->body_bytes > server_size_max(server))
 		*ret_r = routes_problem(server, request, PROBLEM_TOO_LARGE, NULL, 0);
 	else if (atomic_load(&server->draining))
-		*ret_r = routes_problem(server, request, PROBLEM_DRAINING, NULL, SCANNER_RETRY_SECONDS);
+		*ret_r = routes_problem(server, request, PROBLEM_DRAINING, NULL,
+					SCANNER_RETRY_SECONDS);
 	else if (!scanner_ready(server->scanner, reason))
-		*ret_r = routes_problem(server, request, PROBLEM_SCANNER, NULL, SCANNER_RETRY_SECONDS);
+		*ret_r = routes_problem(server, request, PROBLEM_SCANNER, NULL,
+					SCANNER_RETRY_SECONDS);
 	else
 		return false;
 	return true;
@@ -306,14 +322,12 @@ static bool refuse_head(struct server *server, struct http_request *request, cha
 static int refuse_admission(struct server *server, struct http_request *request, int r)
 {
 	switch (r) {
-	case -ECANCELED:
-		return r;
-	case -EEXIST:
-		return routes_problem(server, request, PROBLEM_TAKEN, NULL, 0);
+	case -ECANCELED: return r;
+	case -EEXIST: return routes_problem(server, request, PROBLEM_TAKEN, NULL, 0);
 	case -ENOSPC:
-		return routes_problem(server, request, PROBLEM_NO_SPACE, "Less than 5 % of the volume would stay free.", 0);
-	default:
-		return routes_problem(server, request, PROBLEM_STORAGE, strerror(-r), 0);
+		return routes_problem(server, request, PROBLEM_NO_SPACE,
+				      "Less than 5 % of the volume would stay free.", 0);
+	default: return routes_problem(server, request, PROBLEM_STORAGE, strerror(-r), 0);
 	}
 }
 
@@ -324,7 +338,8 @@ static void note_wait(struct server *server, int64_t waited_ns)
 	int64_t mean = atomic_load_explicit(&server->wait_ns, memory_order_relaxed);
 
 	/* An update that is lost to another worker's does no harm to a mean. */
-	atomic_store_explicit(&server->wait_ns, mean + (waited_ns - mean) / 8, memory_order_relaxed);
+	atomic_store_explicit(&server->wait_ns, mean + (waited_ns - mean) / 8,
+			      memory_order_relaxed);
 }
 
 static int await_slot(struct server *server, struct ew_permit **permit)
@@ -358,10 +373,22 @@ static int refuse_wait(struct server *server, struct http_request *request, int 
 
 	if (r == -ECANCELED)
 		return r;
-	snprintf(detail, sizeof(detail), r == -EAGAIN ? "All %u upload slots are taken and the waiting room is full; the wait "
-		 "is %d s at the moment." : "All %u upload slots stayed taken; the wait is %d s at the moment.",
+	snprintf(detail, sizeof(detail),
+		 r == -EAGAIN
+			 ? "All %u upload slots are taken and the waiting room is full; the wait "
+			   "is %d s at the moment."
+			 : "All %u upload slots stayed taken; the wait is %d s at the moment.",
 		 (unsigned int)server->capacity.slots, seconds);
 	return routes_problem(server, request, PROBLEM_BUSY, detail, seconds);
+}
+
+/* A file that could not be reclaimed is somebody's business, though not the client's. */
+static void log_ending(const struct upload *upload)
+{
+	int r = ew_ending_error();
+
+	if (r < 0)
+		log_note("error", "reclaim-failed", "%s: %s", upload->story.id, strerror(-r));
 }
 
 static int receive_in_slot(struct reception *reception, const char *name)
@@ -376,11 +403,16 @@ static int receive_in_slot(struct reception *reception, const char *name)
 	r = upload_begin(&reception->upload, &server->metrics, server->stories, name);
 	if (r < 0) {
 		leave_slot(server, &permit);
-		return routes_problem(server, reception->request, PROBLEM_INTERNAL, strerror(-r), 0);
+		return routes_problem(server, reception->request, PROBLEM_INTERNAL, strerror(-r),
+				      0);
 	}
 
-	/* The slot is free when the bytes are reclaimed, and before the answer makes anybody send the next. */
+	/*
+	 * The slot is free when the bytes are reclaimed, and before the answer makes anybody send
+	 * the next.
+	 */
 	r = receive_upload(reception);
+	log_ending(&reception->upload);
 	leave_slot(server, &permit);
 	return conclude(reception, r);
 }
@@ -394,7 +426,8 @@ int receive_file(struct server *server, struct http_request *request)
 	if (refuse_head(server, request, name, &r))
 		return r;
 
-	reception.reserved_bytes = request->head->body_bytes > 0 ? (uint64_t)request->head->body_bytes : 0;
+	reception.reserved_bytes =
+		request->head->body_bytes > 0 ? (uint64_t)request->head->body_bytes : 0;
 	r = bucket_admit(&server->bucket, name, reception.reserved_bytes);
 	if (r < 0)
 		return refuse_admission(server, request, r);

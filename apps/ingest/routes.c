@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A request is checked for who sends it before anybody asks what it wants, so that a foreign page learns nothing, not even
- * which paths exist. Then the path decides, then the method.
+ * A request is checked for who sends it before anybody asks what it wants, so that a foreign page
+ * learns nothing, not even which paths exist. Then the path decides, then the method.
  */
 #include "routes.h"
 
@@ -35,7 +35,8 @@ int routes_answer(struct server *server, struct http_request *request, struct an
 	fields[count] = (struct http_field){ NULL, NULL };
 
 	metrics_answered(&server->metrics, answer->status);
-	r = http_respond(request, answer->status, answer->content_type, fields, answer->body, answer->body_bytes);
+	r = http_respond(request, answer->status, answer->content_type, fields, answer->body,
+			 answer->body_bytes);
 	answer_deinit(answer);
 	return r;
 }
@@ -45,7 +46,8 @@ static void log_refusal(const struct http_request *request, int status, const ch
 	struct log_line line;
 	char target[HEADER_TEXT_BYTES];
 
-	snprintf(target, sizeof(target), "%.*s", (int)request->head->target.len, request->head->target.data);
+	snprintf(target, sizeof(target), "%.*s", (int)request->head->target.len,
+		 request->head->target.data);
 	log_begin(&line, "info", "refused");
 	log_number(&line, "status", status);
 	log_text(&line, "target", target);
@@ -53,8 +55,8 @@ static void log_refusal(const struct http_request *request, int status, const ch
 	log_end(&line);
 }
 
-int routes_problem(struct server *server, struct http_request *request, enum problem problem, const char *detail,
-		   int retry_after_seconds)
+int routes_problem(struct server *server, struct http_request *request, enum problem problem,
+		   const char *detail, int retry_after_seconds)
 {
 	struct answer answer;
 
@@ -76,7 +78,8 @@ void routes_refused(void *argument, int status, const char *reason)
 	log_end(&line);
 }
 
-static int method_not_allowed(struct server *server, struct http_request *request, const char *allow)
+static int method_not_allowed(struct server *server, struct http_request *request,
+			      const char *allow)
 {
 	struct answer answer;
 
@@ -99,26 +102,37 @@ static int answer_upload(struct server *server, struct http_request *request)
 	return routes_answer(server, request, &answer);
 }
 
+static const char *disk_reason(int r)
+{
+	if (r == -ENOSPC)
+		return "less than 5 % of the volume is free";
+	return r < 0 ? strerror(-r) : "there is room";
+}
+
+static const char *bucket_reason(bool well)
+{
+	return well ? "the bucket's folder is in order"
+		    : "a sync of the bucket's folder has failed: check the volume, then restart";
+}
+
 static int answer_readyz(struct server *server, struct http_request *request)
 {
 	char scanner_reason[SCANNER_REASON_BYTES];
 	bool scanner_well = scanner_ready(server->scanner, scanner_reason);
 	bool bucket_well = !atomic_load(&server->bucket.suspect);
 	bool draining = atomic_load(&server->draining);
-	struct answer answer;
-	int r;
-
-	r = bucket_floor(&server->bucket);
-	if (r == -ECANCELED)
-		return r;
-
-	struct answer_check checks[] = {
+	int disk = bucket_floor(&server->bucket);
+	const struct answer_check checks[] = {
 		{ "scanner", scanner_well, scanner_reason },
-		{ "bucket", bucket_well, bucket_well ? "the bucket's folder is in order" :
-			"a sync of the bucket's folder has failed: check the volume, then start the server again" },
-		{ "disk", r == 0, r == 0 ? "there is room" : r == -ENOSPC ? "less than 5 % of the volume is free" : strerror(-r) },
-		{ "accepting", !draining, draining ? "the server is shutting down" : "uploads are taken" },
+		{ "bucket", bucket_well, bucket_reason(bucket_well) },
+		{ "disk", disk == 0, disk_reason(disk) },
+		{ "accepting", !draining,
+		  draining ? "the server shuts down" : "uploads are taken" },
 	};
+	struct answer answer;
+
+	if (disk == -ECANCELED)
+		return disk;
 	answer_ready(&answer, checks, sizeof(checks) / sizeof(checks[0]));
 	if (answer.status == 503)
 		answer.retry_after_seconds = RETRY_AFTER_SECONDS;
@@ -146,7 +160,7 @@ static int answer_metrics_page(struct server *server, struct http_request *reque
 
 static const struct route {
 	const char *path;
-	bool prefix;		/* something follows */
+	bool prefix; /* something follows */
 	const char *allow;
 	int (*get)(struct server *server, struct http_request *request);
 	int (*put)(struct server *server, struct http_request *request);
@@ -176,14 +190,16 @@ static const char *text_of(const struct http_slice *slice, char *buffer)
 {
 	if (!slice)
 		return NULL;
-	snprintf(buffer, HEADER_TEXT_BYTES, "%.*s", (int)(slice->len < HEADER_TEXT_BYTES ? slice->len : 0), slice->data);
+	snprintf(buffer, HEADER_TEXT_BYTES, "%.*s",
+		 (int)(slice->len < HEADER_TEXT_BYTES ? slice->len : 0), slice->data);
 	return buffer;
 }
 
 /* 0 when the sender is welcome; else the answer has been given and its result is in @ret_r. */
 static bool is_welcome(struct server *server, struct http_request *request, int *ret_r)
 {
-	char host_text[HEADER_TEXT_BYTES], origin_text[HEADER_TEXT_BYTES], site_text[HEADER_TEXT_BYTES];
+	char host_text[HEADER_TEXT_BYTES], origin_text[HEADER_TEXT_BYTES],
+		site_text[HEADER_TEXT_BYTES];
 	const char *host = text_of(&request->head->authority, host_text);
 	const char *origin = text_of(http_head_find(request->head, "Origin"), origin_text);
 	const char *site = text_of(http_head_find(request->head, "Sec-Fetch-Site"), site_text);

@@ -15,8 +15,9 @@ int routes_handle(struct http_request *request, void *server);
 void routes_refused(void *server, int status, const char *reason);
 
 /* Sends an answer and frees it; counts it. */
-EW_SUSPENDS int routes_answer(struct server *server, struct http_request *request, struct answer *answer);
+EW_SUSPENDS int routes_answer(struct server *server, struct http_request *request,
+			      struct answer *answer);
 
 /* Sends a problem, with the sentence that makes it this one. */
-EW_SUSPENDS int routes_problem(struct server *server, struct http_request *request, enum problem problem,
-			       const char *detail, int retry_after_seconds);
+EW_SUSPENDS int routes_problem(struct server *server, struct http_request *request,
+			       enum problem problem, const char *detail, int retry_after_seconds);

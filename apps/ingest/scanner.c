@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A scan slot stands for a thread of the scanner, and clamd's threads do not stop when a client leaves. So a slot is a
- * task of the server's scope, not of an upload: it has its own descriptor of the file and waits for the answer whether
- * somebody wants it or not. An upload hands a job to a slot, or into the queue, and waits; when it is cancelled it
- * gives up the job, never the slot. A job is shared by both sides and freed by the last.
+ * A scan slot stands for a thread of the scanner, and clamd's threads do not stop when a client
+ * leaves. So a slot is a task of the server's scope, not of an upload: it has its own descriptor of
+ * the file and waits for the answer whether somebody wants it or not. An upload hands a job to a
+ * slot, or into the queue, and waits; when it is cancelled it gives up the job, never the slot. A
+ * job is shared by both sides and freed by the last.
  *
- * A scanner is trusted after a test, not before: at the start, after a connection was lost, when another process answers
- * than the one that was tested, and every hour. EICAR must be found, and the largest file that could ever be handed over,
- * sparse but for EICAR in front, must not be called clean: clamd says OK to what is over its limits, unless it is
- * configured to say so. Until both pass, uploads are refused: a scanner that is down is not clean.
+ * A scanner is trusted after a test, not before: at the start, after a connection was lost, when
+ * another process answers than the one that was tested, and every hour. EICAR must be found, and
+ * the largest file that could ever be handed over, sparse but for EICAR in front, must not be
+ * called clean: clamd says OK to what is over its limits, unless it is configured to say so. Until
+ * both pass, uploads are refused: a scanner that is down is not clean.
  */
 #include "scanner.h"
 
@@ -40,10 +42,13 @@
 #define TEST_INTERVAL (3600 * EW_SECOND)
 #define TEST_RETRY    (1 * EW_SECOND)
 
-/* A program copies its standard input before it looks, so the test file must not be arbitrarily large. */
-#define EXEC_PROBE_BYTES_MAX (UINT64_C(100) << 20)
+/* clamd never scans a file of this size or more, whatever its settings. */
+#define CLAMD_BYTES_MAX (UINT64_C(2) << 30)
 
-/* The standard test file in two halves, so that neither this source nor the program is taken for a virus. */
+/*
+ * The standard test file in two halves, so that neither this source nor the program is taken for a
+ * virus.
+ */
 static const char eicar_first[] = "X5O!P%@AP[4\\PZX54(P^)7CC)7}$";
 static const char eicar_second[] = "EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*";
 #define EICAR_BYTES (sizeof(eicar_first) + sizeof(eicar_second) - 2)
@@ -54,9 +59,9 @@ struct scan_job {
 	_Atomic int holders;
 	struct ew_event done;
 	struct scan_job *next;
-	struct scan_slot *slot;		/* that has it; NULL while it is queued */
-	int borrowed_fd;		/* the upload's; valid as long as the job is not given up */
-	int fd;				/* the slot's own, or -errno */
+	struct scan_slot *slot; /* that has it; NULL while it is queued */
+	int borrowed_fd;	/* the upload's; valid as long as the job is not given up */
+	int fd;			/* the slot's own, or -errno */
 	bool given_up;
 	bool finished;
 	int result;
@@ -68,8 +73,8 @@ struct scan_slot {
 	unsigned int number;
 	struct ew_event wake;
 	struct scan_slot *next_idle;
-	struct scan_job *job;		/* handed over, not yet picked up */
-	struct ew_scope *run;		/* while a program runs that may be stopped */
+	struct scan_job *job; /* handed over, not yet picked up */
+	struct ew_scope *run; /* while a program runs that may be stopped */
 };
 
 enum trust {
@@ -87,12 +92,13 @@ struct scanner {
 	uint64_t probe_bytes;
 	struct ew_event test_now;
 
-	pthread_mutex_t lock;		/* for what follows, and for the jobs; never held across a suspension */
+	pthread_mutex_t
+		lock; /* for what follows, and for the jobs; never held across a suspension */
 	struct scan_job *queue_first;
 	struct scan_job **queue_end;
 	struct scan_slot *idle;
 	enum trust trust;
-	pid_t pid;			/* of the clamd that has passed; 0: unknown */
+	pid_t pid; /* of the clamd that has passed; 0: unknown */
 	char engine[VERDICT_TEXT_BYTES];
 	char reason[SCANNER_REASON_BYTES];
 
@@ -100,9 +106,11 @@ struct scanner {
 	struct scan_slot slots[];
 };
 
-struct scanner *scanner_new(const struct options *options, struct metrics *metrics, char *error, size_t error_bytes)
+struct scanner *scanner_new(const struct options *options, struct metrics *metrics, char *error,
+			    size_t error_bytes)
 {
-	unsigned int slots_count = options->scanner_kind == SCANNER_NONE ? 0 : (unsigned int)options->scan_slots;
+	unsigned int slots_count =
+		options->scanner_kind == SCANNER_NONE ? 0 : (unsigned int)options->scan_slots;
 	struct scanner *scanner;
 
 	scanner = calloc(1, sizeof(*scanner) + slots_count * sizeof(scanner->slots[0]));
@@ -127,11 +135,14 @@ struct scanner *scanner_new(const struct options *options, struct metrics *metri
 	if (options->scanner_kind == SCANNER_NONE) {
 		scanner->trust = TRUST_PASSED;
 		snprintf(scanner->engine, sizeof(scanner->engine), "none");
-		snprintf(scanner->reason, sizeof(scanner->reason), "no scanner: files are published unscanned, as asked for");
+		snprintf(scanner->reason, sizeof(scanner->reason),
+			 "no scanner: files are published unscanned, as asked for");
 		atomic_store(&metrics->scanner_ready, true);
 	}
-	if (options->scanner_kind == SCANNER_EXEC && exec_init(&scanner->exec, options->scanner_arguments) < 0) {
-		snprintf(error, error_bytes, "--scanner: started as root, so the command would run as the user nobody, "
+	if (options->scanner_kind == SCANNER_EXEC &&
+	    exec_init(&scanner->exec, options->scanner_arguments) < 0) {
+		snprintf(error, error_bytes,
+			 "--scanner: started as root, so the command would run as the user nobody, "
 			 "but there is none");
 		return scanner_free(scanner);
 	}
@@ -173,8 +184,9 @@ static void set_trust(struct scanner *scanner, enum trust trust, const char *rea
 
 	atomic_store(&scanner->metrics->scanner_ready, trust == TRUST_PASSED);
 	if (news)
-		log_note(trust == TRUST_PASSED ? "info" : "error", trust == TRUST_PASSED ? "scanner-ready" : "scanner-not-ready",
-			 "%s", reason);
+		log_note(trust == TRUST_PASSED ? "info" : "error",
+			 trust == TRUST_PASSED ? "scanner-ready" : "scanner-not-ready", "%s",
+			 reason);
 }
 
 static void distrust(struct scanner *scanner, const char *what, int r)
@@ -234,10 +246,12 @@ static int scan_with_program(struct scanner *scanner, int fd, struct verdict *ve
 	char note[EXEC_NOTE_BYTES];
 	int r;
 
-	snprintf(verdict->engine, sizeof(verdict->engine), "exec:%s", scanner->options->scanner_arguments[0]);
+	snprintf(verdict->engine, sizeof(verdict->engine), "exec:%s",
+		 scanner->options->scanner_arguments[0]);
 	r = exec_scan(&scanner->exec, fd, verdict, note);
 	if (r == -EPROTO)
-		log_note("warn", "scanner-failed", "%s: %s", scanner->options->scanner_arguments[0], note);
+		log_note("warn", "scanner-failed", "%s: %s", scanner->options->scanner_arguments[0],
+			 note);
 	return r;
 }
 
@@ -251,7 +265,8 @@ static int scan_bytes(struct scanner *scanner, int fd, pid_t expected, struct ve
 /* ---- the test ---- */
 
 /* Scans a file that has EICAR in front and is @bytes long. */
-static int scan_test_file(struct scanner *scanner, uint64_t bytes, pid_t expected, struct verdict *verdict)
+static int scan_test_file(struct scanner *scanner, uint64_t bytes, pid_t expected,
+			  struct verdict *verdict)
 {
 	EW_OWN(ew_tempfile, file);
 	char eicar[EICAR_BYTES];
@@ -278,50 +293,75 @@ static int scan_test_file(struct scanner *scanner, uint64_t bytes, pid_t expecte
 	return ew_tempfile_close(&file);
 }
 
-static uint64_t probe_size(const struct scanner *scanner)
+/* Says whether clamd announces what is over its limits, archives included; else a word of warning. */
+static int test_limits(struct scanner *scanner, pid_t pid, char *ret_warning)
 {
-	if (scanner->options->scanner_kind == SCANNER_EXEC && scanner->options->scan_limit_bytes == 0 &&
-	    scanner->probe_bytes > EXEC_PROBE_BYTES_MAX)
-		return EXEC_PROBE_BYTES_MAX;
-	return scanner->probe_bytes;
+	struct verdict verdict = { 0 };
+	int r;
+
+	r = scan_test_file(scanner, CLAMD_BYTES_MAX, pid, &verdict);
+	if (r == 0 && verdict.kind == VERDICT_CLEAN)
+		snprintf(
+			ret_warning, SCANNER_REASON_BYTES,
+			"; warning: it is silent about its limits, so archives over them pass: set "
+			"`AlertExceedsMax yes` in clamd.conf");
+	return r;
+}
+
+static int fails_with(int r, const char *what, const struct scanner *scanner, char *ret_reason)
+{
+	snprintf(ret_reason, SCANNER_REASON_BYTES, "%s %s: %s", scanner->options->scanner, what,
+		 strerror(-r));
+	return r;
+}
+
+static int calls_eicar(const struct verdict *verdict, const struct scanner *scanner,
+		       char *ret_reason)
+{
+	snprintf(ret_reason, SCANNER_REASON_BYTES,
+		 "%s calls the EICAR test file %s: check that its signatures are loaded",
+		 scanner->options->scanner, verdict_name(verdict->kind));
+	return -EPERM;
+}
+
+static int is_silent(const struct scanner *scanner, char *ret_reason)
+{
+	snprintf(
+		ret_reason, SCANNER_REASON_BYTES,
+		"%s calls a file of %llu bytes with EICAR in front clean: it has a size limit and is "
+		"silent about it; set `AlertExceedsMax yes` in clamd.conf (clamscan: "
+		"--alert-exceeds-max=yes), or start with a --scan-limit within its limit",
+		scanner->options->scanner, (unsigned long long)scanner->probe_bytes);
+	return -EPERM;
 }
 
 /* 0 when the scanner can be trusted; else @ret_reason says why it cannot. */
 static int test(struct scanner *scanner, pid_t *ret_pid, struct verdict *verdict, char *ret_reason)
 {
-	const char *name = scanner->options->scanner;
-	uint64_t bytes = probe_size(scanner);
-	int r;
+	bool clamd = scanner->options->scanner_kind == SCANNER_CLAMD;
+	char warning[SCANNER_REASON_BYTES] = "";
+	int r = 0;
 
 	*ret_pid = 0;
-	if (scanner->options->scanner_kind == SCANNER_CLAMD) {
+	if (clamd)
 		r = clamd_client_version(&scanner->clamd, verdict->engine, ret_pid);
-		if (r < 0) {
-			snprintf(ret_reason, SCANNER_REASON_BYTES, "%s does not answer: %s", name, strerror(-r));
-			return r;
-		}
-	}
+	if (r < 0)
+		return fails_with(r, "does not answer", scanner, ret_reason);
 
 	r = scan_test_file(scanner, EICAR_BYTES, *ret_pid, verdict);
-	if (r == 0 && verdict->kind != VERDICT_INFECTED) {
-		snprintf(ret_reason, SCANNER_REASON_BYTES, "%s calls the EICAR test file %s: check that its signatures are "
-			 "loaded", name, verdict_name(verdict->kind));
-		return -EPERM;
-	}
-	if (r == 0 && bytes > EICAR_BYTES)
-		r = scan_test_file(scanner, bytes, *ret_pid, verdict);
-	if (r < 0) {
-		snprintf(ret_reason, SCANNER_REASON_BYTES, "%s fails to scan a test file: %s", name, strerror(-r));
-		return r;
-	}
-	if (verdict->kind == VERDICT_CLEAN) {
-		snprintf(ret_reason, SCANNER_REASON_BYTES, "%s calls a file of %llu bytes with EICAR in front clean: it has a "
-			 "size limit and is silent about it; set `AlertExceedsMax yes` in clamd.conf (clamscan: "
-			 "--alert-exceeds-max=yes), or start with a --scan-limit within its limit", name,
-			 (unsigned long long)bytes);
-		return -EPERM;
-	}
-	snprintf(ret_reason, SCANNER_REASON_BYTES, "%s has passed its test", name);
+	if (r == 0 && verdict->kind != VERDICT_INFECTED)
+		return calls_eicar(verdict, scanner, ret_reason);
+	if (r == 0 && scanner->probe_bytes > EICAR_BYTES)
+		r = scan_test_file(scanner, scanner->probe_bytes, *ret_pid, verdict);
+	if (r == 0 && verdict->kind == VERDICT_CLEAN)
+		return is_silent(scanner, ret_reason);
+	if (r == 0 && clamd)
+		r = test_limits(scanner, *ret_pid, warning);
+	if (r < 0)
+		return fails_with(r, "fails to scan a test file", scanner, ret_reason);
+
+	snprintf(ret_reason, SCANNER_REASON_BYTES, "%s has passed its test%s",
+		 scanner->options->scanner, warning);
 	return 0;
 }
 
@@ -335,7 +375,8 @@ static void run_test(struct scanner *scanner)
 	r = test(scanner, &pid, &verdict, reason);
 	if (r == -ECANCELED)
 		return;
-	atomic_fetch_add(r == 0 ? &scanner->metrics->tests_passed : &scanner->metrics->tests_failed, 1);
+	atomic_fetch_add(r == 0 ? &scanner->metrics->tests_passed : &scanner->metrics->tests_failed,
+			 1);
 	pthread_mutex_lock(&scanner->lock);
 	scanner->pid = pid;
 	memcpy(scanner->engine, verdict.engine, sizeof(scanner->engine));
@@ -369,7 +410,10 @@ static void job_let_go(struct scan_job *job)
 		free(job);
 }
 
-/* Under the lock: from here the slot counts as held, and the bytes stay readable whatever the upload does. */
+/*
+ * Under the lock: from here the slot counts as held, and the bytes stay readable whatever the
+ * upload does.
+ */
 static void assign(struct scan_slot *slot, struct scan_job *job)
 {
 	job->slot = slot;
@@ -433,11 +477,11 @@ static void give_up(struct scanner *scanner, struct scan_job *job)
 	}
 	pthread_mutex_unlock(&scanner->lock);
 	if (queued)
-		job_let_go(job);	/* for the queue */
+		job_let_go(job); /* for the queue */
 }
 
-int scanner_scan(struct scanner *scanner, struct ew_file *file, uint64_t size_bytes, const uint8_t *sha256,
-		 struct verdict *verdict)
+int scanner_scan(struct scanner *scanner, struct ew_file *file, uint64_t size_bytes,
+		 const uint8_t *sha256, struct verdict *verdict)
 {
 	struct scan_job *job;
 	pid_t pid;
@@ -493,20 +537,13 @@ static int attempt(struct scan_slot *slot, struct scan_job *job)
 	switch (r) {
 	case 0:
 	case -ECANCELED:
-	case -ETIME:
-		break;
+	case -ETIME: break;
 	case -EPROTO:
-		ew_event_set(&scanner->test_now);	/* its fault or the file's? */
+		ew_event_set(&scanner->test_now); /* its fault or the file's? */
 		break;
-	case -ECONNRESET:
-		distrust(scanner, "the scanner left in the middle of a scan", r);
-		break;
-	case -ESTALE:
-		distrust(scanner, "the scanner was restarted", r);
-		break;
-	default:
-		distrust(scanner, "the scanner cannot be reached", r);
-		r = -EHOSTDOWN;
+	case -ECONNRESET: distrust(scanner, "the scanner left in the middle of a scan", r); break;
+	case -ESTALE: distrust(scanner, "the scanner was restarted", r); break;
+	default: distrust(scanner, "the scanner cannot be reached", r); r = -EHOSTDOWN;
 	}
 	return r;
 }
@@ -588,10 +625,14 @@ static void publish_result(struct scan_slot *slot, struct scan_job *job, int r)
 	ew_event_set(&job->done);
 }
 
-/* Whether the scanner may still be at it: clamd when we stopped waiting, a program whose tree is not gone. */
+/*
+ * Whether the scanner may still be at it: clamd when we stopped waiting, a program whose tree is
+ * not gone.
+ */
 static bool is_presumed(const struct scan_slot *slot, int r)
 {
-	return r == -ETIME || (r == -ECANCELED && slot->scanner->options->scanner_kind == SCANNER_CLAMD);
+	return r == -ETIME ||
+	       (r == -ECANCELED && slot->scanner->options->scanner_kind == SCANNER_CLAMD);
 }
 
 /* Returns whether the slot is free again. */
@@ -614,10 +655,13 @@ static bool run_job(struct scan_slot *slot, struct scan_job *job)
 	if (closed < 0)
 		log_note("warn", "close-failed", "the scanned file: %s", strerror(-closed));
 
-	slots_move(books, job->given_up ? SLOT_CANCELLING : SLOT_HELD, presumed ? SLOT_PRESUMED : SLOT_FREE);
+	slots_move(books, job->given_up ? SLOT_CANCELLING : SLOT_HELD,
+		   presumed ? SLOT_PRESUMED : SLOT_FREE);
 	if (presumed)
-		log_note("warn", "scan-slot-presumed", "slot %u: the scanner has not said that it stopped; the slot is not "
-			 "granted again", slot->number);
+		log_note("warn", "scan-slot-presumed",
+			 "slot %u: the scanner has not said that it stopped; the slot is not "
+			 "granted again",
+			 slot->number);
 	job_let_go(job);
 	return !presumed;
 }
@@ -683,7 +727,8 @@ int scanner_start(struct scanner *scanner, struct ew_scope *scope, struct ew_fil
 
 	scanner->staging = staging;
 	for (unsigned int i = 0; i < scanner->slots_count && r == 0; i++)
-		r = ew_spawn(scope, slot_loop, &scanner->slots[i], .worker = i % ew_workers_count() + 1);
+		r = ew_spawn(scope, slot_loop, &scanner->slots[i],
+			     .worker = i % ew_workers_count() + 1);
 	if (scanner->slots_count > 0 && r == 0)
 		r = ew_spawn(scope, test_loop, scanner);
 	return r;

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* The scanner: slots that scan, a queue in front of them, and the test without which nobody trusts it. */
+/*
+ * The scanner: slots that scan, a queue in front of them, and the test without which nobody trusts
+ * it.
+ */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,12 +28,14 @@ struct scanner;
  *
  * Return: NULL with a sentence in @error.
  */
-struct scanner *scanner_new(const struct options *options, struct metrics *metrics, char *error, size_t error_bytes);
+struct scanner *scanner_new(const struct options *options, struct metrics *metrics, char *error,
+			    size_t error_bytes);
 struct scanner *scanner_free(struct scanner *scanner);
 
 /**
  * scanner_start() - spawn the slots, over all workers, and the tester
- * @scope:   of the server: it must outlive every upload, because a slot outlives the upload that left it
+ * @scope:   of the server: it must outlive every upload, because a slot outlives the upload that
+ *           left it
  * @staging: where test files are made; borrowed
  *
  * Return: 0 or what ew_spawn() says.
@@ -44,12 +49,13 @@ int scanner_start(struct scanner *scanner, struct ew_scope *scope, struct ew_fil
  * @sha256:     of the file, for the verdict
  * @verdict:    filled in whole
  *
- * Cancellation: gives the job up; a slot that already has it stays taken until the scanner has stopped.
- * Errors:       -EHOSTDOWN no scanner that has passed its test, -ETIMEDOUT it takes too long, -EPROTO it failed,
- *               -ECANCELED.
+ * Cancellation: gives the job up; a slot that already has it stays taken until the scanner has
+ *               stopped.
+ * Errors:       -EHOSTDOWN no scanner that has passed its test, -ETIMEDOUT it takes too long,
+ *               -EPROTO it failed, -ECANCELED.
  */
-EW_SUSPENDS int scanner_scan(struct scanner *scanner, struct ew_file *file, uint64_t size_bytes, const uint8_t *sha256,
-			     struct verdict *verdict);
+EW_SUSPENDS int scanner_scan(struct scanner *scanner, struct ew_file *file, uint64_t size_bytes,
+			     const uint8_t *sha256, struct verdict *verdict);
 
 /* Whether uploads may come; @ret_reason gets a sentence in both cases, SCANNER_REASON_BYTES. */
 bool scanner_ready(struct scanner *scanner, char *ret_reason);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The life of the server is nested like its scopes. The services (scan slots, the scanner's test, the directory sync) outlive the
- * workers, because an upload that ends needs them; inside them one task per worker accepts connections; inside each of those
- * live its sessions. A shutdown goes from the inside out: stop accepting, let sessions finish within the grace, cut what is
- * left, then wait for the scanner's last answers, then end the services.
+ * The life of the server is nested like its scopes. The services (scan slots, the scanner's test,
+ * the directory sync) outlive the workers, because an upload that ends needs them; inside them one
+ * task per worker accepts connections; inside each of those live its sessions. A shutdown goes from
+ * the inside out: stop accepting, let sessions finish within the grace, cut what is left, then wait
+ * for the scanner's last answers, then end the services.
  */
 #include "server.h"
 
@@ -29,7 +30,10 @@
 /* What an ending may take once it has been asked for. */
 #define ENDING_BUDGET (20 * EW_SECOND)
 
-/* Connections that are not uploads: health checks, metrics, the idle. From the reserve in capacity.h. */
+/*
+ * Connections that are not uploads: health checks, metrics, the idle. From the reserve in
+ * capacity.h.
+ */
 #define OTHER_CONNECTIONS 32
 #define SEALING_MAX	  16
 
@@ -58,8 +62,8 @@ uint64_t server_size_max(const struct server *server)
 {
 	uint64_t most = server->options->size_max_bytes;
 
-	if (server->options->scanner_kind != SCANNER_NONE && server->options->scan_limit_bytes > 0 &&
-	    server->options->scan_limit_bytes < most)
+	if (server->options->scanner_kind != SCANNER_NONE &&
+	    server->options->scan_limit_bytes > 0 && server->options->scan_limit_bytes < most)
 		most = server->options->scan_limit_bytes;
 	return most;
 }
@@ -78,7 +82,8 @@ static int serve_session(void *argument, void *place)
 	return r;
 }
 
-static int start_session(struct worker *worker, struct ew_socket **socket, struct ew_permit **permit)
+static int start_session(struct worker *worker, struct ew_socket **socket,
+			 struct ew_permit **permit)
 {
 	struct session *session = malloc(sizeof(*session));
 	int r;
@@ -222,9 +227,10 @@ static void print_address(const struct ew_listener *listener, char *ret_text, si
 	struct sockaddr_storage address;
 
 	if (ew_listener_address(listener, &address) == 0)
-		getnameinfo((struct sockaddr *)&address, sizeof(address), host, sizeof(host), port, sizeof(port),
-			    NI_NUMERICHOST | NI_NUMERICSERV);
-	snprintf(ret_text, bytes, address.ss_family == AF_INET6 ? "http://[%s]:%s" : "http://%s:%s", host, port);
+		getnameinfo((struct sockaddr *)&address, sizeof(address), host, sizeof(host), port,
+			    sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
+	snprintf(ret_text, bytes, address.ss_family == AF_INET6 ? "http://[%s]:%s" : "http://%s:%s",
+		 host, port);
 }
 
 static void print_block(struct server *server, const struct ew_listener *listener)
@@ -237,7 +243,8 @@ static void print_block(struct server *server, const struct ew_listener *listene
 	scanner_engine(server->scanner, engine);
 
 	printf("ew-ingest %s\n", EW_INGEST_VERSION);
-	printf("  address  %s%s\n", address, options->loopback ? "" : ", open to whoever reaches it (--public)");
+	printf("  address  %s%s\n", address,
+	       options->loopback ? "" : ", open to whoever reaches it (--public)");
 	printf("  bucket   %s, files of at most %llu bytes get mode %04o\n", options->bucket,
 	       (unsigned long long)server_size_max(server), (unsigned int)options->mode);
 	if (options->scanner_kind == SCANNER_NONE)
@@ -250,9 +257,12 @@ static void print_block(struct server *server, const struct ew_listener *listene
 		printf("           %s\n", options->scanner_notes.items[i]);
 	printf("  driver   %s, %u workers\n", ew_driver_name(), ew_workers_count());
 	printf("  limits   %s\n", sum);
-	printf("           %llu scans at the same time, %llu requests wait for an upload slot, shutdown within %lld s\n",
-	       (unsigned long long)(options->scanner_kind == SCANNER_NONE ? 0 : options->scan_slots),
-	       (unsigned long long)options->waiting, (long long)(options->grace_ns / EW_SECOND + ENDING_BUDGET / EW_SECOND));
+	printf("           %llu scans at the same time, %llu requests wait for an upload slot, "
+	       "shutdown within %lld s\n",
+	       (unsigned long long)(options->scanner_kind == SCANNER_NONE ? 0
+									  : options->scan_slots),
+	       (unsigned long long)options->waiting,
+	       (long long)(options->grace_ns / EW_SECOND + ENDING_BUDGET / EW_SECOND));
 	printf("  try      curl -T FILE %s/files/NAME\n", address);
 	fflush(stdout);
 }
@@ -264,8 +274,8 @@ static int open_listeners(struct server *server, struct worker *workers, unsigne
 	const struct options *options = server->options;
 	int r;
 
-	r = ew_listener_open((const struct sockaddr *)&options->address, options->address_bytes, BACKLOG,
-			     &workers[0].listener);
+	r = ew_listener_open((const struct sockaddr *)&options->address, options->address_bytes,
+			     BACKLOG, &workers[0].listener);
 	for (unsigned int i = 1; i < count && r == 0; i++)
 		r = ew_listener_share(workers[0].listener, &workers[i].listener);
 	if (r < 0)
@@ -279,8 +289,8 @@ static int await_first_test(struct server *server)
 	int64_t deadline = ew_after(FIRST_TEST_WAIT);
 	int r = 0;
 
-	while (r == 0 && server->options->scanner_kind != SCANNER_NONE && !scanner_tested(server->scanner) &&
-	       ew_now() < deadline)
+	while (r == 0 && server->options->scanner_kind != SCANNER_NONE &&
+	       !scanner_tested(server->scanner) && ew_now() < deadline)
 		r = ew_sleep(LOOK_INTERVAL);
 	return r;
 }
@@ -299,7 +309,8 @@ static int await_shutdown(struct server *server, struct ew_signals *signals, str
 	return r;
 }
 
-static int run_workers(struct server *server, struct ew_signals *signals, struct worker *workers, unsigned int count)
+static int run_workers(struct server *server, struct ew_signals *signals, struct worker *workers,
+		       unsigned int count)
 {
 	int r = 0;
 
@@ -323,7 +334,8 @@ static int await_scanner(struct server *server)
 {
 	int r = 0;
 
-	while (r == 0 && !atomic_load(&server->forced) && ew_now() < atomic_load(&server->grace_end_ns)) {
+	while (r == 0 && !atomic_load(&server->forced) &&
+	       ew_now() < atomic_load(&server->grace_end_ns)) {
 		struct slots_view view = slots_look(&server->metrics.scan_slots);
 
 		if (view.count[SLOT_HELD] + view.count[SLOT_CANCELLING] == 0)
@@ -333,7 +345,8 @@ static int await_scanner(struct server *server)
 	return r;
 }
 
-static int run_services(struct server *server, struct ew_signals *signals, struct worker *workers, unsigned int count)
+static int run_services(struct server *server, struct ew_signals *signals, struct worker *workers,
+			unsigned int count)
 {
 	int r, closed;
 
@@ -386,8 +399,8 @@ static int serve(void *argument)
 	r = ew_signals_open(&set, &signals);
 	if (r < 0)
 		return r;
-	r = bucket_open(&server->bucket, options->bucket, options->state, options->mode, &server->metrics, error,
-			sizeof(error));
+	r = bucket_open(&server->bucket, options->bucket, options->state, options->mode,
+			&server->metrics, error, sizeof(error));
 	if (r < 0)
 		fprintf(stderr, "ew-ingest: %s\n", error);
 	else
@@ -429,7 +442,8 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 		return r;
 
 	slots = (unsigned int)server->capacity.slots;
-	metrics_init(&server->metrics, slots, options->scanner_kind == SCANNER_NONE ? 0 : (uint32_t)options->scan_slots);
+	metrics_init(&server->metrics, slots,
+		     options->scanner_kind == SCANNER_NONE ? 0 : (uint32_t)options->scan_slots);
 	server->access = (struct access){
 		.hosts_checked = options->loopback,
 		.hosts = options->hosts.items,
@@ -437,9 +451,11 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 		.origins = options->origins.items,
 		.origins_count = options->origins.count,
 	};
-	server->stories = story_ring_new(2 * (size_t)slots > STORIES_MIN ? 2 * (size_t)slots : STORIES_MIN);
+	server->stories =
+		story_ring_new(2 * (size_t)slots > STORIES_MIN ? 2 * (size_t)slots : STORIES_MIN);
 	server->uploads = ew_semaphore_new(slots, (unsigned int)options->waiting);
-	server->connections = ew_semaphore_new(slots + (unsigned int)options->waiting + OTHER_CONNECTIONS, EW_WORKERS_MAX);
+	server->connections = ew_semaphore_new(
+		slots + (unsigned int)options->waiting + OTHER_CONNECTIONS, EW_WORKERS_MAX);
 	server->sealing = ew_semaphore_new(SEALING_MAX, slots);
 	if (!server->stories || !server->uploads || !server->connections || !server->sealing) {
 		snprintf(error, error_bytes, "out of memory");
@@ -489,7 +505,10 @@ static int run(struct server *server)
 	run_options.signals = &signals;
 	/* Blocked before the log's thread is made, which would take them otherwise. */
 	pthread_sigmask(SIG_BLOCK, &signals, NULL);
-	/* A parent that ignores its children hands that down, and the kernel would reap scanners before us. */
+	/*
+	 * A parent that ignores its children hands that down, and the kernel would reap scanners
+	 * before us.
+	 */
 	signal(SIGCHLD, SIG_DFL);
 	r = log_start();
 	if (r < 0)
@@ -498,7 +517,8 @@ static int run(struct server *server)
 	if (r < 0)
 		log_note("error", "ended", "%s", strerror(-r));
 	else
-		log_note("info", "ended", "%llu uploads were cut", (unsigned long long)atomic_load(&server->uploads_cut));
+		log_note("info", "ended", "%llu uploads were cut",
+			 (unsigned long long)atomic_load(&server->uploads_cut));
 	log_stop(ew_after(LOG_PATIENCE));
 	return r;
 }
@@ -515,7 +535,8 @@ int server_run(const struct options *options)
 	server->bucket.lock_fd = -1;
 	r = prepare(server, error, sizeof(error));
 	if (r == 0)
-		r = bucket_prepare(&server->bucket, options->bucket, options->state, error, sizeof(error));
+		r = bucket_prepare(&server->bucket, options->bucket, options->state, error,
+				   sizeof(error));
 	if (r < 0)
 		fprintf(stderr, "ew-ingest: %s\n", error);
 	else

@@ -27,23 +27,23 @@ struct server {
 	struct story_ring *stories;
 	struct scanner *scanner;
 	struct ew_semaphore *connections;
-	struct ew_semaphore *uploads;		/* the upload slots */
-	struct ew_semaphore *sealing;		/* a file that is being sealed is open twice */
-	_Atomic int64_t wait_ns;		/* for an upload slot, a running mean */
+	struct ew_semaphore *uploads; /* the upload slots */
+	struct ew_semaphore *sealing; /* a file that is being sealed is open twice */
+	_Atomic int64_t wait_ns;      /* for an upload slot, a running mean */
 
 	struct ew_event drain;
-	_Atomic int64_t grace_end_ns;		/* set before @drain */
+	_Atomic int64_t grace_end_ns; /* set before @drain */
 	_Atomic bool draining;
 	_Atomic bool forced;
-	_Atomic uint64_t uploads_cut;		/* by the end of the grace */
+	_Atomic uint64_t uploads_cut; /* by the end of the grace */
 };
 
 enum server_exit {
 	SERVER_DRAINED = 0,
 	SERVER_FAILED = 1,
 	SERVER_USAGE = 2,
-	SERVER_CUT = 3,		/* uploads were cut at the end of the grace */
-	SERVER_FORCED = 4,	/* by a second signal */
+	SERVER_CUT = 3,	   /* uploads were cut at the end of the grace */
+	SERVER_FORCED = 4, /* by a second signal */
 };
 
 /* Starts, serves until a signal, drains; returns an exit status. Messages go to standard error. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Slots move between four counts while several threads look. All counts share one word, so that no look
- * can fall between the two halves of a move and see a slot twice or not at all.
+ * Slots move between four counts while several threads look. All counts share one word, so that no
+ * look can fall between the two halves of a move and see a slot twice or not at all.
  */
 #include "slots.h"
 

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* The books of one kind of slot: how many are free, held, cancelling, presumed. The sum is the capacity. */
+/*
+ * The books of one kind of slot: how many are free, held, cancelling, presumed. The sum is the
+ * capacity.
+ */
 
 #include <stdatomic.h>
 #include <stdint.h>
@@ -9,15 +12,16 @@
 #define SLOTS_MAX 65535
 
 enum slot {
-	SLOT_FREE,		/* nobody has it, and what it stands for is free */
-	SLOT_HELD,		/* somebody waits for its work */
-	SLOT_CANCELLING,	/* nobody waits any more, the work has not stopped yet */
-	SLOT_PRESUMED,		/* the deadline of the wait for its end has passed; not granted again */
+	SLOT_FREE,	 /* nobody has it, and what it stands for is free */
+	SLOT_HELD,	 /* somebody waits for its work */
+	SLOT_CANCELLING, /* nobody waits any more, the work has not stopped yet */
+	SLOT_PRESUMED,	 /* waiting for its end has run out of time; not granted again */
 	SLOT_COUNT,
 };
 
+/* @books holds four counts of 16 bits, so that a move is one addition and a look one load. */
 struct slots {
-	_Atomic uint64_t books;	/* four counts of 16 bits, so that a move is one addition and a look one load */
+	_Atomic uint64_t books;
 	uint32_t capacity;
 };
 

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The life of an upload as a table. The path to a name has no shortcuts: only the scanner `none` skips
- * SCANNING, and it still passes VERDICT, where the verdict says "unscanned". Every state that is not an
- * end may turn into CANCELLED or FAILED; only where the bytes are judged can they be REJECTED.
+ * The life of an upload as a table. The path to a name has no shortcuts: only the scanner `none`
+ * skips SCANNING, and it still passes VERDICT, where the verdict says "unscanned". Every state that
+ * is not an end may turn into CANCELLED or FAILED; only where the bytes are judged can they be
+ * REJECTED.
  */
 #include "state.h"
 
 #define BIT(state) (1u << (state))
-#define TROUBLE (BIT(STATE_CANCELLED) | BIT(STATE_FAILED))
+#define TROUBLE	   (BIT(STATE_CANCELLED) | BIT(STATE_FAILED))
 
 static const struct {
 	const char *name;

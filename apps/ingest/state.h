@@ -6,15 +6,15 @@
 #include <stdbool.h>
 
 enum state {
-	STATE_RECEIVING,	/* bytes arrive */
-	STATE_SEALED,		/* the last byte is here, the digest is known, no writer is left */
-	STATE_SCANNING,		/* a scanner has the bytes, or the upload waits for one */
-	STATE_VERDICT,		/* the scanner has spoken */
-	STATE_PUBLISHING,	/* on its way to a name */
-	STATE_PUBLISHED,	/* the name exists and is durable */
-	STATE_CANCELLED,	/* its client left, or the server did */
-	STATE_REJECTED,		/* refused for what it is: infected, unscannable, too large */
-	STATE_FAILED,		/* refused for what happened here: scanner, disk, a lost race for the name */
+	STATE_RECEIVING,  /* bytes arrive */
+	STATE_SEALED,	  /* the last byte is here, the digest is known, no writer is left */
+	STATE_SCANNING,	  /* a scanner has the bytes, or the upload waits for one */
+	STATE_VERDICT,	  /* the scanner has spoken */
+	STATE_PUBLISHING, /* on its way to a name */
+	STATE_PUBLISHED,  /* the name exists and is durable */
+	STATE_CANCELLED,  /* its client left, or the server did */
+	STATE_REJECTED,	  /* refused for what it is: infected, unscannable, too large */
+	STATE_FAILED, /* refused for what happened here: scanner, disk, a lost race for the name */
 	STATE_COUNT,
 };
 

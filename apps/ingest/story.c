@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Everybody who knows an id may read its story, so an id carries 128 bits from the kernel and is compared
- * whole. An upload finds its story by place; only a reader from outside has to search, one id after the
- * other through a dense array, which takes some microseconds for twenty thousand of them.
+ * Everybody who knows an id may read its story, so an id carries 128 bits from the kernel and is
+ * compared whole. An upload finds its story by place; only a reader from outside has to search, one
+ * id after the other through a dense array, which takes some microseconds for twenty thousand of
+ * them.
  *
  * Workers share the ring. The lock is held for a copy, never across a suspension.
  */
@@ -115,8 +116,8 @@ static struct story *find(struct story_ring *ring, const char *id)
 	return NULL;
 }
 
-void story_add(struct story_ring *ring, const struct story_ref *ref, enum state state, int64_t entered_ns,
-	       const char *note)
+void story_add(struct story_ring *ring, const struct story_ref *ref, enum state state,
+	       int64_t entered_ns, const char *note)
 {
 	struct story_chapter *chapter;
 	struct story *story;
@@ -132,7 +133,8 @@ void story_add(struct story_ring *ring, const struct story_ref *ref, enum state 
 	pthread_mutex_unlock(&ring->lock);
 }
 
-void story_add_seal(struct story_ring *ring, const struct story_ref *ref, uint64_t size_bytes, const uint8_t *sha256)
+void story_add_seal(struct story_ring *ring, const struct story_ref *ref, uint64_t size_bytes,
+		    const uint8_t *sha256)
 {
 	struct story *story;
 
@@ -145,7 +147,8 @@ void story_add_seal(struct story_ring *ring, const struct story_ref *ref, uint64
 	pthread_mutex_unlock(&ring->lock);
 }
 
-void story_add_verdict(struct story_ring *ring, const struct story_ref *ref, const struct verdict *verdict)
+void story_add_verdict(struct story_ring *ring, const struct story_ref *ref,
+		       const struct verdict *verdict)
 {
 	struct story *story;
 

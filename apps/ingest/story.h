@@ -11,14 +11,14 @@
 #include "state.h"
 #include "verdict.h"
 
-#define STORY_ID_BYTES	    16
-#define STORY_ID_TEXT	    (2 * STORY_ID_BYTES + 1)	/* hex digits and NUL */
-#define STORY_NOTE_BYTES    160
-#define STORY_CHAPTERS_MAX  (STATE_COUNT - 2)		/* the longest life passes six states */
+#define STORY_ID_BYTES	   16
+#define STORY_ID_TEXT	   (2 * STORY_ID_BYTES + 1) /* hex digits and NUL */
+#define STORY_NOTE_BYTES   160
+#define STORY_CHAPTERS_MAX (STATE_COUNT - 2) /* the longest life passes six states */
 
 struct story_chapter {
 	enum state state;
-	int64_t entered_ns;		/* monotonic */
+	int64_t entered_ns; /* monotonic */
 	char note[STORY_NOTE_BYTES];
 };
 
@@ -28,7 +28,7 @@ struct story {
 	char name[NAME_BYTES_MAX + 1];
 	int64_t began_unix_ms;
 	uint64_t size_bytes;
-	char sha256[65];		/* empty until sealed */
+	char sha256[65]; /* empty until sealed */
 	struct verdict verdict;
 	bool has_verdict;
 	int chapters_count;
@@ -58,10 +58,12 @@ struct story_ring *story_ring_free(struct story_ring *ring);
 int story_begin(struct story_ring *ring, const char *name, struct story_ref *ret_ref);
 
 /* Adds to a story; without effect when it has left the ring. */
-void story_add(struct story_ring *ring, const struct story_ref *ref, enum state state, int64_t entered_ns,
-	       const char *note);
-void story_add_seal(struct story_ring *ring, const struct story_ref *ref, uint64_t size_bytes, const uint8_t *sha256);
-void story_add_verdict(struct story_ring *ring, const struct story_ref *ref, const struct verdict *verdict);
+void story_add(struct story_ring *ring, const struct story_ref *ref, enum state state,
+	       int64_t entered_ns, const char *note);
+void story_add_seal(struct story_ring *ring, const struct story_ref *ref, uint64_t size_bytes,
+		    const uint8_t *sha256);
+void story_add_verdict(struct story_ring *ring, const struct story_ref *ref,
+		       const struct verdict *verdict);
 
 /* Copies the story of @id, @id_bytes long: 0, or -ENOENT. */
 int story_find(struct story_ring *ring, const char *id, size_t id_bytes, struct story *ret_story);

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A program may leave processes behind that have left its group and its session; killing the group does not reach them,
- * and nothing says when they are gone. A child subreaper inherits them instead of init: they become our children, so
- * we can see them in /proc, signal them without mistaking their numbers (a child's number is not reused before we have
- * waited for it), and know that all are gone when there is nobody left to wait for.
+ * A program may leave processes behind that have left its group and its session; killing the group
+ * does not reach them, and nothing says when they are gone. A child subreaper inherits them instead
+ * of init: they become our children, so we can see them in /proc, signal them without mistaking
+ * their numbers (a child's number is not reused before we have waited for it), and know that all
+ * are gone when there is nobody left to wait for.
  *
- * A plain, single-threaded program of blocking calls, without the runtime: it must not fail for reasons of its own.
+ * A plain, single-threaded program of blocking calls, without the runtime: it must not fail for
+ * reasons of its own.
  */
 #include "supervise.h"
 
@@ -37,14 +39,14 @@
 #define SWEEP_INTERVAL_MS 20
 
 struct supervisor {
-	sigset_t before;	/* the signals as we found them */
+	sigset_t before; /* the signals as we found them */
 	int signal_fd;
 	pid_t program;
 	bool program_ended;
-	int status;		/* its exit status, once it has ended */
-	bool told_to_end;	/* before the program ended by itself */
+	int status;	  /* its exit status, once it has ended */
+	bool told_to_end; /* before the program ended by itself */
 	bool ending;
-	int64_t kill_ms;	/* when patience ends */
+	int64_t kill_ms; /* when patience ends */
 };
 
 static int64_t now_ms(void)
@@ -114,7 +116,7 @@ _Noreturn static void run_program(const struct supervisor *supervisor, char **ar
 		fprintf(stderr, "cannot drop privileges: %s\n", strerror(-r));
 		_exit(EXIT_TROUBLE);
 	}
-	prctl(PR_SET_PDEATHSIG, SIGKILL);	/* after the change of user, which clears it */
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* after the change of user, which clears it */
 	sigprocmask(SIG_SETMASK, &supervisor->before, NULL);
 	execvpe(argv[4], argv + 4, environment);
 	fprintf(stderr, "%s: %s\n", argv[4], strerror(errno));
@@ -141,7 +143,10 @@ static bool reap(struct supervisor *supervisor)
 	return pid == 0;
 }
 
-/* The parent of a process, 0 if it is gone: the fourth field, after a name in parentheses that may hold anything. */
+/*
+ * The parent of a process, 0 if it is gone: the fourth field, after a name in parentheses that may
+ * hold anything.
+ */
 static pid_t parent_of(const char *process)
 {
 	char path[64], text[512];
@@ -176,7 +181,8 @@ static void signal_tree(const struct supervisor *supervisor, int signal)
 	if (!processes)
 		return;
 	while ((entry = readdir(processes)))
-		if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' && parent_of(entry->d_name) == getpid())
+		if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' &&
+		    parent_of(entry->d_name) == getpid())
 			kill((pid_t)atoi(entry->d_name), signal);
 	closedir(processes);
 }
@@ -202,7 +208,8 @@ static void wait_for_news(struct supervisor *supervisor)
 	poll(watched, 2, supervisor->ending ? SWEEP_INTERVAL_MS : -1);
 	while (read(supervisor->signal_fd, &news, sizeof(news)) == sizeof(news))
 		if (news.ssi_signo != SIGCHLD)
-			supervisor->told_to_end = supervisor->told_to_end || !supervisor->program_ended;
+			supervisor->told_to_end =
+				supervisor->told_to_end || !supervisor->program_ended;
 	if (watched[1].revents & POLLERR)
 		supervisor->told_to_end = true;
 }

@@ -13,8 +13,8 @@
  * @argc: of main()
  * @argv: the verb, user, group ("-" to stay), the program and its arguments
  *
- * Standard input, output and descriptor 3 are inherited by the program. TERM, and the loss of the reader of
- * descriptor 3, end the tree.
+ * Standard input, output and descriptor 3 are inherited by the program. TERM, and the loss of the
+ * reader of descriptor 3, end the tree.
  *
  * Return: the program's exit status; more than 1 when it ended in another way or was told to end.
  */

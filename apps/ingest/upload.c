@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * All that is said about an upload is said here: log, metrics and story hear of a transition in one place, so
- * that they cannot disagree.
+ * All that is said about an upload is said here: log, metrics and story hear of a transition in one
+ * place, so that they cannot disagree.
  */
 #include "upload.h"
 
@@ -23,7 +23,8 @@ static const char *level(enum state to)
 	return to == STATE_FAILED || to == STATE_REJECTED ? "warn" : "info";
 }
 
-static void log_move(const struct upload *upload, const char *from, int64_t after_ns, const char *note)
+static void log_move(const struct upload *upload, const char *from, int64_t after_ns,
+		     const char *note)
 {
 	struct log_line line;
 	char digest[65];
@@ -51,7 +52,8 @@ static void log_move(const struct upload *upload, const char *from, int64_t afte
 	log_end(&line);
 }
 
-int upload_begin(struct upload *upload, struct metrics *metrics, struct story_ring *stories, const char *name)
+int upload_begin(struct upload *upload, struct metrics *metrics, struct story_ring *stories,
+		 const char *name)
 {
 	int r;
 

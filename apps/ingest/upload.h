@@ -21,9 +21,9 @@ struct upload {
 
 	enum state state;
 	int64_t entered_ns;
-	_Atomic int word;		/* undecided, then for ever committed or cancelled */
+	_Atomic int word; /* undecided, then for ever committed or cancelled */
 
-	bool named;			/* its name exists in the bucket */
+	bool named; /* its name exists in the bucket */
 
 	uint64_t size_bytes;
 	uint8_t sha256[32];
@@ -39,7 +39,8 @@ struct upload {
  *
  * Return: 0, or -errno when there is no randomness for its id.
  */
-int upload_begin(struct upload *upload, struct metrics *metrics, struct story_ring *stories, const char *name);
+int upload_begin(struct upload *upload, struct metrics *metrics, struct story_ring *stories,
+		 const char *name);
 
 /**
  * upload_move() - the one way from state to state
@@ -58,8 +59,8 @@ void upload_judge(struct upload *upload, const struct verdict *verdict);
 /**
  * upload_commit() - decide for publication
  *
- * The word is decided once. Whoever is first wins, and everybody later is told who it was: a cancel that came
- * before always wins, a cancel that comes after is always late.
+ * The word is decided once. Whoever is first wins, and everybody later is told who it was: a cancel
+ * that came before always wins, a cancel that comes after is always late.
  *
  * Return: whether @upload is committed.
  */

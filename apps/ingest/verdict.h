@@ -9,18 +9,18 @@
 #define VERDICT_TEXT_BYTES 160
 
 enum verdict_kind {
-	VERDICT_UNSCANNED,	/* the scanner is `none` */
+	VERDICT_UNSCANNED, /* the scanner is `none` */
 	VERDICT_CLEAN,
 	VERDICT_INFECTED,
-	VERDICT_UNSCANNABLE,	/* over one of the scanner's limits: not looked at, so not clean */
+	VERDICT_UNSCANNABLE, /* over one of the scanner's limits: not looked at, so not clean */
 	VERDICT_COUNT,
 };
 
 struct verdict {
 	enum verdict_kind kind;
-	char signature[VERDICT_TEXT_BYTES];	/* what was found, or which limit; empty when clean */
-	char engine[VERDICT_TEXT_BYTES];	/* scanner, version, signature version */
-	uint64_t size_bytes;			/* the bytes it is about */
+	char signature[VERDICT_TEXT_BYTES]; /* what was found, or which limit; empty when clean */
+	char engine[VERDICT_TEXT_BYTES];    /* scanner, version, signature version */
+	uint64_t size_bytes;		    /* the bytes it is about */
 	uint8_t sha256[32];
 };
 

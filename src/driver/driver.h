@@ -24,7 +24,7 @@ enum ew__op_code {
 	EW__OP_SENDMSG,
 	EW__OP_ACCEPT,	/* fd; every connection goes to event() */
 	EW__OP_CONNECT, /* fd, address: sockaddr, length */
-	EW__OP_POLL,	/* fd, flags: poll events */
+	EW__OP_POLL,	/* fd, flags: poll events; each time if there is an event() */
 	EW__OP_OPENAT,	/* fd: directory, address: path, flags, length: mode */
 	EW__OP_LINKAT,	/* address: existing path, fd2: directory, address2: new path, flags */
 	EW__OP_RENAMEAT,
@@ -40,7 +40,10 @@ struct ew__op {
 	struct ew__op **link; /* while queued */
 	/* Called by the worker when neither the kernel nor the driver needs the operation any more. */
 	void (*complete)(struct ew__op *op);
-	/* EW__OP_ACCEPT: each descriptor, in the drain loop: adopt it, nothing else. */
+	/*
+	 * EW__OP_ACCEPT: each descriptor; EW__OP_POLL, which then reports again and again: the events. In the drain
+	 * loop: adopt or note it; no task runs before the driver returns.
+	 */
 	void (*event)(struct ew__op *op, int32_t result);
 	const void *address;
 	void *address2;

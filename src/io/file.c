@@ -72,10 +72,15 @@ int ew__open_at(const struct ew_file *dir, const char *path, int flags, mode_t m
 	};
 	int fd, status;
 
-	fd = ew__op_run_file(&open, "the opening of a file");
+	fd = ew__op_await_file(&open, "the opening of a file");
 	if (fd < 0 || (flags & O_NONBLOCK))
 		return fd;
-	/* It was for the open only: reads would fail where the filesystem cannot promise not to block. */
+	/*
+	 * It was for the open only: reads would fail where the filesystem cannot promise not to block. A FIFO or a
+	 * terminal keeps it, because nothing ends a read there that waits for somebody to write.
+	 */
+	if (lseek(fd, 0, SEEK_CUR) < 0 && errno == ESPIPE)
+		return fd;
 	status = fcntl(fd, F_GETFL);
 	if (status >= 0)
 		fcntl(fd, F_SETFL, status & ~O_NONBLOCK);
@@ -86,8 +91,10 @@ int(ew_file_open)(struct ew_file *dir, const char *path, int flags, mode_t mode,
 {
 	const struct ew_site *site = ew__made_at;
 	struct ew_file *file;
-	int fd;
+	int r = ew__enter(), fd;
 
+	if (r < 0)
+		return r;
 	ew__place_must_be_empty(ret_file, site);
 	file = calloc(1, sizeof(*file));
 	if (!file)
@@ -135,6 +142,9 @@ int ew_file_read(struct ew_file *file, void *buffer, size_t size, int64_t offset
 		},
 	};
 
+	/* The kernel takes -1 for "where the descriptor stands". */
+	if (offset < 0)
+		return -EINVAL;
 	return ew__op_run_file(&read, "a read from a file");
 }
 
@@ -143,6 +153,8 @@ int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t
 	const char *at = buffer;
 	int r;
 
+	if (offset < 0)
+		return -EINVAL;
 	do {
 		struct ew__task_op write = {
 			.op = {

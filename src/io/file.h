@@ -18,5 +18,5 @@ struct ew_file {
 /* dir's descriptor; NULL: the working directory. */
 int ew__directory_fd(const struct ew_file *dir);
 
-/* openat(2) through the ring; the descriptor, or -errno. */
+/* openat(2) through the ring; the descriptor, or -errno. The caller has checked for a cancel. */
 int ew__open_at(const struct ew_file *dir, const char *path, int flags, mode_t mode);

@@ -10,6 +10,7 @@
 #include "scope/resource.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -21,6 +22,7 @@
 struct ew_listener {
 	struct ew_resource resource;
 	struct ew__op accept;
+	struct ew__message abort_message;
 	struct ew_worker *worker; /* that accepts */
 	struct ew__wait *waiting; /* the accepting task, or the closing one */
 	int fd;
@@ -97,19 +99,34 @@ static int listener_close(void *resource)
 	return 0;
 }
 
-static void listener_abort(void *resource)
+/* On the worker that accepts. */
+static void abort_here(struct ew_listener *listener)
 {
-	struct ew_listener *listener = resource;
-
-	ew_resource_deinit(&listener->resource);
 	listener->waiting = NULL;
 	if (!listener->armed) {
 		finish(listener);
 		return;
 	}
-	ew_assert(listener->worker == ew__worker);
 	listener->aborted = true;
 	ew__driver_cancel(listener->worker->driver, &listener->accept);
+}
+
+static void deliver_abort(struct ew__message *message)
+{
+	abort_here((struct ew_listener *)((char *)message - offsetof(struct ew_listener, abort_message)));
+}
+
+static void listener_abort(void *resource)
+{
+	struct ew_listener *listener = resource;
+
+	ew_resource_deinit(&listener->resource);
+	if (!listener->worker || listener->worker == ew__worker) {
+		abort_here(listener);
+		return;
+	}
+	listener->abort_message.deliver = deliver_abort;
+	ew__post(listener->worker, &listener->abort_message);
 }
 
 static const struct ew_resource_type listener_type = {
@@ -203,7 +220,7 @@ int(ew_listener_share)(struct ew_listener *listener, struct ew_listener **ret_li
 	if (is_tcp((struct sockaddr *)&address)) {
 		fd = bind_socket((struct sockaddr *)&address, sizeof(address), listener->backlog, true);
 	} else {
-		fd = dup(listener->fd);
+		fd = fcntl(listener->fd, F_DUPFD_CLOEXEC, 0);
 		if (fd < 0)
 			fd = -errno;
 	}
@@ -250,6 +267,7 @@ int(ew_listener_accept)(struct ew_listener *listener, struct ew_socket **ret_soc
 			ew__driver_submit(listener->worker->driver, &listener->accept);
 		}
 		wait.cancel = accept_cancelled;
+		ew__task()->outcome = EW_OUTCOME_NONE;
 		listener->waiting = &wait;
 		r = ew__suspend(&wait, "a connection");
 		listener->waiting = NULL;
@@ -262,6 +280,7 @@ int(ew_listener_accept)(struct ew_listener *listener, struct ew_socket **ret_soc
 		return r; /* it stays in the queue */
 	listener->queue_first = (listener->queue_first + 1) % QUEUE_MAX;
 	listener->queue_count--;
+	ew__task()->outcome = EW_OUTCOME_DONE;
 	return 0;
 }
 

@@ -31,6 +31,22 @@ static void op_cancelled(struct ew__wait *wait)
 	ew__driver_cancel(wait->task->worker->driver, &task_op->op);
 }
 
+/* Whether the result is a count, of at most op->length. */
+static bool transfers_bytes(const struct ew__op *op)
+{
+	switch (op->code) {
+	case EW__OP_READ:
+	case EW__OP_WRITE:
+	case EW__OP_RECV:
+	case EW__OP_SEND:
+	case EW__OP_RECVMSG:
+	case EW__OP_SENDMSG:
+		return true;
+	default:
+		return false;
+	}
+}
+
 int ew__op_await(struct ew__task_op *task_op, const char *what)
 {
 	struct ew_task *task = ew__task();
@@ -45,7 +61,7 @@ int ew__op_await(struct ew__task_op *task_op, const char *what)
 		task->outcome = EW_OUTCOME_UNKNOWN;
 	else if (r == -ECANCELED || r == -EAGAIN)
 		task->outcome = EW_OUTCOME_NONE;
-	else if (r > 0 && (uint32_t)r < op->length)
+	else if (transfers_bytes(op) && r > 0 && (uint32_t)r < op->length)
 		task->outcome = EW_OUTCOME_PARTIAL;
 	else
 		task->outcome = EW_OUTCOME_DONE;
@@ -96,18 +112,22 @@ static int make_call(void *argument)
 	return r < 0 ? -errno : (int)r;
 }
 
-int ew__op_run_file(struct ew__task_op *task_op, const char *what)
+int ew__op_await_file(struct ew__task_op *task_op, const char *what)
 {
-	int r = ew__enter();
+	int r = ew__op_await(task_op, what);
 
-	if (r < 0)
-		return r;
-	r = ew__op_await(task_op, what);
 	if (r != -EAGAIN)
 		return r;
 	r = ew__call_blocking(make_call, &task_op->op, what);
 	ew__task()->outcome = EW_OUTCOME_DONE;
 	return r;
+}
+
+int ew__op_run_file(struct ew__task_op *task_op, const char *what)
+{
+	int r = ew__enter();
+
+	return r < 0 ? r : ew__op_await_file(task_op, what);
 }
 
 struct blocking_call {
@@ -182,7 +202,8 @@ static int truncate_and_close(int fd, bool truncate_first)
 	if (truncate_first) {
 		/* By name, because a sealed file's descriptor cannot write. A failure leaves it to the close. */
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-		(void)!truncate(path, 0);
+		if (truncate(path, 0) < 0 && errno == EACCES && fchmod(fd, 0600) == 0)
+			(void)!truncate(path, 0);
 	}
 	return close(fd) < 0 && errno != EINTR ? -errno : 0;
 }

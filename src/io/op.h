@@ -30,6 +30,9 @@ int ew__op_run_polled(struct ew__task_op *task_op, const char *what);
  */
 int ew__op_run_file(struct ew__task_op *task_op, const char *what);
 
+/* The same without the check, for callers that have checked before they took what a drop would lose. */
+int ew__op_await_file(struct ew__task_op *task_op, const char *what);
+
 /* Runs @fn(@argument) on a pool thread; no check for a cancel, and none is heard. Returns what @fn returns. */
 int ew__call_blocking(int (*fn)(void *argument), void *argument, const char *what);
 

@@ -8,7 +8,8 @@
  * The record carries the operation that its abort needs: after a KILL the worker polls on without anybody
  * waiting, and reaps when the end has come. A runtime does not end before that.
  *
- * A program that ignores SIGCHLD has its children reaped by the kernel: their ends are seen, not their statuses.
+ * All of this needs that nobody else reaps. Where the kernel would, because the program ignores SIGCHLD, nothing is
+ * started; a child that other code has waited for is seen to have ended, without a status.
  */
 
 #include "io/op.h"
@@ -20,6 +21,7 @@
 #include <endwell/scope.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <sys/pidfd.h>
@@ -41,7 +43,7 @@ struct ew_process {
 	int pidfd;
 	int status;
 	bool ended;
-	bool reaped; /* by the kernel, for a program that ignores SIGCHLD */
+	bool reaped; /* by other code of the program */
 };
 
 /* Whether it has ended; then the status is known. */
@@ -258,6 +260,14 @@ static int open_pidfd(pid_t pid)
 	return r;
 }
 
+static bool kernel_reaps(void)
+{
+	struct sigaction action;
+
+	return sigaction(SIGCHLD, NULL, &action) == 0 &&
+	       (action.sa_handler == SIG_IGN || (action.sa_flags & SA_NOCLDWAIT));
+}
+
 static int spawn(void *argument)
 {
 	struct spawn_call *call = argument;
@@ -267,6 +277,8 @@ static int spawn(void *argument)
 	pid_t pid;
 	int i, r;
 
+	if (kernel_reaps())
+		return -ECHILD;
 	r = move_up(fds, moved);
 	if (r == 0)
 		r = start(options, fds, &pid);

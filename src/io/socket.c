@@ -3,7 +3,7 @@
 /*
  * Stream sockets. Between calls a socket has at most one operation in the kernel: the poll that waits for
  * the peer's going, which stays armed from request to request and only changes the scope that it would
- * cancel. A socket ends as the kernel wants it: shut down, ask the poll to stop, wait for its last completion, and
+ * cancel. It is multishot, so that a peer that has finished sending, and may, is still seen to go. A socket ends as the kernel wants it: shut down, ask the poll to stop, wait for its last completion, and
  * only then close.
  *
  * Receiving takes its memory when the bytes are there: a waiting socket holds no buffer. With all buffers
@@ -40,7 +40,9 @@ struct ew_socket {
 	int fd;
 	int buffer; /* lent; -1: none */
 	bool armed;
-	bool gone; /* the peer */
+	bool half_close; /* a finished peer counts as gone for hangup_scope */
+	bool finished;	 /* the peer, sending */
+	bool gone;	 /* the peer */
 	bool aborted;
 };
 
@@ -78,19 +80,27 @@ static int wait_for_buffer(struct ew_worker *worker)
 	else
 		worker->buffer_first = &waiter;
 	worker->buffer_last = &waiter;
+	ew__task()->outcome = EW_OUTCOME_NONE;
 	return ew__suspend(&waiter.wait, "a receive buffer");
+}
+
+/* Whoever is told of a free buffer and does not take it tells the next. */
+static void tell_of_buffer(void *argument)
+{
+	struct ew_worker *worker = argument;
+	struct ew__buffer_waiter *waiter = worker->buffer_first;
+
+	if (!waiter || worker->buffers_lent >= EW__BUFFERS_COUNT)
+		return;
+	leave_line(worker, waiter);
+	ew__wait_end(&waiter->wait, 0);
 }
 
 static void return_buffer(struct ew_worker *worker, unsigned number)
 {
-	struct ew__buffer_waiter *waiter = worker->buffer_first;
-
 	ew__driver_return_buffer(worker->driver, number);
 	worker->buffers_lent--;
-	if (waiter) {
-		leave_line(worker, waiter);
-		ew__wait_end(&waiter->wait, 0);
-	}
+	tell_of_buffer(worker);
 }
 
 void ew_socket_release(struct ew_socket *socket)
@@ -113,30 +123,31 @@ static struct ew_socket *socket_of(struct ew__op *op)
 	return (struct ew_socket *)((char *)op - offsetof(struct ew_socket, hangup));
 }
 
+static bool peer_has_gone(const struct ew_socket *socket)
+{
+	return socket->gone || (socket->finished && socket->half_close);
+}
+
+static void hangup_seen(struct ew__op *op, int32_t events)
+{
+	struct ew_socket *socket = socket_of(op);
+
+	socket->finished |= (events & POLLRDHUP) != 0;
+	socket->gone |= (events & (POLLHUP | POLLERR)) != 0;
+	if (socket->hangup_scope && peer_has_gone(socket))
+		ew__scope_cancel_here(socket->hangup_scope, EW_REASON_PEER);
+}
+
 static void hangup_completed(struct ew__op *op)
 {
 	struct ew_socket *socket = socket_of(op);
 
 	socket->armed = false;
-	if (socket->aborted) {
+	if (socket->aborted)
 		finish(socket);
-		return;
-	}
-	if (socket->closing) {
+	else if (socket->closing)
 		ew__wait_end(socket->closing, 0);
-		return;
-	}
-	if (op->result < 0)
-		return; /* unasked: armed again by the next request */
-	/*
-	 * The kernel reports POLLRDHUP also when it was not asked for (IO_POLL_UNMASK in io_uring/poll.c), and would at
-	 * once do so again: a peer that may finish sending, and has, is not watched any further.
-	 */
-	if (!(op->result & (POLLHUP | POLLERR)) && !(op->flags & POLLRDHUP))
-		return;
-	socket->gone = true;
-	if (socket->hangup_scope)
-		ew__scope_cancel_here(socket->hangup_scope, EW_REASON_PEER);
+	/* Else the kernel gave it up, unasked: armed again by the next request. */
 }
 
 static int socket_close(void *resource)
@@ -207,7 +218,14 @@ int ew__socket_new(int fd, const struct ew_site *site, struct ew_socket **ret_so
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	socket->fd = fd;
 	socket->buffer = -1;
-	socket->hangup = (struct ew__op){ .code = EW__OP_POLL, .fd = fd, .complete = hangup_completed };
+	/* POLLHUP and POLLERR are always reported (poll(2)). */
+	socket->hangup = (struct ew__op){
+		.code = EW__OP_POLL,
+		.fd = fd,
+		.flags = POLLRDHUP,
+		.event = hangup_seen,
+		.complete = hangup_completed,
+	};
 	ew_resource_init(&socket->resource, &socket_type, site);
 	*ret_socket = socket;
 	return 0;
@@ -248,8 +266,8 @@ int(ew_socket_connect)(const struct sockaddr *address, socklen_t address_bytes, 
 	if (r == 0)
 		r = ew__socket_new(fd, site, ret_socket);
 	if (r < 0) {
-		/* A cancelled connect goes on in the kernel: the socket is good only for closing. */
-		if (r == -ECANCELED)
+		/* Once begun, a cancelled connect goes on in the kernel: the socket is good only for closing. */
+		if (r == -ECANCELED && connect.op.cancel_wanted)
 			ew__task()->outcome = EW_OUTCOME_SPOILED;
 		close(fd);
 	}
@@ -288,31 +306,48 @@ static int wait_readable(struct ew_socket *socket)
 	return r < 0 ? r : 0;
 }
 
-int ew_socket_receive(struct ew_socket *socket, const char **ret_data)
+static int pass_on(void *worker)
 {
-	struct ew__task_op receive = { .op = { .code = EW__OP_RECEIVE, .fd = socket->fd } };
-	struct ew_worker *worker;
+	tell_of_buffer(worker);
+	return 0;
+}
+
+static int receive_in_line(struct ew_socket *socket, struct ew__task_op *receive)
+{
+	struct ew_worker *worker = ew__worker;
+	EW_GUARD(others, worker, .close = pass_on, .abort = tell_of_buffer);
 	int r;
 
-	ew_socket_release(socket);
-	for (;;) {
-		r = ew__op_run_polled(&receive, "bytes from a peer");
-		if (r != -ENOBUFS)
-			break;
-		worker = ew__worker;
+	do {
 		r = wait_readable(socket);
 		if (r == 0 && worker->buffers_lent >= EW__BUFFERS_COUNT)
 			r = wait_for_buffer(worker);
-		if (r < 0)
-			return r;
-	}
-	if (!receive.op.has_buffer)
+		if (r == 0)
+			r = ew__op_run_polled(receive, "bytes from a peer");
+	} while (r == -ENOBUFS);
+	if (r > 0)
+		ew_guard_disarm(&others);
+	return r;
+}
+
+int ew_socket_receive(struct ew_socket *socket, const char **ret_data)
+{
+	struct ew__task_op receive = { .op = { .code = EW__OP_RECEIVE, .fd = socket->fd } };
+	struct ew_worker *worker = ew__worker;
+	int r;
+
+	ew_socket_release(socket);
+	ew_assert(!socket->armed || socket->worker == worker);
+	r = ew__op_run_polled(&receive, "bytes from a peer");
+	if (r == -ENOBUFS)
+		r = receive_in_line(socket, &receive);
+	if (r <= 0)
 		return r;
-	ew_assert(r > 0);
-	socket->worker = ew__worker;
-	socket->worker->buffers_lent++;
+	ew_assert(receive.op.has_buffer);
+	socket->worker = worker;
+	worker->buffers_lent++;
 	socket->buffer = receive.op.buffer;
-	*ret_data = ew__driver_buffer(socket->worker->driver, receive.op.buffer);
+	*ret_data = ew__driver_buffer(worker->driver, receive.op.buffer);
 	return r;
 }
 
@@ -321,6 +356,8 @@ int ew_socket_send(struct ew_socket *socket, const void *data, size_t size)
 	const char *at = data;
 	int r;
 
+	if (size == 0)
+		return ew__enter();
 	while (size > 0) {
 		struct ew__task_op send = {
 			.op = {
@@ -438,14 +475,13 @@ int ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope,
 	ew_assert(scope->worker == ew__worker);
 	ew_assert(!socket->armed || socket->worker == ew__worker);
 	socket->hangup_scope = scope;
-	if (socket->gone) {
+	socket->half_close = half_close;
+	if (peer_has_gone(socket)) {
 		ew__scope_cancel_here(scope, EW_REASON_PEER);
 		return 0;
 	}
 	if (socket->armed)
 		return 0;
-	/* POLLHUP and POLLERR are always reported (poll(2)). */
-	socket->hangup.flags = half_close ? POLLRDHUP : 0;
 	socket->worker = ew__worker;
 	socket->armed = true;
 	ew__driver_submit(socket->worker->driver, &socket->hangup);

@@ -65,8 +65,10 @@ int(ew_tempfile_open)(struct ew_file *dir, struct ew_tempfile **ret_tempfile)
 {
 	const struct ew_site *site = ew__made_at;
 	struct ew_tempfile *tempfile;
-	int fd;
+	int r = ew__enter(), fd;
 
+	if (r < 0)
+		return r;
 	ew__place_must_be_empty(ret_tempfile, site);
 	tempfile = calloc(1, sizeof(*tempfile));
 	if (!tempfile)

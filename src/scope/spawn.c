@@ -96,6 +96,8 @@ static void task_ended(struct ew_task *task)
 		ew__registry_run(task);
 	ew_assert(task->head.node == &task->base);
 	if (task->remote) {
+		/* A cancel on its way may come after the scope has gone: it must not look there. */
+		task->base.parent = NULL;
 		task->life_message.deliver = deliver_ended;
 		ew__post(task->scope->worker, &task->life_message);
 		return;

@@ -14,6 +14,7 @@
 
 #include <endwell/clock.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -56,6 +57,9 @@ void ew__worker_close(struct ew_worker *worker)
 {
 	struct ew_task *task;
 
+	/* What the last message brought may have ended us while its sender was still ringing. */
+	while (atomic_load_explicit(&worker->posting, memory_order_acquire))
+		sched_yield();
 	while ((task = worker->kept)) {
 		worker->kept = task->next;
 		ew__task_free(task);
@@ -66,13 +70,16 @@ void ew__worker_close(struct ew_worker *worker)
 
 void ew__post(struct ew_worker *worker, struct ew__message *message)
 {
-	struct ew__message *first = atomic_load_explicit(&worker->inbox, memory_order_relaxed);
+	struct ew__message *first;
 
+	atomic_fetch_add_explicit(&worker->posting, 1, memory_order_relaxed);
+	first = atomic_load_explicit(&worker->inbox, memory_order_relaxed);
 	do
 		message->next = first;
 	while (!atomic_compare_exchange_weak(&worker->inbox, &first, message));
 	if (atomic_load(&worker->asleep) && atomic_exchange(&worker->asleep, false))
 		ew__driver_wake(worker->driver);
+	atomic_fetch_sub_explicit(&worker->posting, 1, memory_order_release);
 }
 
 static void deliver_messages(struct ew_worker *worker)

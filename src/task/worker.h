@@ -33,6 +33,7 @@ struct ew_worker {
 	unsigned transfers; /* what was handed to threads or to the reaper and has not ended */
 	struct ew__message *_Atomic inbox;
 	_Atomic bool asleep;
+	_Atomic uint32_t posting; /* threads inside ew__post() */
 	struct ew__buffer_waiter *buffer_first, *buffer_last; /* sockets with bytes and no buffer */
 	unsigned buffers_lent;
 	struct ew__wheel wheel;

@@ -214,10 +214,12 @@ class Server:
         if self.process:
             self.process.stdout.close()
             status = end_process(self.process)
-            if status not in (0, 3, 4):
+            reports = [line for line in self.log().splitlines()
+                       if " event=runtime " in line or "reclaim-failed" in line or line.startswith("endwell:")]
+            if reports or status not in (0, 3, 4, -signal.SIGKILL):
                 print(self.log()[-3000:], file=sys.stderr)
                 self.context.__exit__(None, None, None)
-                raise AssertionError(f"the server ended with {status}")
+                raise AssertionError(f"the server ended with {status} and reported: {reports[:3]}")
         self.context.__exit__(None, None, None)
 
     def log(self):

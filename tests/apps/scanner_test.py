@@ -122,6 +122,7 @@ def test_silent_limit_is_found_out():
             connection = server.connect()
             connection.sendall(ingest.head("g", (20 << 20) + 1))
             ingest.read_answer(connection).problem(413, "too-large")
+            check("warning: it is silent about its limits" in server.check("scanner")[1], "a warning stays")
 
 
 def test_limit_that_is_announced_makes_unscannable():
@@ -289,6 +290,30 @@ def test_grandchild_in_a_session_of_its_own_keeps_the_slot():
             equal(upload.result().status, 201)
             equal(processes(f"sleep\0{marker}"), [], "nobody is left when the answer comes")
             server.wait_idle()
+
+
+def test_killed_supervisor_does_not_free_the_slot_of_what_it_left():
+    """Nobody sweeps any more, and the slot is held until the inherited pipe reaches its end."""
+    with ingest.folder() as place:
+        marker = f"76.{os.getpid()}"
+        path = script(place, "scan", "file=$(cat | tr -d '\\0')\n"
+                      f"case $file in *slow*) setsid sleep {marker} & sleep 60;; *EICAR*) exit 1;; esac\nexit 0\n")
+        with Server(f"exec:{path}", "--scan-limit", "1M") as server:
+            upload = ingest.in_background(server.put, "f", b"slow")
+            left = wait_until(lambda: processes(f"sleep\0{marker}"), 20, "the grandchild lives")
+            for supervisor in processes("supervise-scanner"):
+                parent = pathlib.Path(f"/proc/{supervisor}/stat").read_text().rsplit(")", 1)[1].split()[1]
+                if int(parent) == server.process.pid:
+                    os.kill(supervisor, signal.SIGKILL)
+            wait_until(lambda: not processes(f"/bin/sh\0{path}"), 20, "the program has gone with its supervisor")
+            time.sleep(0.5)
+            equal(server.slots("scan", "held"), 1, "the slot is held")
+            check(upload.is_alive(), "there is no answer yet")
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            upload.result().problem(503, "scanner-unavailable")
+            server.wait_idle()
+            equal(server.published(), [])
 
 
 def test_cancelled_upload_ends_its_program_and_all_it_left():

@@ -106,8 +106,9 @@ static int world_task(void *argument)
 	EXPECT_EQ(world->client(world), 0);
 	EXPECT_EQ(ew_close(&socket), 0);
 	/* Sessions see the client's end by themselves; nothing here may hurry them. */
-	while (world->served == 0)
-		EXPECT_EQ(ew_sleep(EW_MILLISECOND), 0);
+	for (r = 0; r == 0 && world->served == 0;)
+		r = ew_sleep(EW_MILLISECOND);
+	EXPECT(r == 0 || r == -ECANCELED);
 	r = ew_scope_close(&scope, EW_NOW, EW_REASON_SHUTDOWN);
 	return r == -ETIMEDOUT || r == -ECANCELED ? 0 : r;
 }
@@ -534,6 +535,25 @@ TEST(http_session_reset_while_the_handler_waits_cancels_it)
 	run(&world, handle_wait, client_resets);
 	EXPECT_EQ(world.handler_result, -ECANCELED);
 	EXPECT_EQ(world.reason, EW_REASON_PEER);
+}
+
+static int client_sees_shutdown(struct world *world)
+{
+	say(world->socket, GET);
+	EXPECT_EQ(ew_event_wait(&world->started, EW_NEVER), 0);
+	ew_shutdown();
+	return 0;
+}
+
+/* A cancel from further out is not taken for the client's leaving, and ends the connection too. */
+TEST(http_session_shutdown_while_the_handler_waits_cancels_it)
+{
+	struct world world = {};
+
+	run(&world, handle_wait, client_sees_shutdown);
+	EXPECT_EQ(world.handler_result, -ECANCELED);
+	EXPECT_EQ(world.reason, EW_REASON_NONE);
+	EXPECT_EQ(world.serve_result, -ECANCELED);
 }
 
 static int client_half_closes_and_waits(struct world *world)

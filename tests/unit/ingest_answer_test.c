@@ -120,7 +120,9 @@ TEST(log_lines_cannot_be_forged_by_a_name)
 	log_number(&line, "n", -5);
 	log_seconds(&line, "s", 1002000000);
 	line.text[line.used] = '\0';
-	EXPECT_STR(line.text, "plain=value name=\"a\\x0alevel=error \\\"x\\\" \\\\\" empty=\"\" n=-5 s=1.002000");
+	EXPECT_STR(
+		line.text,
+		"plain=value name=\"a\\x0alevel=error \\\"x\\\" \\\\\" empty=\"\" n=-5 s=1.002000");
 }
 
 /* A value that does not fit is cut; the line stays one line. */
@@ -142,7 +144,9 @@ TEST(log_line_is_bounded)
 	EXPECT_EQ(got[LOG_LINE_BYTES - 1], '\n');
 }
 
-/* Nobody reads the pipe: lines are dropped and counted, and the writer of the line goes on at once. */
+/*
+ * Nobody reads the pipe: lines are dropped and counted, and the writer of the line goes on at once.
+ */
 TEST(log_does_not_wait_for_its_reader)
 {
 	struct timespec now;

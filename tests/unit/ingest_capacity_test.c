@@ -8,19 +8,24 @@
 
 TEST(capacity_under_a_hard_limit_of_20000_is_about_9800)
 {
-	struct capacity capacity = { .descriptors = 20000, .waiting = 100, .memory_bytes = 8 * GIB };
+	struct capacity capacity = { .descriptors = 20000,
+				     .waiting = 100,
+				     .memory_bytes = 8 * GIB };
 	char error[256], line[256];
 
 	EXPECT_EQ(capacity_compute(&capacity, error, sizeof(error)), 0);
 	EXPECT_EQ(capacity.slots, 9822);
 	capacity_print(&capacity, line, sizeof(line));
-	EXPECT_STR(line, "9822 uploads = min(10000, (20000 descriptors - 256 - 100 waiting) / 2 = 9822, "
-			 "8192 MiB / 192 KiB each = 43690)");
+	EXPECT_STR(line,
+		   "9822 uploads = min(10000, (20000 descriptors - 256 - 100 waiting) / 2 = 9822, "
+		   "8192 MiB / 192 KiB each = 43690)");
 }
 
 TEST(capacity_is_the_smallest_of_three)
 {
-	struct capacity capacity = { .descriptors = 1048576, .waiting = 100, .memory_bytes = 8 * GIB };
+	struct capacity capacity = { .descriptors = 1048576,
+				     .waiting = 100,
+				     .memory_bytes = 8 * GIB };
 	char error[256];
 
 	EXPECT_EQ(capacity_compute(&capacity, error, sizeof(error)), 0);
@@ -35,7 +40,9 @@ TEST(capacity_is_the_smallest_of_three)
 
 TEST(capacity_asked_for_is_given_or_refused)
 {
-	struct capacity capacity = { .descriptors = 1024, .waiting = 100, .memory_bytes = GIB, .asked_slots = 10 };
+	struct capacity capacity = {
+		.descriptors = 1024, .waiting = 100, .memory_bytes = GIB, .asked_slots = 10
+	};
 	char error[256] = "";
 
 	EXPECT_EQ(capacity_compute(&capacity, error, sizeof(error)), 0);
@@ -47,12 +54,14 @@ TEST(capacity_asked_for_is_given_or_refused)
 
 TEST(capacity_for_not_one_upload_is_refused)
 {
-	struct capacity capacity = { .descriptors = 256 + 100 + 1, .waiting = 100, .memory_bytes = GIB };
+	struct capacity capacity = { .descriptors = 256 + 100 + 1,
+				     .waiting = 100,
+				     .memory_bytes = GIB };
 	char error[256] = "";
 
 	EXPECT_EQ(capacity_compute(&capacity, error, sizeof(error)), -ERANGE);
 	EXPECT(strstr(error, "357 descriptors") != NULL);
-	capacity.descriptors = 10;	/* less than the reserve: nothing wraps around */
+	capacity.descriptors = 10; /* less than the reserve: nothing wraps around */
 	EXPECT_EQ(capacity_compute(&capacity, error, sizeof(error)), -ERANGE);
 	EXPECT_EQ(capacity.by_descriptors, 0);
 }

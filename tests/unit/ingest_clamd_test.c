@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * clamd's answers. The table holds what a real clamd says; the rest shows that nothing else is ever clean, by
- * cutting and changing the clean answer at every byte.
+ * clamd's answers. The table holds what a real clamd says; the rest shows that nothing else is ever
+ * clean, by cutting and changing the clean answer at every byte.
  */
 #include "../ew_test.h"
 
@@ -40,7 +40,8 @@ TEST(clamd_scan_answers_are_understood)
 	EXPECT_EQ(verdict.kind, VERDICT_INFECTED);
 	EXPECT_STR(verdict.signature, "Test.Marker.UNOFFICIAL");
 
-	EXPECT_EQ(PARSE("fd[7]: Heuristics.Limits.Exceeded.MaxFileSize FOUND", &verdict), CLAMD_SCANNED);
+	EXPECT_EQ(PARSE("fd[7]: Heuristics.Limits.Exceeded.MaxFileSize FOUND", &verdict),
+		  CLAMD_SCANNED);
 	EXPECT_EQ(verdict.kind, VERDICT_UNSCANNABLE);
 	EXPECT_STR(verdict.signature, "Heuristics.Limits.Exceeded.MaxFileSize");
 
@@ -65,9 +66,25 @@ TEST(clamd_errors_are_errors)
 TEST(clamd_answers_of_other_forms_are_nonsense)
 {
 	static const char *const lines[] = {
-		"OK", "fd: OK", "fd[]: OK", "fd[x]: OK", "fd[12]:OK", "fd[12]: OK ", " fd[12]: OK", "fd[12]: ok",
-		"fd[12]: OK OK", "fd[12]: FOUND", "fd[12]:  FOUND", "fd[12]: two words FOUND", "fd[12345678901]: OK",
-		"/path: OK", "fd[12]: OK\tFOUND", "1: fd[12]: OK", "fd[-1]: OK", "PONG", "stream: stream: OK",
+		"OK",
+		"fd: OK",
+		"fd[]: OK",
+		"fd[x]: OK",
+		"fd[12]:OK",
+		"fd[12]: OK ",
+		" fd[12]: OK",
+		"fd[12]: ok",
+		"fd[12]: OK OK",
+		"fd[12]: FOUND",
+		"fd[12]:  FOUND",
+		"fd[12]: two words FOUND",
+		"fd[12345678901]: OK",
+		"/path: OK",
+		"fd[12]: OK\tFOUND",
+		"1: fd[12]: OK",
+		"fd[-1]: OK",
+		"PONG",
+		"stream: stream: OK",
 		"fd[12]: \x1b FOUND",
 	};
 	struct verdict verdict;
@@ -111,7 +128,7 @@ TEST(clamd_too_long_an_answer_is_nonsense)
 
 	memset(reply + 7, 'n', sizeof(reply) - 7);
 	memcpy(reply + 200, " FOUND", 7);
-	EXPECT_EQ(parse(reply, 207, &verdict), CLAMD_NONSENSE);	/* a name that does not fit */
+	EXPECT_EQ(parse(reply, 207, &verdict), CLAMD_NONSENSE); /* a name that does not fit */
 	EXPECT_EQ(parse(reply, sizeof(reply), &verdict), CLAMD_NONSENSE);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * File names: what is let through arrives byte by byte, what is not is refused with a reason of its own.
+ * File names: what is let through arrives byte by byte, what is not is refused with a reason of its
+ * own.
  */
 #include "../ew_test.h"
 
@@ -77,12 +78,12 @@ TEST(name_that_is_not_utf8_is_refused)
 {
 	expect_refused("/files/%ff", "UTF-8");
 	expect_refused("/files/%80", "UTF-8");
-	expect_refused("/files/%c0%af", "UTF-8");		/* an overlong slash */
+	expect_refused("/files/%c0%af", "UTF-8"); /* an overlong slash */
 	expect_refused("/files/%e0%80%af", "UTF-8");
-	expect_refused("/files/%ed%a0%80", "UTF-8");		/* a surrogate */
-	expect_refused("/files/%f4%90%80%80", "UTF-8");	/* beyond U+10FFFF */
+	expect_refused("/files/%ed%a0%80", "UTF-8");	/* a surrogate */
+	expect_refused("/files/%f4%90%80%80", "UTF-8"); /* beyond U+10FFFF */
 	expect_refused("/files/%f8%88%80%80%80", "UTF-8");
-	expect_refused("/files/a%e2%82", "UTF-8");		/* cut */
+	expect_refused("/files/a%e2%82", "UTF-8"); /* cut */
 }
 
 TEST(name_with_bad_escapes_query_or_fragment_is_refused)

@@ -11,8 +11,13 @@
 /* Parses the basic options and then @more, a NULL-terminated list. */
 static int parse(struct options *options, char *error, const char *const *more)
 {
-	char *argv[ARGUMENTS_MAX] = { (char *)"ew-ingest",  (char *)"serve", (char *)"--listen", (char *)"127.0.0.1:8080",
-				      (char *)"--bucket",   (char *)"/b",    NULL };
+	char *argv[ARGUMENTS_MAX] = { (char *)"ew-ingest",
+				      (char *)"serve",
+				      (char *)"--listen",
+				      (char *)"127.0.0.1:8080",
+				      (char *)"--bucket",
+				      (char *)"/b",
+				      NULL };
 	int argc = 6;
 
 	while (*more)
@@ -61,10 +66,13 @@ TEST(options_all_given)
 	char error[OPTIONS_ERROR_BYTES];
 	struct options options;
 
-	EXPECT_EQ(PARSE(&options, error, "--scanner", "clamd:/run/clamd.sock", "--state", "/s", "--mode", "0644",
-			"--size-max", "25M", "--scan-limit=1G", "--scan-slots", "2", "--upload-slots", "7", "--waiting", "0",
-			"--grace", "5", "--host", "a.example", "--host", "b.example", "--origin", "https://c.example",
-			"--client-half-close", "finish", "--scanner-note", "one", "--listen", "[::1]:0"), 0);
+	EXPECT_EQ(PARSE(&options, error, "--scanner", "clamd:/run/clamd.sock", "--state", "/s",
+			"--mode", "0644", "--size-max", "25M", "--scan-limit=1G", "--scan-slots",
+			"2", "--upload-slots", "7", "--waiting", "0", "--grace", "5", "--host",
+			"a.example", "--host", "b.example", "--origin", "https://c.example",
+			"--client-half-close", "finish", "--scanner-note", "one", "--listen",
+			"[::1]:0"),
+		  0);
 	EXPECT_STR(options.scanner_socket, "/run/clamd.sock");
 	EXPECT_STR(options.state, "/s");
 	EXPECT_EQ(options.mode, 0644);
@@ -87,8 +95,11 @@ TEST(options_exec_is_split_without_a_shell)
 	char error[OPTIONS_ERROR_BYTES];
 	struct options options;
 
-	EXPECT_EQ(PARSE(&options, error, "--scanner", "exec: clamscan  -d '/my db' \"a\"b'c d' $HOME;ls -"), 0);
+	EXPECT_EQ(PARSE(&options, error, "--scanner",
+			"exec: clamscan  -d '/my db' \"a\"b'c d' $HOME;ls -"),
+		  0);
 	EXPECT_EQ(options.scanner_kind, SCANNER_EXEC);
+	EXPECT_EQ(options.scan_limit_bytes, 100 << 20);
 	EXPECT_STR(options.scanner_arguments[0], "clamscan");
 	EXPECT_STR(options.scanner_arguments[1], "-d");
 	EXPECT_STR(options.scanner_arguments[2], "/my db");
@@ -168,17 +179,21 @@ TEST(options_public_allows_other_addresses)
 	char error[OPTIONS_ERROR_BYTES];
 	struct options options;
 
-	EXPECT_EQ(PARSE(&options, error, "--scanner", "none", "--listen", "0.0.0.0:80", "--public"), 0);
+	EXPECT_EQ(PARSE(&options, error, "--scanner", "none", "--listen", "0.0.0.0:80", "--public"),
+		  0);
 	EXPECT(!options.loopback);
 	options_deinit(&options);
 }
 
 TEST(options_help_names_every_option)
 {
-	static const char *const names[] = { "--listen", "--bucket", "--scanner clamd:", "--scanner exec:", "--scanner none",
-					     "--state", "--host", "--origin", "--scan-slots", "--upload-slots", "--waiting",
-					     "--size-max", "--grace", "--mode", "--scan-limit", "--client-half-close",
-					     "--scanner-note", "--public", "--help", "--version" };
+	static const char *const names[] = {
+		"--listen",	  "--bucket",	    "--scanner clamd:", "--scanner exec:",
+		"--scanner none", "--state",	    "--host",		"--origin",
+		"--scan-slots",	  "--upload-slots", "--waiting",	"--size-max",
+		"--grace",	  "--mode",	    "--scan-limit",	"--client-half-close",
+		"--scanner-note", "--public",	    "--help",		"--version"
+	};
 	char *argv[] = { (char *)"ew-ingest", (char *)"--help", NULL };
 	char error[OPTIONS_ERROR_BYTES];
 	struct options options;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An upload's transitions, as they show in the story and in the metrics, and its commit word under a race.
+ * An upload's transitions, as they show in the story and in the metrics, and its commit word under
+ * a race.
  */
 #include "../ew_test.h"
 
@@ -20,7 +21,8 @@ static void move_all(struct upload *upload, const enum state *states, size_t cou
 
 TEST(upload_whole_life_is_in_story_and_metrics)
 {
-	static const enum state life[] = { STATE_SEALED, STATE_SCANNING, STATE_VERDICT, STATE_PUBLISHING, STATE_PUBLISHED };
+	static const enum state life[] = { STATE_SEALED, STATE_SCANNING, STATE_VERDICT,
+					   STATE_PUBLISHING, STATE_PUBLISHED };
 	struct verdict verdict = { .kind = VERDICT_CLEAN, .engine = "engine", .size_bytes = 5 };
 	struct story_ring *ring = story_ring_new(4);
 	struct upload upload;
@@ -41,7 +43,8 @@ TEST(upload_whole_life_is_in_story_and_metrics)
 	EXPECT(strncmp(story.sha256, "ab00", 4) == 0);
 	EXPECT_EQ(story.verdict.kind, VERDICT_CLEAN);
 	for (int state = 0; state < STATE_COUNT; state++) {
-		bool passed = state != STATE_CANCELLED && state != STATE_REJECTED && state != STATE_FAILED;
+		bool passed = state != STATE_CANCELLED && state != STATE_REJECTED &&
+			      state != STATE_FAILED;
 
 		EXPECT_EQ(atomic_load(&metrics.entered[state]), passed);
 		EXPECT_EQ(atomic_load(&metrics.inside[state]), 0);
@@ -57,10 +60,14 @@ TEST(state_table_has_no_way_around_the_verdict)
 	EXPECT(!state_may_follow(STATE_SEALED, STATE_PUBLISHING));
 	EXPECT(!state_may_follow(STATE_SCANNING, STATE_PUBLISHING));
 	for (int from = 0; from < STATE_COUNT; from++) {
-		EXPECT_EQ(state_may_follow((enum state)from, STATE_PUBLISHED), from == STATE_PUBLISHING);
-		EXPECT_EQ(state_may_follow((enum state)from, STATE_PUBLISHING), from == STATE_VERDICT);
-		EXPECT_EQ(state_may_follow((enum state)from, STATE_CANCELLED), !state_is_end((enum state)from));
-		EXPECT_EQ(state_may_follow((enum state)from, STATE_FAILED), !state_is_end((enum state)from));
+		EXPECT_EQ(state_may_follow((enum state)from, STATE_PUBLISHED),
+			  from == STATE_PUBLISHING);
+		EXPECT_EQ(state_may_follow((enum state)from, STATE_PUBLISHING),
+			  from == STATE_VERDICT);
+		EXPECT_EQ(state_may_follow((enum state)from, STATE_CANCELLED),
+			  !state_is_end((enum state)from));
+		EXPECT_EQ(state_may_follow((enum state)from, STATE_FAILED),
+			  !state_is_end((enum state)from));
 	}
 }
 
@@ -74,7 +81,10 @@ static void *cancel_side(void *ret)
 	return NULL;
 }
 
-/* Two threads, thousands of rounds: each round exactly one wins, and stays the winner when asked again. */
+/*
+ * Two threads, thousands of rounds: each round exactly one wins, and stays the winner when asked
+ * again.
+ */
 TEST(upload_word_is_decided_once)
 {
 	struct story_ring *ring = story_ring_new(2);
@@ -163,11 +173,16 @@ TEST(metrics_page_has_cumulative_buckets)
 	page = metrics_print(&metrics, &bytes);
 	EXPECT(page != NULL);
 	EXPECT_EQ(strlen(page), bytes);
-	EXPECT(strstr(page, "ingest_upload_state_seconds_bucket{state=\"RECEIVING\",le=\"0.001\"} 0\n"));
-	EXPECT(strstr(page, "ingest_upload_state_seconds_bucket{state=\"RECEIVING\",le=\"0.0025\"} 1\n"));
-	EXPECT(strstr(page, "ingest_upload_state_seconds_bucket{state=\"RECEIVING\",le=\"600\"} 1\n"));
-	EXPECT(strstr(page, "ingest_upload_state_seconds_bucket{state=\"RECEIVING\",le=\"+Inf\"} 2\n"));
-	EXPECT(strstr(page, "ingest_upload_state_seconds_sum{state=\"RECEIVING\"} 700.002000000\n"));
+	EXPECT(strstr(page,
+		      "ingest_upload_state_seconds_bucket{state=\"RECEIVING\",le=\"0.001\"} 0\n"));
+	EXPECT(strstr(page,
+		      "ingest_upload_state_seconds_bucket{state=\"RECEIVING\",le=\"0.0025\"} 1\n"));
+	EXPECT(strstr(page,
+		      "ingest_upload_state_seconds_bucket{state=\"RECEIVING\",le=\"600\"} 1\n"));
+	EXPECT(strstr(page,
+		      "ingest_upload_state_seconds_bucket{state=\"RECEIVING\",le=\"+Inf\"} 2\n"));
+	EXPECT(strstr(page,
+		      "ingest_upload_state_seconds_sum{state=\"RECEIVING\"} 700.002000000\n"));
 	EXPECT(strstr(page, "ingest_upload_slots{state=\"free\"} 3\n"));
 	free(page);
 }

@@ -178,31 +178,33 @@ int ew__driver_open(struct ew__driver **ret_driver, char *why, size_t why_bytes)
 	driver->cancels_tail = &driver->cancels;
 	driver->done_tail = &driver->done;
 	r = setup_ring(driver, why, why_bytes);
-	if (r < 0)
-		goto fail;
+	if (r < 0) {
+		free(driver);
+		return r;
+	}
 	driver->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	driver->slots = mmap(NULL, SLOTS_MAX * sizeof(struct slot), PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (driver->doorbell < 0 || driver->slots == MAP_FAILED) {
 		snprintf(why, why_bytes, "no descriptor or memory for a worker");
 		r = -ENOMEM;
-		goto fail_ring;
 	}
-	r = probe_opcodes(&driver->ring, why, why_bytes);
+	if (r == 0)
+		r = probe_opcodes(&driver->ring, why, why_bytes);
 	if (r == 0)
 		r = setup_buffers(driver, why, why_bytes);
-	if (r < 0)
-		goto fail_ring;
+	if (r < 0) {
+		ew__driver_close(driver);
+		return r;
+	}
 	*ret_driver = driver;
 	return 0;
+}
 
-fail_ring:
-	io_uring_queue_exit(&driver->ring);
-	if (driver->doorbell >= 0)
-		close(driver->doorbell);
-fail:
-	free(driver);
-	return r;
+static void unmap(void *memory, size_t bytes)
+{
+	if (memory && memory != MAP_FAILED)
+		munmap(memory, bytes);
 }
 
 /* The doorbell's poll is still armed and touches no memory; everything else has ended. */
@@ -210,10 +212,11 @@ void ew__driver_close(struct ew__driver *driver)
 {
 	ew_assert(driver->in_flight == 0);
 	io_uring_queue_exit(&driver->ring);
-	close(driver->doorbell);
-	munmap(driver->slots, SLOTS_MAX * sizeof(struct slot));
-	munmap(driver->buffers, (size_t)EW__BUFFERS_COUNT * EW__BUFFER_BYTES);
-	munmap(driver->buffer_ring, EW__BUFFERS_COUNT * sizeof(struct io_uring_buf));
+	if (driver->doorbell >= 0)
+		close(driver->doorbell);
+	unmap(driver->slots, SLOTS_MAX * sizeof(struct slot));
+	unmap(driver->buffers, (size_t)EW__BUFFERS_COUNT * EW__BUFFER_BYTES);
+	unmap(driver->buffer_ring, EW__BUFFERS_COUNT * sizeof(struct io_uring_buf));
 	free(driver);
 }
 
@@ -355,7 +358,10 @@ static void prepare(struct io_uring_sqe *sqe, const struct ew__op *op)
 		io_uring_prep_connect(sqe, op->fd, address, op->length);
 		break;
 	case EW__OP_POLL:
-		io_uring_prep_poll_add(sqe, op->fd, op->flags);
+		if (op->event)
+			io_uring_prep_poll_multishot(sqe, op->fd, op->flags);
+		else
+			io_uring_prep_poll_add(sqe, op->fd, op->flags);
 		break;
 	case EW__OP_OPENAT:
 		io_uring_prep_openat(sqe, op->fd, address, (int)op->flags, op->length);
@@ -470,7 +476,7 @@ static void reap_one(struct ew__driver *driver, const struct io_uring_cqe *cqe)
 			finish(driver, op);
 		return;
 	}
-	if (op->code == EW__OP_ACCEPT && cqe->res >= 0)
+	if (op->event && cqe->res >= 0)
 		op->event(op, cqe->res);
 	else
 		op->result = cqe->res;

@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The runtime: what it returns, what it refuses, and that a shutdown ends within its budget.
+ */
+
+#include "core.h"
+
+#include <endwell/offload.h>
+#include <dirent.h>
+#include <sys/eventfd.h>
+
+static int return_argument(void *argument)
+{
+	return *(int *)argument;
+}
+
+TEST(run_returns_the_main_tasks_result)
+{
+	int seven = 7, error = -EIO;
+
+	EXPECT_EQ(run_virtual(return_argument, &seven), 7);
+	EXPECT_EQ(run_virtual(return_argument, &error), -EIO);
+	EXPECT_EQ(ew_run(NULL, return_argument, &seven), 7);
+}
+
+static int run_inside(void *argument)
+{
+	int seven = 7;
+
+	(void)argument;
+	EXPECT_EQ(ew_run(NULL, return_argument, &seven), -EDEADLK);
+	return ew_yield();
+}
+
+TEST(run_inside_a_task_is_refused_and_reported)
+{
+	EXPECT_EQ(run_virtual(run_inside, NULL), 0);
+	EXPECT(reported("ew_run() inside task", "open a scope"));
+}
+
+TEST(run_with_impossible_workers_is_refused)
+{
+	struct ew_run_options many = { .workers_count = EW_WORKERS_MAX + 1 };
+	struct ew_run_options two_virtual = { .workers_count = 2, .virtual_time = true };
+	int seven = 7;
+
+	EXPECT_EQ(ew_run(&many, return_argument, &seven), -EINVAL);
+	EXPECT_EQ(ew_run(&two_virtual, return_argument, &seven), -EINVAL);
+}
+
+static unsigned descriptors_count(void)
+{
+	DIR *directory = opendir("/proc/self/fd");
+	unsigned count = 0;
+
+	EXPECT(directory != NULL);
+	while (readdir(directory))
+		count++;
+	closedir(directory);
+	return count;
+}
+
+static unsigned threads_count(void)
+{
+	DIR *directory = opendir("/proc/self/task");
+	unsigned count = 0;
+
+	EXPECT(directory != NULL);
+	while (readdir(directory))
+		count++;
+	closedir(directory);
+	return count;
+}
+
+TEST(run_after_run_leaves_no_descriptor_and_no_thread)
+{
+	unsigned descriptors, threads;
+	int seven = 7, i;
+
+	EXPECT_EQ(run_workers(2, return_argument, &seven), 7);
+	descriptors = descriptors_count();
+	threads = threads_count();
+	for (i = 0; i < 20; i++) {
+		EXPECT_EQ(run_workers(2, return_argument, &seven), 7);
+		EXPECT_EQ(run_virtual(return_argument, &seven), 7);
+	}
+	EXPECT_EQ(descriptors_count(), descriptors);
+	/* A joined thread's entry may be there a moment longer. */
+	while (!RUNNING_ON_VALGRIND && threads_count() > threads)
+		sched_yield();
+}
+
+static int see_signals(void *argument)
+{
+	sigset_t set;
+
+	(void)argument;
+	pthread_sigmask(SIG_SETMASK, NULL, &set);
+	EXPECT(sigismember(&set, SIGPIPE));
+	EXPECT(sigismember(&set, SIGUSR1));
+	EXPECT(!sigismember(&set, SIGUSR2));
+	return 0;
+}
+
+static int spawn_see_signals(void *argument)
+{
+	EW_SCOPE(scope);
+
+	EXPECT_EQ(ew_spawn(&scope, see_signals, argument, .worker = 1), 0);
+	EXPECT_EQ(ew_spawn(&scope, see_signals, argument, .worker = 2), 0);
+	return ew_scope_finish(&scope, ew_scope_join(&scope));
+}
+
+TEST(run_blocks_its_signals_in_all_workers_and_restores_the_mask)
+{
+	struct ew_run_options options = { .workers_count = 2 };
+	sigset_t signals, after;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGUSR1);
+	options.signals = &signals;
+	EXPECT_EQ(ew_run(&options, spawn_see_signals, NULL), 0);
+	pthread_sigmask(SIG_SETMASK, NULL, &after);
+	EXPECT(!sigismember(&after, SIGPIPE));
+	EXPECT(!sigismember(&after, SIGUSR1));
+}
+
+static int sleep_long(void *argument)
+{
+	(void)argument;
+	return ew_sleep(3600 * EW_SECOND);
+}
+
+static int shut_down_child(void *argument)
+{
+	(void)argument;
+	ew_shutdown();
+	return ew_yield();
+}
+
+static int shut_down(void *argument)
+{
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&scope, sleep_long, NULL), 0);
+	EXPECT_EQ(ew_spawn(&scope, shut_down_child, NULL), 0);
+	EXPECT_EQ(ew_scope_join(&scope), -ECANCELED);
+	EXPECT_EQ(ew_cancel_reason(), EW_REASON_SHUTDOWN);
+	return ew_yield();
+}
+
+TEST(shutdown_cancels_everything)
+{
+	EXPECT_EQ(run_virtual(shut_down, NULL), -ECANCELED);
+}
+
+static int shut_down_slowly(void *argument)
+{
+	struct probe *probe = argument;
+	EW_GUARD(undo, probe, .close = probe_close, .abort = probe_abort, .budget_ns = 3600 * EW_SECOND);
+
+	ew_shutdown();
+	return 0;
+}
+
+/* Force comes a tenth before the end, so that what can still end has the time to. */
+TEST(shutdown_forces_within_its_budget)
+{
+	struct ew_run_options options = { .workers_count = 1, .virtual_time = true, .report = note_report,
+					  .shutdown_budget_ns = 10 * EW_SECOND };
+	struct probe probe = { .name = "slow", .takes_ns = 1000 * EW_SECOND };
+
+	EXPECT_EQ(ew_run(&options, shut_down_slowly, &probe), 0);
+	EXPECT_EQ(probe.aborted, 1);
+	EXPECT(probe.ended_ns - probe.began_ns >= 9 * EW_SECOND);
+	EXPECT(probe.ended_ns - probe.began_ns <= 10 * EW_SECOND);
+}
+
+static int spin_for_ever(void *argument)
+{
+	while (!argument)
+		(void)!ew_yield();
+	return 0;
+}
+
+static int shut_down_stuck(void *argument)
+{
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&scope, spin_for_ever, NULL), 0);
+	ew_shutdown();
+	return ew_scope_join(&scope);
+}
+
+static void process_stuck(void)
+{
+	struct ew_run_options options = { .workers_count = 1, .exit_when_stuck = true,
+					  .shutdown_budget_ns = 300 * EW_MILLISECOND };
+
+	(void)!ew_run(&options, shut_down_stuck, NULL);
+}
+
+TEST(shutdown_that_does_not_end_names_what_is_stuck_and_leaves)
+{
+	struct ended ended = run_process(process_stuck);
+
+	EXPECT(WIFEXITED(ended.status));
+	EXPECT_EQ(WEXITSTATUS(ended.status), 70);
+	EXPECT(strstr(ended.text, "did not end within 300 ms"));
+	EXPECT(strstr(ended.text, "task spin_for_ever (tests/unit/run_test.c:") ||
+	       strstr(ended.text, "task spin_for_ever ("));
+	EXPECT(strstr(ended.text, "children of a scope"));
+}
+
+static int block_for_ever(void *argument)
+{
+	while (!argument)
+		pause();
+	return 0;
+}
+
+static int shut_down_blocked(void *argument)
+{
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&scope, block_for_ever, NULL), 0);
+	ew_shutdown();
+	return ew_scope_join(&scope);
+}
+
+static void process_blocked(void)
+{
+	struct ew_run_options options = { .workers_count = 1, .exit_when_stuck = true,
+					  .shutdown_budget_ns = 300 * EW_MILLISECOND };
+
+	(void)!ew_run(&options, shut_down_blocked, NULL);
+}
+
+TEST(shutdown_with_a_blocked_worker_says_so_and_leaves)
+{
+	struct ended ended = run_process(process_blocked);
+
+	EXPECT(WIFEXITED(ended.status));
+	EXPECT_EQ(WEXITSTATUS(ended.status), 70);
+	EXPECT(strstr(ended.text, "worker 1 does not answer"));
+}
+
+static int read_driver_name(void *argument)
+{
+	snprintf(argument, 128, "%s", ew_driver_name());
+	return 0;
+}
+
+TEST(driver_name_says_kernel_and_guards)
+{
+	char name[128];
+
+	EXPECT_EQ(run_virtual(read_driver_name, name), 0);
+	EXPECT(strstr(name, "uring (kernel "));
+	EXPECT(strstr(name, "guards by "));
+}
+
+TEST(driver_name_says_that_the_kernel_is_pretended)
+{
+	char name[128];
+
+	setenv("EW_KERNEL", "6.1", 1);
+	EXPECT_EQ(run_virtual(read_driver_name, name), 0);
+	EXPECT(strstr(name, "6.1 (by EW_KERNEL), stack guards by mprotect"));
+}
+
+static int offload_42(void *argument)
+{
+	*(pthread_t *)argument = pthread_self();
+	return 42;
+}
+
+static int offload(void *argument)
+{
+	pthread_t thread = pthread_self();
+	int result = 0;
+
+	(void)argument;
+	EXPECT_EQ(ew_offload(offload_42, &thread, &result), 0);
+	EXPECT_EQ(result, 42);
+	EXPECT(!pthread_equal(thread, pthread_self()));
+	EXPECT_EQ(ew_outcome(), EW_OUTCOME_DONE);
+	return 0;
+}
+
+TEST(offload_runs_on_another_thread_and_returns_the_result)
+{
+	EXPECT_EQ(run_virtual(offload, NULL), 0);
+}
+
+struct offloaded {
+	int fd;
+	_Atomic bool begun;
+	int result;
+	int r;
+};
+
+static int block_on_eventfd(void *argument)
+{
+	struct offloaded *offloaded = argument;
+	uint64_t value;
+
+	offloaded->begun = true;
+	return read(offloaded->fd, &value, sizeof(value)) == sizeof(value) ? 5 : -EIO;
+}
+
+static int offload_block(void *argument)
+{
+	struct offloaded *offloaded = argument;
+
+	offloaded->r = ew_offload(block_on_eventfd, offloaded, &offloaded->result);
+	return 0;
+}
+
+/* One thread: the first call has begun and is waited for, the second is withdrawn from the queue. */
+static int offload_cancelled(void *argument)
+{
+	struct offloaded first = { .r = 1 }, second = { .result = 77, .r = 1 };
+	uint64_t one = 1;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	first.fd = second.fd = eventfd(0, EFD_CLOEXEC);
+	EXPECT_EQ(ew_spawn(&scope, offload_block, &first), 0);
+	while (!first.begun)
+		EXPECT_EQ(ew_yield(), 0);
+	EXPECT_EQ(ew_spawn(&scope, offload_block, &second), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+	while (second.r == 1)
+		(void)!ew_yield();
+	EXPECT_EQ(second.r, -ECANCELED);
+	EXPECT_EQ(second.result, 77);
+	EXPECT_EQ(first.r, 1);
+	EXPECT_EQ(write(first.fd, &one, sizeof(one)), sizeof(one));
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	EXPECT_EQ(first.r, 0);
+	EXPECT_EQ(first.result, 5);
+	close(first.fd);
+	return 0;
+}
+
+TEST(offload_cancelled_is_withdrawn_or_waited_for)
+{
+	struct ew_run_options options = { .workers_count = 1, .offload_threads = 1, .virtual_time = true };
+
+	EXPECT_EQ(ew_run(&options, offload_cancelled, NULL), 0);
+}
+
+static int offload_refused(void *argument)
+{
+	int result = 77;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+	EXPECT_EQ(ew_offload(offload_42, &result, &result), -ECANCELED);
+	EXPECT_EQ(result, 77);
+	EXPECT_EQ(ew_outcome(), EW_OUTCOME_NONE);
+	return 0;
+}
+
+TEST(offload_in_a_cancelled_scope_is_not_started)
+{
+	EXPECT_EQ(run_virtual(offload_refused, NULL), 0);
+}
+
+TEST_MAIN()

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Buffers that a worker lends to receiving sockets: who waits for one, and that each comes back.
+ */
+
+#include "io.h"
+#include "task/worker.h"
+
+#define SOCKETS_COUNT 300
+
+struct holder {
+	struct ew_socket *socket;
+	int peer;
+	struct ew_event *let_go;
+	int result;
+	enum ew_outcome outcome;
+	bool has;
+};
+
+static int hold_task(void *argument)
+{
+	struct holder *holder = argument;
+	const char *data;
+
+	holder->result = ew_socket_receive(holder->socket, &data);
+	holder->outcome = ew_outcome();
+	if (holder->result <= 0)
+		return 0;
+	EXPECT_EQ(data[0], 'x');
+	holder->has = true;
+	EXPECT_EQ(ew_event_wait(holder->let_go, EW_NEVER), 0);
+	ew_socket_release(holder->socket);
+	holder->has = false;
+	return 0;
+}
+
+static void holder_make(struct holder *holder, struct ew_event *let_go, bool tcp)
+{
+	*holder = (struct holder){ .let_go = let_go };
+	holder->peer = tcp ? tcp_peer(&holder->socket) : unix_peer(&holder->socket);
+	EXPECT_EQ(write(holder->peer, "x", 1), 1);
+}
+
+static void holder_end(struct holder *holder)
+{
+	if (holder->peer >= 0)
+		close(holder->peer);
+	ew_abort(&holder->socket);
+}
+
+/* All buffers lent, to tasks that hold them until their event. */
+struct house {
+	struct holder holders[EW__BUFFERS_COUNT];
+	struct ew_event one_goes;
+	struct ew_event all_go;
+};
+
+static void house_fill(struct house *house, struct ew_scope *scope)
+{
+	unsigned i;
+
+	for (i = 0; i < EW__BUFFERS_COUNT; i++) {
+		holder_make(&house->holders[i], i ? &house->all_go : &house->one_goes, false);
+		EXPECT_EQ(ew_spawn(scope, hold_task, &house->holders[i]), 0);
+	}
+	TURNS_UNTIL(ew__worker->buffers_lent == EW__BUFFERS_COUNT);
+}
+
+static void house_empty(struct house *house)
+{
+	unsigned i;
+
+	ew_event_set(&house->one_goes);
+	ew_event_set(&house->all_go);
+	for (i = 0; i < EW__BUFFERS_COUNT; i++)
+		TURNS_UNTIL(!house->holders[i].has);
+	for (i = 0; i < EW__BUFFERS_COUNT; i++)
+		holder_end(&house->holders[i]);
+	EXPECT_EQ(ew__worker->buffers_lent, 0);
+	EXPECT(!ew__worker->buffer_first && !ew__worker->buffer_last);
+}
+
+static struct house house;
+
+enum trouble { NO_TROUBLE, CANCELLED_IN_LINE, CANCELLED_WHEN_TOLD, RESET_IN_LINE };
+
+static void await_line(unsigned length)
+{
+	if (length == 1)
+		TURNS_UNTIL(ew__worker->buffer_first);
+	else
+		TURNS_UNTIL(ew__worker->buffer_first != ew__worker->buffer_last);
+}
+
+/* Two stand in line; one buffer comes back; the first in line may have trouble. */
+static int stand_in_line(void *argument)
+{
+	enum trouble trouble = *(enum trouble *)argument;
+	struct holder first, second;
+	EW_SCOPE(all);
+
+	house_fill(&house, &all);
+	holder_make(&first, &house.all_go, true);
+	holder_make(&second, &house.all_go, false);
+	{
+		EW_SCOPE(scope);
+		EXPECT_EQ(ew_spawn(&scope, hold_task, &first), 0);
+		await_line(1);
+		EXPECT_EQ(ew_spawn(&all, hold_task, &second), 0);
+		await_line(2);
+		take_turns(5);
+		EXPECT(!first.has && !second.has);
+		if (trouble == CANCELLED_IN_LINE) {
+			ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+			(void)!ew_scope_join(&scope);
+			EXPECT_EQ(first.result, -ECANCELED);
+			EXPECT_EQ(first.outcome, EW_OUTCOME_NONE);
+			EXPECT(!second.has);
+		}
+		if (trouble == RESET_IN_LINE) {
+			reset_when_closed(first.peer);
+			close(first.peer);
+			first.peer = -1;
+		}
+		ew_event_set(&house.one_goes);
+		if (trouble == CANCELLED_WHEN_TOLD) {
+			(void)!ew_yield(); /* the holder runs, and then we do */
+			ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+			(void)!ew_scope_join(&scope);
+			EXPECT_EQ(first.result, -ECANCELED);
+		}
+		if (trouble == NO_TROUBLE) {
+			TURNS_UNTIL(first.has);
+			take_turns(5);
+			EXPECT(!second.has);
+		} else {
+			TURNS_UNTIL(second.has);
+		}
+		if (trouble == RESET_IN_LINE)
+			EXPECT_EQ(first.result, -ECONNRESET);
+		ew_event_set(&house.all_go);
+		(void)!ew_scope_join(&scope);
+	}
+	TURNS_UNTIL(second.result == 1 && !second.has);
+	holder_end(&first);
+	holder_end(&second);
+	house_empty(&house);
+	return 0;
+}
+
+static void test_line(enum trouble trouble)
+{
+	struct descriptors before = descriptors_now();
+
+	EXPECT_EQ(run_workers(1, stand_in_line, &trouble), 0);
+	EXPECT_EQ(reports.count, 0);
+	expect_same_descriptors(&before);
+}
+
+TEST(socket_receive_with_all_buffers_lent_gets_them_in_order)
+{
+	test_line(NO_TROUBLE);
+}
+
+TEST(socket_receive_cancelled_in_line_leaves_the_line)
+{
+	test_line(CANCELLED_IN_LINE);
+}
+
+TEST(socket_receive_cancelled_when_told_of_a_buffer_tells_the_next)
+{
+	test_line(CANCELLED_WHEN_TOLD);
+}
+
+TEST(socket_receive_that_fails_when_told_of_a_buffer_tells_the_next)
+{
+	test_line(RESET_IN_LINE);
+}
+
+struct talker {
+	struct ew_socket *socket;
+	int peer;
+	unsigned rounds;
+};
+
+static int talk_task(void *argument)
+{
+	struct talker *talker = argument;
+	const char *data;
+	unsigned i;
+
+	for (i = 0; i < 20; i++) {
+		EXPECT_EQ(write(talker->peer, "x", 1), 1);
+		EXPECT_EQ(ew_socket_receive(talker->socket, &data), 1);
+		EXPECT_EQ(data[0], 'x');
+		take_turns(3);
+		EXPECT_EQ(data[0], 'x');
+		if (i % 2)
+			ew_socket_release(talker->socket);
+		talker->rounds++;
+	}
+	ew_socket_release(talker->socket);
+	return 0;
+}
+
+static int talk_all(void *argument)
+{
+	static struct talker talkers[SOCKETS_COUNT];
+	unsigned i;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	for (i = 0; i < SOCKETS_COUNT; i++) {
+		talkers[i].peer = unix_peer(&talkers[i].socket);
+		EXPECT_EQ(ew_spawn(&scope, talk_task, &talkers[i]), 0);
+	}
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	for (i = 0; i < SOCKETS_COUNT; i++) {
+		EXPECT_EQ(talkers[i].rounds, 20);
+		close(talkers[i].peer);
+		EXPECT_EQ(ew_socket_close(&talkers[i].socket), 0);
+	}
+	EXPECT_EQ(ew__worker->buffers_lent, 0);
+	return 0;
+}
+
+/* Each holds its buffer over several turns, and in every second round into the next receive. */
+TEST(socket_receive_by_more_sockets_than_buffers_starves_nobody)
+{
+	struct descriptors before = descriptors_now();
+
+	EXPECT_EQ(run_workers(1, talk_all, NULL), 0);
+	expect_same_descriptors(&before);
+}
+
+enum way { BY_RELEASE, BY_CLOSE, BY_ABORT, BY_PANIC, BY_NEXT, WAYS_COUNT };
+
+struct borrow {
+	enum way way;
+};
+
+static int borrow_task(void *argument)
+{
+	const struct borrow *borrow = argument;
+	EW_OWN(ew_socket, socket);
+	const char *data;
+	int peer = unix_peer(&socket);
+
+	EXPECT_EQ(write(peer, "x", 1), 1);
+	EXPECT_EQ(ew_socket_receive(socket, &data), 1);
+	EXPECT_EQ(data[0], 'x');
+	EXPECT_EQ(ew__worker->buffers_lent, 1);
+	close(peer);
+	switch (borrow->way) {
+	case BY_RELEASE:
+		ew_socket_release(socket);
+		ew_socket_release(socket);
+		break;
+	case BY_CLOSE:
+		return ew_socket_close(&socket);
+	case BY_ABORT:
+		ew_abort(&socket);
+		break;
+	case BY_PANIC:
+		ew_panic("while a buffer is lent");
+	default:
+		EXPECT_EQ(ew_socket_receive(socket, &data), 0);
+		EXPECT_EQ(ew__worker->buffers_lent, 0);
+	}
+	return 0;
+}
+
+static int borrow_often(void *argument)
+{
+	struct borrow borrow;
+	unsigned i;
+
+	(void)argument;
+	for (borrow.way = BY_RELEASE; borrow.way < WAYS_COUNT; borrow.way++) {
+		for (i = 0; i < EW__BUFFERS_COUNT + 10; i++) {
+			EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+			EXPECT_EQ(ew_spawn(&scope, borrow_task, &borrow), 0);
+			EXPECT_EQ(ew_scope_join(&scope), 0);
+		}
+		EXPECT_EQ(ew__worker->buffers_lent, 0);
+	}
+	return 0;
+}
+
+/* More often than there are buffers, so that one that did not come back would be missed. */
+TEST(socket_buffers_come_back_on_every_way)
+{
+	struct descriptors before = descriptors_now();
+
+	EXPECT_EQ(run_workers(1, borrow_often, NULL), 0);
+	expect_same_descriptors(&before);
+}
+
+TEST_MAIN()
