@@ -43,8 +43,6 @@ struct reception {
 	uint64_t reserved_bytes; /* on the disk floor, for what has not arrived */
 };
 
-/* ---- receiving ---- */
-
 static int account(struct reception *reception, uint64_t offset, uint64_t bytes)
 {
 	struct server *server = reception->server;
@@ -127,8 +125,6 @@ static int receive_and_seal(struct reception *reception, struct ew_tempfile *fil
 	return 0;
 }
 
-/* ---- scanning ---- */
-
 /* 0 when the bytes may be published; -EPERM when the verdict forbids it. */
 static int scan(struct server *server, struct upload *upload, struct ew_tempfile *file)
 {
@@ -152,8 +148,6 @@ static int scan(struct server *server, struct upload *upload, struct ew_tempfile
 	return verdict_lets_pass(&verdict, upload->size_bytes, upload->sha256) ? 0 : -EPERM;
 }
 
-/* ---- the whole ---- */
-
 static int receive_upload(struct reception *reception)
 {
 	struct server *server = reception->server;
@@ -172,8 +166,6 @@ static int receive_upload(struct reception *reception)
 		return r;
 	return bucket_publish(&server->bucket, upload, &file);
 }
-
-/* ---- the end ---- */
 
 struct end {
 	enum state state;
@@ -273,8 +265,6 @@ static int conclude(struct reception *reception, int r)
 	return routes_answer(server, reception->request, &answer);
 }
 
-/* ---- before the body ---- */
-
 static bool has_length(const struct http_head *head)
 {
 	return head->chunked || head->body_bytes > 0 || http_head_find(head, "Content-Length");
@@ -330,8 +320,6 @@ static int refuse_admission(struct server *server, struct http_request *request,
 	default: return routes_problem(server, request, PROBLEM_STORAGE, strerror(-r), 0);
 	}
 }
-
-/* ---- the waiting room ---- */
 
 static void note_wait(struct server *server, int64_t waited_ns)
 {

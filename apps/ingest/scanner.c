@@ -158,8 +158,6 @@ struct scanner *scanner_free(struct scanner *scanner)
 	return NULL;
 }
 
-/* ---- trust ---- */
-
 static bool is_trusted(struct scanner *scanner, pid_t *ret_pid)
 {
 	bool trusted;
@@ -226,8 +224,6 @@ void scanner_engine(struct scanner *scanner, char *ret_engine)
 	pthread_mutex_unlock(&scanner->lock);
 }
 
-/* ---- one scan, without queue and slots ---- */
-
 static int scan_with_clamd(struct scanner *scanner, int fd, pid_t expected, struct verdict *verdict)
 {
 	pid_t pid;
@@ -261,8 +257,6 @@ static int scan_bytes(struct scanner *scanner, int fd, pid_t expected, struct ve
 		return scan_with_clamd(scanner, fd, expected, verdict);
 	return scan_with_program(scanner, fd, verdict);
 }
-
-/* ---- the test ---- */
 
 /* Scans a file that has EICAR in front and is @bytes long. */
 static int scan_test_file(struct scanner *scanner, uint64_t bytes, pid_t expected,
@@ -402,8 +396,6 @@ static int test_loop(void *argument)
 	}
 }
 
-/* ---- jobs ---- */
-
 static void job_let_go(struct scan_job *job)
 {
 	if (atomic_fetch_sub(&job->holders, 1) == 1)
@@ -509,8 +501,6 @@ int scanner_scan(struct scanner *scanner, struct ew_file *file, uint64_t size_by
 	job_let_go(job);
 	return r;
 }
-
-/* ---- slots ---- */
 
 static bool wanted(struct scan_slot *slot, struct scan_job *job)
 {

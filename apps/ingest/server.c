@@ -68,8 +68,6 @@ uint64_t server_size_max(const struct server *server)
 	return most;
 }
 
-/* ---- one worker ---- */
-
 static int serve_session(void *argument, void *place)
 {
 	struct session *session = argument;
@@ -188,13 +186,12 @@ static int run_worker(void *argument)
 	return 0;
 }
 
-/* ---- signals ---- */
-
 static void begin_drain(struct server *server)
 {
 	log_note("info", "draining", "no new connections; running uploads have %lld s",
 		 (long long)(server->options->grace_ns / EW_SECOND));
 	atomic_store(&server->grace_end_ns, ew_after(server->options->grace_ns));
+	ew_end_by(ew_after(server->options->grace_ns + ENDING_BUDGET));
 	atomic_store(&server->draining, true);
 	ew_event_set(&server->drain);
 }
@@ -215,11 +212,10 @@ static int await_second_signal(void *argument)
 		return r;
 	log_note("warn", "forced", "second signal: everything is cut now");
 	atomic_store(&force->server->forced, true);
+	ew_end_by(ew_after(ENDING_BUDGET));
 	ew_scope_cancel(force->workers, EW_REASON_SHUTDOWN);
 	return 0;
 }
-
-/* ---- the start block ---- */
 
 static void print_address(const struct ew_listener *listener, char *ret_text, size_t bytes)
 {
@@ -266,8 +262,6 @@ static void print_block(struct server *server, const struct ew_listener *listene
 	printf("  try      curl -T FILE %s/files/NAME\n", address);
 	fflush(stdout);
 }
-
-/* ---- the whole ---- */
 
 static int open_listeners(struct server *server, struct worker *workers, unsigned int count)
 {
@@ -408,8 +402,6 @@ static int serve(void *argument)
 	closed = bucket_close(&server->bucket);
 	return r < 0 ? r : closed;
 }
-
-/* ---- before and after the runtime ---- */
 
 static void raise_descriptor_limit(struct capacity *capacity)
 {

@@ -55,5 +55,13 @@ EW_API int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *ar
  */
 EW_API void ew_shutdown(void);
 
+/**
+ * ew_end_by() - announce when the runtime will have ended, for a program that drains in an order of its own
+ * @deadline_ns: an earlier announcement, or the end of the shutdown budget, stands if it is earlier
+ *
+ * Cancels nothing. With exit_when_stuck, what is still there at @deadline_ns is named, and the process leaves.
+ */
+EW_API void ew_end_by(int64_t deadline_ns);
+
 /** ew_driver_name() - what carries operations out here, and on what: "uring (kernel 6.18, guards by madvise)" */
 EW_API const char *ew_driver_name(void);

@@ -103,6 +103,18 @@ void ew_shutdown(void)
 	ew_scope_cancel(&ew__worker->runtime->root, EW_REASON_SHUTDOWN);
 }
 
+void ew_end_by(int64_t deadline_ns)
+{
+	_Atomic int64_t *end_by_ns;
+	int64_t before_ns;
+
+	ew_assert(ew__worker);
+	end_by_ns = &ew__worker->runtime->end_by_ns;
+	before_ns = atomic_load(end_by_ns);
+	while (deadline_ns < before_ns && !atomic_compare_exchange_weak(end_by_ns, &before_ns, deadline_ns))
+		;
+}
+
 static unsigned processors_count(void)
 {
 	cpu_set_t set;
@@ -270,6 +282,7 @@ static int prepare(struct ew__runtime *runtime, const struct ew_run_options *opt
 
 	if (options)
 		runtime->options = *options;
+	atomic_store(&runtime->end_by_ns, EW_NEVER);
 	if (!runtime->options.shutdown_budget_ns)
 		runtime->options.shutdown_budget_ns = SHUTDOWN_BUDGET_DEFAULT;
 	runtime->root = (struct ew_scope){

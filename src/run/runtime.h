@@ -32,5 +32,6 @@ struct ew__runtime {
 	struct ew__worker_thread *threads;
 	unsigned workers_count;
 	struct ew__pool *pool;
+	_Atomic int64_t end_by_ns; /* when the watchdog takes what is left for stuck */
 	int main_result;
 };

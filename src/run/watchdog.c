@@ -65,8 +65,7 @@ static void leave_stuck(struct ew__watchdog *watchdog)
 	struct ew__worker_thread *thread;
 	unsigned i;
 
-	ew__report("the shutdown did not end within %lld ms",
-		   (long long)(runtime->options.shutdown_budget_ns / EW_MILLISECOND));
+	ew__report("the shutdown did not end in the promised time: leaving by _exit()");
 	for (i = 0; i < runtime->workers_count; i++) {
 		runtime->threads[i].describe.deliver = describe;
 		ew__post(&runtime->threads[i].worker, &runtime->threads[i].describe);
@@ -87,12 +86,13 @@ static void *watch(void *argument)
 {
 	struct ew__watchdog *watchdog = argument;
 	struct ew__runtime *runtime = watchdog->runtime;
-	int64_t deadline_ns = EW_NEVER;
+	int64_t deadline_ns = EW_NEVER, announced_ns;
 
 	while (sleep_for(watchdog, LOOK_EVERY_NS)) {
 		if (deadline_ns == EW_NEVER && ew_scope_reason(&runtime->root) != EW_REASON_NONE)
 			deadline_ns = ew_after(runtime->options.shutdown_budget_ns - LOOK_EVERY_NS);
-		if (ew_now() >= deadline_ns)
+		announced_ns = atomic_load(&runtime->end_by_ns);
+		if (ew_now() >= (announced_ns < deadline_ns ? announced_ns : deadline_ns))
 			leave_stuck(watchdog);
 	}
 	return NULL;

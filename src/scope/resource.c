@@ -43,6 +43,16 @@ void ew_resource_deinit(struct ew_resource *resource)
 	ew__unlock(&living.lock);
 }
 
+const struct ew_resource *ew__resources_newest(void)
+{
+	const struct ew_resource *newest;
+
+	ew__lock(&living.lock);
+	newest = living.first;
+	ew__unlock(&living.lock);
+	return newest;
+}
+
 unsigned ew__resources_abort_forgotten(void)
 {
 	struct ew_resource *resource;

@@ -10,5 +10,8 @@
 /* At the end of a runtime: reports and aborts what nobody owns. Returns how many there were. */
 unsigned ew__resources_abort_forgotten(void);
 
+/* The newest of those that live; NULL: there is none. */
+const struct ew_resource *ew__resources_newest(void);
+
 /* In each call that fills a place: one that is full is reported and its resource aborted. */
 void ew__place_must_be_empty(void *place, const struct ew_site *site);

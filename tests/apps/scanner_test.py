@@ -201,7 +201,6 @@ def test_slot_that_is_not_free_at_the_end_is_presumed():
         check("event=scan-slot-presumed" in server.log(), server.log()[-500:])
 
 
-# ---- programs ----
 
 def test_program_as_scanner():
     with ingest.folder() as place:

@@ -180,6 +180,65 @@ TEST(example_deadline_stops_the_slow_one)
 	free(output);
 }
 
+/* Whether a test of this name is in one of the files. */
+static bool test_is_in(const char *pattern, const char *form, const char *name)
+{
+	char wanted[256], *text;
+	bool found_it = false;
+	glob_t found;
+	size_t i;
+
+	snprintf(wanted, sizeof(wanted), form, name);
+	find_files(pattern, &found);
+	for (i = 0; i < found.gl_pathc && !found_it; i++) {
+		text = read_text(found.gl_pathv[i]);
+		found_it = strstr(text, wanted) != NULL;
+		free(text);
+	}
+	globfree(&found);
+	return found_it;
+}
+
+/* Words in backticks with three underscores or more are names of tests, unless they belong to an interface. */
+static bool is_name_of_a_test(const char *word)
+{
+	unsigned underscores = 0;
+	const char *at;
+
+	for (at = word; *at; at++) {
+		if (*at == '_')
+			underscores++;
+		else if (!((*at >= 'a' && *at <= 'z') || (*at >= 'A' && *at <= 'Z') ||
+			   (*at >= '0' && *at <= '9')))
+			return false;
+	}
+	return underscores >= 3 && strncmp(word, "ew_", 3) != 0 && strncmp(word, "EW_", 3) != 0;
+}
+
+static int expect_named_tests_exist(const char *document)
+{
+	char *text = read_text(document), *at, *word, *rest = NULL;
+	int count = 0;
+
+	for (at = strtok_r(text, "`", &rest); at; at = strtok_r(NULL, "`", &rest)) {
+		word = at;
+		if (!is_name_of_a_test(word))
+			continue;
+		if (!test_is_in("tests/unit/*_test.c", "TEST(%s)", word) &&
+		    !test_is_in("tests/apps/*_test.py", "def test_%s(", word))
+			ew_test_fail(__FILE__, __LINE__, "%s: there is no test %s", document, word);
+		count++;
+	}
+	free(text);
+	return count;
+}
+
+TEST(document_names_of_tests_are_names_of_tests)
+{
+	EXPECT(expect_named_tests_exist(SOURCE_ROOT "/docs/cancellation.md") > 0);
+	EXPECT(expect_named_tests_exist(SOURCE_ROOT "/docs/promises.md") > 0);
+}
+
 static pid_t start_echo(FILE **ret_output, int *ret_port)
 {
 	char path[1024];

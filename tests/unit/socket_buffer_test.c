@@ -93,58 +93,70 @@ static void await_line(unsigned length)
 		TURNS_UNTIL(ew__worker->buffer_first != ew__worker->buffer_last);
 }
 
-/* Two stand in line; one buffer comes back; the first in line may have trouble. */
-static int stand_in_line(void *argument)
+struct line {
+	enum trouble trouble;
+	struct ew_scope *all;
+	struct holder first;
+	struct holder second;
+};
+
+/* Two stand in line, the first of them in a scope of its own; one buffer comes back. */
+static void stand_in_line(struct line *line)
 {
-	enum trouble trouble = *(enum trouble *)argument;
-	struct holder first, second;
+	char byte;
+	EW_SCOPE(scope);
+
+	EXPECT_EQ(ew_spawn(&scope, hold_task, &line->first), 0);
+	await_line(1);
+	EXPECT_EQ(ew_spawn(line->all, hold_task, &line->second), 0);
+	await_line(2);
+	take_turns(5);
+	EXPECT(!line->first.has && !line->second.has);
+	if (line->trouble == RESET_IN_LINE) {
+		EXPECT_EQ(read(ew_socket_fd(line->first.socket), &byte, 1), 1);
+		reset_when_closed(line->first.peer);
+		close(line->first.peer);
+		line->first.peer = -1;
+	}
+	if (line->trouble != CANCELLED_IN_LINE)
+		ew_event_set(&house.one_goes);
+	if (line->trouble == NO_TROUBLE) {
+		TURNS_UNTIL(line->first.has);
+		take_turns(5);
+		EXPECT(!line->second.has);
+		ew_event_set(&house.all_go);
+	} else if (line->trouble != RESET_IN_LINE) {
+		take_turns(1); /* the holder runs, and then we do */
+		ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+	}
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+}
+
+static int one_line(void *argument)
+{
+	struct line line = { .trouble = *(enum trouble *)argument };
 	EW_SCOPE(all);
 
+	line.all = &all;
 	house_fill(&house, &all);
-	holder_make(&first, &house.all_go, true);
-	holder_make(&second, &house.all_go, false);
-	{
-		EW_SCOPE(scope);
-		EXPECT_EQ(ew_spawn(&scope, hold_task, &first), 0);
-		await_line(1);
-		EXPECT_EQ(ew_spawn(&all, hold_task, &second), 0);
-		await_line(2);
-		take_turns(5);
-		EXPECT(!first.has && !second.has);
-		if (trouble == CANCELLED_IN_LINE) {
-			ew_scope_cancel(&scope, EW_REASON_REQUESTED);
-			(void)!ew_scope_join(&scope);
-			EXPECT_EQ(first.result, -ECANCELED);
-			EXPECT_EQ(first.outcome, EW_OUTCOME_NONE);
-			EXPECT(!second.has);
-		}
-		if (trouble == RESET_IN_LINE) {
-			reset_when_closed(first.peer);
-			close(first.peer);
-			first.peer = -1;
-		}
+	holder_make(&line.first, &house.all_go, true);
+	holder_make(&line.second, &house.all_go, false);
+	stand_in_line(&line);
+	if (line.trouble == CANCELLED_IN_LINE) {
+		EXPECT(!line.second.has);
 		ew_event_set(&house.one_goes);
-		if (trouble == CANCELLED_WHEN_TOLD) {
-			(void)!ew_yield(); /* the holder runs, and then we do */
-			ew_scope_cancel(&scope, EW_REASON_REQUESTED);
-			(void)!ew_scope_join(&scope);
-			EXPECT_EQ(first.result, -ECANCELED);
-		}
-		if (trouble == NO_TROUBLE) {
-			TURNS_UNTIL(first.has);
-			take_turns(5);
-			EXPECT(!second.has);
-		} else {
-			TURNS_UNTIL(second.has);
-		}
-		if (trouble == RESET_IN_LINE)
-			EXPECT_EQ(first.result, -ECONNRESET);
-		ew_event_set(&house.all_go);
-		(void)!ew_scope_join(&scope);
 	}
-	TURNS_UNTIL(second.result == 1 && !second.has);
-	holder_end(&first);
-	holder_end(&second);
+	TURNS_UNTIL(line.second.result);
+	if (line.trouble == CANCELLED_IN_LINE || line.trouble == CANCELLED_WHEN_TOLD) {
+		EXPECT_EQ(line.first.result, -ECANCELED);
+		EXPECT_EQ(line.first.outcome, EW_OUTCOME_NONE);
+	}
+	if (line.trouble == RESET_IN_LINE)
+		EXPECT_EQ(line.first.result, -ECONNRESET);
+	ew_event_set(&house.all_go);
+	TURNS_UNTIL(line.second.result == 1 && !line.second.has);
+	holder_end(&line.first);
+	holder_end(&line.second);
 	house_empty(&house);
 	return 0;
 }
@@ -153,7 +165,7 @@ static void test_line(enum trouble trouble)
 {
 	struct descriptors before = descriptors_now();
 
-	EXPECT_EQ(run_workers(1, stand_in_line, &trouble), 0);
+	EXPECT_EQ(run_workers(1, one_line, &trouble), 0);
 	EXPECT_EQ(reports.count, 0);
 	expect_same_descriptors(&before);
 }

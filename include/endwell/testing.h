@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Testing: the sweep
+ * Runs a scenario once for each of its suspension points and ends it there, in every way that a task can be ended.
+ * Link with libendwell-testing.
+ */
+
+#include <endwell/task.h>
+
+/** enum ew_sweep_mode - what happens at a point */
+enum ew_sweep_mode {
+	EW_SWEEP_NONE,		 /* nothing: the run that counts the points */
+	EW_SWEEP_CANCEL,	 /* the scenario is cancelled before the call has any effect */
+	EW_SWEEP_CANCEL_WAITING, /* the scenario is cancelled while the call waits */
+	EW_SWEEP_FORCE,		 /* cancelled with no time left: endings are aborted, joins remain */
+	EW_SWEEP_PANIC,		 /* the task that makes the call panics; also inside an ending */
+	EW_SWEEP_CANCEL_FORCE,	 /* cancelled there, and forced at each later point in turn */
+};
+
+/**
+ * struct ew_sweep_options - zero is the default for each
+ * @modes:         set of 1 << enum ew_sweep_mode; 0: all
+ * @droppable:     the scenario is spawned so: force ends it where it suspends
+ * @run_seconds_max: of real time; a run that takes longer has lost a wake-up: reported on stderr with mode and
+ *                 point, and the process aborts, since such a run cannot be left; 0: 20
+ * @prepare:       called before each run, outside the runtime
+ * @check:         called after each run, outside the runtime: NULL, or what is wrong (permits not back,
+ *                 an ending that ran twice or never ...)
+ */
+struct ew_sweep_options {
+	unsigned modes;
+	bool droppable;
+	unsigned run_seconds_max;
+	void (*prepare)(void *argument);
+	const char *(*check)(void *argument);
+};
+
+/**
+ * struct ew_sweep_result - what a sweep found
+ * @points: suspension points of the undisturbed run, those inside endings included
+ * @runs:   that were made, the counting one included
+ * @failed: something was wrong in the last run; the rest of the structure says what
+ * @mode, @index, @second: what was done at which point, counted from 0; @second: the later point of
+ *          EW_SWEEP_CANCEL_FORCE
+ * @site:   the task at that point, and the newest declaration of its registry
+ * @what:   what was wrong
+ */
+struct ew_sweep_result {
+	unsigned points;
+	unsigned runs;
+	bool failed;
+	enum ew_sweep_mode mode;
+	unsigned index;
+	unsigned second;
+	char site[256];
+	char what[256];
+};
+
+/**
+ * ew_sweep() - end @scenario at each of its suspension points, and see that nothing is left
+ * @options:  NULL for defaults
+ * @scenario: a task; runs with virtual time on one worker, alone in a runtime of its own each time
+ *
+ * Every suspending call of the scenario's task and of all tasks that it spawns is a point. The first run is not
+ * disturbed and must return 0 or a count. After each run these must be gone: tasks, operations in flight, timers,
+ * jobs on threads, resources, child processes, and descriptors must be those of before. A point that a later
+ * run does not reach means that the scenario is not deterministic, and fails. A point in a stretch marked
+ * EW_NO_DROP is passed over by EW_SWEEP_PANIC.
+ *
+ * Does not suspend; not from a task. One sweep at a time in a process.
+ * Return:    the first failure, or none.
+ */
+EW_API struct ew_sweep_result ew_sweep(const struct ew_sweep_options *options, ew_task_fn *scenario, void *argument);
+
+/** ew_sweep_mode_name() - "cancel", "panic", ...; never NULL */
+EW_API const char *ew_sweep_mode_name(enum ew_sweep_mode mode);

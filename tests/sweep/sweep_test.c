@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The sweep itself: scenarios with one fault each, which it must find, and say where.
+ */
+
+#include "sweep.h"
+
+#include <fcntl.h>
+
+static int three_points(void *argument)
+{
+	int i, r = 0;
+
+	(void)argument;
+	for (i = 0; i < 3 && r == 0; i++)
+		r = ew_yield();
+	return r;
+}
+
+TEST(sweep_runs_once_for_each_point_and_mode)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_CANCEL | 1u << EW_SWEEP_PANIC };
+	struct ew_sweep_result result = ew_sweep(&options, three_points, NULL);
+
+	EXPECT(!result.failed);
+	EXPECT_EQ(result.points, 3);
+	EXPECT_EQ(result.runs, 1 + 3 + 3);
+}
+
+static int stubborn(void *argument)
+{
+	int i;
+
+	(void)argument;
+	for (i = 0; i < 4; i++)
+		(void)!ew_yield();
+	return 0;
+}
+
+TEST(sweep_forces_at_each_point_after_the_cancel)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_CANCEL_FORCE };
+	struct ew_sweep_result result = ew_sweep(&options, stubborn, NULL);
+
+	EXPECT(!result.failed);
+	EXPECT_EQ(result.points, 4);
+	EXPECT_EQ(result.runs, 1 + 4 + 3 + 2 + 1);
+}
+
+static unsigned order_count;
+static int seen[8];
+
+static int note_results(void *argument)
+{
+	int r = ew_yield();
+
+	(void)argument;
+	if (order_count < 8)
+		seen[order_count++] = r;
+	return r;
+}
+
+TEST(sweep_cancels_before_the_call_has_an_effect)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_CANCEL };
+
+	EXPECT(!ew_sweep(&options, note_results, NULL).failed);
+	EXPECT_EQ(order_count, 2);
+	EXPECT_EQ(seen[0], 0);
+	EXPECT_EQ(seen[1], -ECANCELED);
+}
+
+static int sleep_twice(void *argument)
+{
+	int64_t began_ns = ew_now();
+	int r = ew_sleep(60 * EW_SECOND);
+
+	(void)argument;
+	if (r == -ECANCELED && ew_now() > began_ns + EW_SECOND)
+		r = -EIO; /* it slept first */
+	if (order_count < 8)
+		seen[order_count++] = r;
+	return r;
+}
+
+TEST(sweep_cancels_while_the_call_waits)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_CANCEL_WAITING };
+
+	EXPECT(!ew_sweep(&options, sleep_twice, NULL).failed);
+	EXPECT_EQ(order_count, 2);
+	EXPECT_EQ(seen[1], -ECANCELED);
+}
+
+static int fails(void *argument)
+{
+	(void)argument;
+	return -EIO;
+}
+
+TEST(sweep_of_a_scenario_that_fails_undisturbed_fails)
+{
+	struct ew_sweep_result result = ew_sweep(NULL, fails, NULL);
+
+	EXPECT(result.failed);
+	EXPECT_EQ(result.mode, EW_SWEEP_NONE);
+	EXPECT_EQ(result.runs, 1);
+	EXPECT(strstr(result.what, "error 5"));
+}
+
+static int leak_descriptor(void *argument)
+{
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC), r = ew_yield();
+
+	(void)argument;
+	if (r == 0)
+		r = ew_yield();
+	if (r < 0)
+		return r; /* forgotten here */
+	close(fd);
+	return 0;
+}
+
+TEST(sweep_finds_a_descriptor_left_open)
+{
+	struct ew_sweep_result result = ew_sweep(NULL, leak_descriptor, NULL);
+
+	EXPECT(result.failed);
+	EXPECT_EQ(result.mode, EW_SWEEP_CANCEL);
+	EXPECT_EQ(result.index, 0);
+	EXPECT(strstr(result.what, "/dev/null"));
+}
+
+static int close_too_much(void *argument)
+{
+	int *fd = argument, r = ew_yield();
+
+	if (r < 0)
+		close(*fd);
+	return r;
+}
+
+TEST(sweep_finds_a_descriptor_closed_that_was_not_the_scenarios)
+{
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	struct ew_sweep_result result = ew_sweep(NULL, close_too_much, &fd);
+
+	EXPECT(result.failed);
+	EXPECT(strstr(result.what, "is closed"));
+}
+
+static int leak_resource(void *argument)
+{
+	static struct thing thing;
+	struct thing *made = THING_OPEN(&thing, "lamp");
+	int r;
+
+	(void)argument;
+	r = ew_yield();
+	return r < 0 ? r : ew_close(&made);
+}
+
+TEST(sweep_finds_a_resource_without_owner)
+{
+	struct ew_sweep_result result = ew_sweep(NULL, leak_resource, NULL);
+
+	EXPECT(result.failed);
+	EXPECT_EQ(result.mode, EW_SWEEP_CANCEL);
+	EXPECT(strstr(result.what, "lamp made at "));
+	EXPECT(strstr(result.what, "sweep_test.c"));
+	EXPECT(strstr(result.site, "task scenario"));
+}
+
+/* Right when cancelled; only a panic skips what is not registered. */
+static int cleans_by_hand(void *argument)
+{
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC), r = ew_yield();
+
+	(void)argument;
+	close(fd);
+	return r;
+}
+
+TEST(sweep_finds_what_only_a_panic_leaves)
+{
+	struct ew_sweep_result result = ew_sweep(NULL, cleans_by_hand, NULL);
+
+	EXPECT(result.failed);
+	EXPECT_EQ(result.mode, EW_SWEEP_PANIC);
+}
+
+static int leaks_in_ending(void *argument)
+{
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC), r = ew_sleep(EW_SECOND);
+
+	(void)argument;
+	if (r < 0)
+		return r;
+	close(fd);
+	return 0;
+}
+
+static int with_leaking_ending(void *argument)
+{
+	EW_GUARD(undo, argument, .close = leaks_in_ending, .abort = probe_abort);
+
+	return ew_yield();
+}
+
+TEST(sweep_finds_what_only_a_forced_ending_leaves)
+{
+	struct probe probe = { .name = "guard" };
+	struct ew_sweep_result result = ew_sweep(NULL, with_leaking_ending, &probe);
+
+	EXPECT(result.failed);
+	EXPECT(result.mode == EW_SWEEP_FORCE || result.mode == EW_SWEEP_PANIC || result.mode == EW_SWEEP_CANCEL_FORCE);
+	EXPECT(strstr(result.site, "in an ending"));
+}
+
+static int leave_process(void *argument)
+{
+	pid_t child = fork();
+	int r;
+
+	(void)argument;
+	if (child == 0) {
+		pause();
+		_exit(0);
+	}
+	r = ew_yield();
+	if (r == 0) {
+		kill(child, SIGKILL);
+		waitpid(child, NULL, 0);
+	}
+	return r;
+}
+
+TEST(sweep_finds_a_child_process)
+{
+	struct ew_sweep_result result;
+
+	if (SANITIZED || RUNNING_ON_VALGRIND)
+		SKIP("a fork inside a runtime confuses the sanitizers");
+	result = ew_sweep(NULL, leave_process, NULL);
+	EXPECT(result.failed);
+	EXPECT(strstr(result.what, "child process"));
+}
+
+static int different_each_time(void *argument)
+{
+	static unsigned run;
+	int r = ew_yield();
+
+	(void)argument;
+	if (run++ == 0 && r == 0)
+		r = ew_yield();
+	return r;
+}
+
+TEST(sweep_of_a_scenario_that_is_not_deterministic_fails)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_CANCEL };
+	struct ew_sweep_result result = ew_sweep(&options, different_each_time, NULL);
+
+	EXPECT(result.failed);
+	EXPECT_EQ(result.index, 1);
+	EXPECT(strstr(result.what, "not deterministic"));
+}
+
+static const char *complain(void *argument)
+{
+	return order_count ? argument : NULL;
+}
+
+TEST(sweep_passes_the_checks_complaint_on)
+{
+	struct ew_sweep_options options = { .check = complain };
+	char complaint[] = "the milk is sour";
+	struct ew_sweep_result result = ew_sweep(&options, note_results, complaint);
+
+	EXPECT(result.failed);
+	EXPECT_STR(result.what, complaint);
+	EXPECT_EQ(result.runs, 1);
+}
+
+static int child_of_scenario(void *argument)
+{
+	(void)argument;
+	return ew_yield();
+}
+
+static int with_children(void *argument)
+{
+	int r;
+	EW_SCOPE(scope);
+
+	r = ew_spawn(&scope, child_of_scenario, argument);
+	if (r == 0)
+		r = ew_spawn(&scope, child_of_scenario, argument);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_counts_the_points_of_children)
+{
+	struct ew_sweep_result result = ew_sweep(NULL, with_children, NULL);
+
+	EXPECT(!result.failed);
+	EXPECT_EQ(result.points, 2);
+}
+
+/* Virtual time cannot help: nothing is armed that would end this wait. */
+static int hang(void *argument)
+{
+	int fds[2], r = ew_yield();
+	char byte;
+
+	(void)argument;
+	if (r == 0)
+		return 0;
+	if (pipe(fds) < 0)
+		return -errno;
+	return (int)read(fds[0], &byte, 1);
+}
+
+static void process_hang(void)
+{
+	struct ew_sweep_options options = { .run_seconds_max = 1 };
+
+	(void)ew_sweep(&options, hang, NULL);
+}
+
+TEST(sweep_names_the_run_that_does_not_end)
+{
+	struct ended ended = run_process(process_hang);
+
+	EXPECT(WIFSIGNALED(ended.status) && WTERMSIG(ended.status) == SIGABRT);
+	EXPECT(strstr(ended.text, "did not end within 1 s: cancel at point 0"));
+}
+
+static int sweep_inside(void *argument)
+{
+	struct ew_sweep_result *result = argument;
+
+	*result = ew_sweep(NULL, three_points, NULL);
+	return 0;
+}
+
+TEST(sweep_inside_a_task_fails)
+{
+	struct ew_sweep_result result = { 0 };
+
+	EXPECT_EQ(run_virtual(sweep_inside, &result), 0);
+	EXPECT(result.failed);
+}
+
+TEST(sweep_mode_has_a_name)
+{
+	EXPECT_STR(ew_sweep_mode_name(EW_SWEEP_NONE), "none");
+	EXPECT_STR(ew_sweep_mode_name(EW_SWEEP_CANCEL_FORCE), "cancel, then force");
+	EXPECT_STR(ew_sweep_mode_name((enum ew_sweep_mode)99), "unknown");
+}
+
+TEST_MAIN()
