@@ -23,9 +23,7 @@ static int visit(void *name)
 static int program(void *name)
 {
 	EW_SCOPE(visits);
-	int r = ew_spawn(&visits, visit, name);
-
-	return r < 0 ? r : ew_sleep(100 * EW_MILLISECOND); /* then visit() is cancelled, awaited */
+	return ew_spawn(&visits, visit, name) ?: ew_sleep(100 * EW_MILLISECOND); /* and leaves */
 }
 
 int main(void)

@@ -15,7 +15,7 @@ struct ew_process;
  * @path:      program; no search in PATH, no shell
  * @argv:      NULL-terminated
  * @envp:      NULL-terminated; NULL: an empty environment
- * @stdin_fd, @stdout_fd, @stderr_fd: -1: /dev/null. Every other descriptor is close-on-exec
+ * @stdin_fd, @stdout_fd, @stderr_fd: -1: /dev/null. No other descriptor is inherited
  * @keep_fd:   one more descriptor that the child inherits, under the number 3; -1: none
  * @grace_ns:  between TERM and KILL when it is closed while it runs; 0: 5 s
  */
@@ -35,8 +35,10 @@ struct ew_process_options {
  *
  * Suspends:  the spawn itself runs on a thread.
  * Ownership: the process is the caller's. close: TERM to the group, after the grace KILL, and wait;
- *            abort: KILL to the group, reaped by the runtime.
- * Errors:    those of posix_spawn(3) (-ENOENT, -EACCES, -EAGAIN ...), -ECANCELED: not started
+ *            abort: KILL to the group, reaped by the runtime. What a child that has ended left in its
+ *            group is killed by both.
+ * Errors:    those of posix_spawn(3) (-ENOENT, -EACCES, -EAGAIN ...), -EMFILE, -ECHILD: the program
+ *            ignores SIGCHLD, so that the kernel would reap; -ECANCELED: not started
  */
 EW_SUSPENDS EW_API int ew_process_spawn(const struct ew_process_options *options, struct ew_process **ret_process);
 
@@ -45,7 +47,8 @@ EW_API pid_t ew_process_pid(const struct ew_process *process);
 /**
  * ew_process_wait() - until it has ended; waiting again gives the same status
  * @ret_status: as waitpid(2)
- * Errors:      -ETIMEDOUT, -ECANCELED: still running, or not yet seen
+ * Errors:      -ETIMEDOUT, -ECANCELED: still running, or not yet seen; -ECHILD: it has ended, and
+ *              other code of the program has reaped it
  * Source:      pidfd_open(2), poll: kernel 5.3
  */
 EW_SUSPENDS EW_API int ew_process_wait(struct ew_process *process, int64_t deadline_ns, int *ret_status);

@@ -14,9 +14,9 @@ enum ew_sweep_mode {
 	EW_SWEEP_NONE,		 /* nothing: the run that counts the points */
 	EW_SWEEP_CANCEL,	 /* the scenario is cancelled before the call has any effect */
 	EW_SWEEP_CANCEL_WAITING, /* the scenario is cancelled while the call waits */
-	EW_SWEEP_FORCE,		 /* cancelled with no time left: endings are aborted, joins remain */
-	EW_SWEEP_PANIC,		 /* the task that makes the call panics; also inside an ending */
-	EW_SWEEP_CANCEL_FORCE,	 /* cancelled there, and forced at each later point in turn */
+	EW_SWEEP_FORCE,	       /* cancelled with no time left: endings are aborted, joins remain */
+	EW_SWEEP_PANIC,	       /* the task that makes the call panics; also inside an ending */
+	EW_SWEEP_CANCEL_FORCE, /* cancelled there, and forced at each later point in turn */
 };
 
 /**
@@ -72,7 +72,8 @@ struct ew_sweep_result {
  * Does not suspend; not from a task. One sweep at a time in a process.
  * Return:    the first failure, or none.
  */
-EW_API struct ew_sweep_result ew_sweep(const struct ew_sweep_options *options, ew_task_fn *scenario, void *argument);
+EW_API struct ew_sweep_result ew_sweep(const struct ew_sweep_options *options, ew_task_fn *scenario,
+				       void *argument);
 
 /** ew_sweep_mode_name() - "cancel", "panic", ...; never NULL */
 EW_API const char *ew_sweep_mode_name(enum ew_sweep_mode mode);

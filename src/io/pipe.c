@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The ring waits for pipes on its own poll queue, whether they block or not (measured on 6.18 for pipes, eventfd,
- * timerfd, inotify, signalfd and terminals). So their flags stay as they are: a child that inherits an end shares
- * them.
+ * The ring waits for pipes on its own poll queue, whether they block or not (measured on 6.18 for
+ * pipes, eventfd, timerfd, inotify, signalfd and terminals). So their flags stay as they are: a
+ * child that inherits an end shares them.
  *
- * The end of a pipe closes without blocking, so both endings are the same system call, made on the spot.
+ * The end of a pipe closes without blocking, so both endings are the same system call, made on the
+ * spot.
  */
 
 #include "io/op.h"
@@ -60,7 +61,8 @@ static void own(struct ew_pipe *pipe, int fd, const struct ew_site *site, struct
 
 int(ew_pipe_open)(struct ew_pipe **ret_read_end, struct ew_pipe **ret_write_end)
 {
-	struct ew_pipe *read_end = malloc(sizeof(*read_end)), *write_end = malloc(sizeof(*write_end));
+	struct ew_pipe *read_end = malloc(sizeof(*read_end));
+	struct ew_pipe *write_end = malloc(sizeof(*write_end));
 	const struct ew_site *site = ew__made_at;
 	int fds[2], r = -ENOMEM;
 
@@ -117,8 +119,8 @@ int ew_pipe_read(struct ew_pipe *pipe, void *buffer, size_t size)
 }
 
 /*
- * The kernel's SIGPIPE is blocked in this thread and stays pending; it would be delivered when the runtime's end
- * gives the thread its signal mask back.
+ * The kernel's SIGPIPE is blocked in this thread and stays pending; it would be delivered when the
+ * runtime's end gives the thread its signal mask back.
  */
 static void take_back_signal(void)
 {

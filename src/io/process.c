@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * A child process is seen to end through its pidfd, which the ring polls. Its end is looked at without reaping it:
- * the zombie keeps the number of process and group from being given to somebody else, so that a signal for the
- * group can only meet the group. The ending kills what is left of the group, and then reaps.
+ * A child process is seen to end through its pidfd, which the ring polls. Its end is looked at
+ * without reaping it: the zombie keeps the number of process and group from being given to
+ * somebody else, so that a signal for the group can only meet the group. The ending kills what is
+ * left of the group, and then reaps.
  *
- * The record carries the operation that its abort needs: after a KILL the worker polls on without anybody
- * waiting, and reaps when the end has come. A runtime does not end before that.
+ * The record carries the operation that its abort needs: after a KILL the worker polls on without
+ * anybody waiting, and reaps when the end has come. A runtime does not end before that.
  *
- * All of this needs that nobody else reaps. Where the kernel would, because the program ignores SIGCHLD, nothing is
- * started; a child that other code has waited for is seen to have ended, without a status.
+ * All of this needs that nobody else reaps. Where the kernel would, because the program ignores
+ * SIGCHLD, nothing is started; a child that other code has waited for is seen to have ended,
+ * without a status.
  */
 
 #include "io/op.h"
@@ -60,7 +62,8 @@ static bool look(struct ew_process *process)
 		if (info.si_code == CLD_EXITED)
 			process->status = W_EXITCODE(info.si_status, 0);
 		else
-			process->status = info.si_status | (info.si_code == CLD_DUMPED ? WCOREFLAG : 0);
+			process->status =
+				info.si_status | (info.si_code == CLD_DUMPED ? WCOREFLAG : 0);
 		process->ended = true;
 	}
 	return process->ended;
@@ -92,7 +95,9 @@ static void bury(struct ew_process *process)
 
 static int await_end(struct ew_process *process, int64_t deadline_ns)
 {
-	struct ew__task_op end = { .op = { .code = EW__OP_POLL, .fd = process->pidfd, .flags = POLLIN } };
+	struct ew__task_op end = {
+		.op = { .code = EW__OP_POLL, .fd = process->pidfd, .flags = POLLIN }
+	};
 	int r;
 
 	/* To a scope 0 is no deadline at all. */
@@ -136,7 +141,8 @@ static void submit_reap(struct ew_process *process)
 
 static void reap_polled(struct ew__op *op)
 {
-	struct ew_process *process = (struct ew_process *)((char *)op - offsetof(struct ew_process, reap));
+	struct ew_process *process =
+		(struct ew_process *)((char *)op - offsetof(struct ew_process, reap));
 
 	if (look(process))
 		bury(process);
@@ -170,8 +176,8 @@ struct spawn_call {
 };
 
 /*
- * The child's descriptors get their numbers one after the other, so none of the sources may have a number that
- * is given away before its turn: those are moved up.
+ * The child's descriptors get their numbers one after the other, so none of the sources may have a
+ * number that is given away before its turn: those are moved up.
  */
 static int move_up(int fds[CHILD_FDS], bool moved[CHILD_FDS])
 {
@@ -211,8 +217,8 @@ static int set_attributes(posix_spawnattr_t *attributes)
 
 	sigemptyset(&none);
 	sigfillset(&all);
-	r = posix_spawnattr_setflags(attributes,
-				     POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+	r = posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF |
+							 POSIX_SPAWN_SETSIGMASK);
 	if (r == 0)
 		r = posix_spawnattr_setpgroup(attributes, 0);
 	if (r == 0)
@@ -238,7 +244,8 @@ static int start(const struct ew_process_options *options, const int fds[CHILD_F
 		if (r == 0)
 			r = set_attributes(&attributes);
 		if (r == 0)
-			r = -posix_spawn(ret_pid, options->path, &actions, &attributes, options->argv,
+			r = -posix_spawn(ret_pid, options->path, &actions, &attributes,
+					 options->argv,
 					 options->envp ? options->envp : no_environment);
 		posix_spawnattr_destroy(&attributes);
 	}
@@ -246,7 +253,10 @@ static int start(const struct ew_process_options *options, const int fds[CHILD_F
 	return r;
 }
 
-/* Nobody has reaped it, so the number is still the child's. Without a descriptor for it, it may not live. */
+/*
+ * Nobody has reaped it, so the number is still the child's. Without a descriptor for it, it may
+ * not live.
+ */
 static int open_pidfd(pid_t pid)
 {
 	int r = pidfd_open(pid, 0);
@@ -272,7 +282,8 @@ static int spawn(void *argument)
 {
 	struct spawn_call *call = argument;
 	const struct ew_process_options *options = call->options;
-	int fds[CHILD_FDS] = { options->stdin_fd, options->stdout_fd, options->stderr_fd, options->keep_fd };
+	int fds[CHILD_FDS] = { options->stdin_fd, options->stdout_fd, options->stderr_fd,
+			       options->keep_fd };
 	bool moved[CHILD_FDS] = { false };
 	pid_t pid;
 	int i, r;
@@ -306,7 +317,8 @@ int(ew_process_spawn)(const struct ew_process_options *options, struct ew_proces
 	if (!process)
 		return -ENOMEM;
 	process->grace_ns = options->grace_ns ? options->grace_ns : GRACE_DEFAULT;
-	process->reap = (struct ew__op){ .code = EW__OP_POLL, .flags = POLLIN, .complete = reap_polled };
+	process->reap =
+		(struct ew__op){ .code = EW__OP_POLL, .flags = POLLIN, .complete = reap_polled };
 	ew_resource_init(&process->resource, &process_type, site);
 	call.process = process;
 	r = ew_offload(spawn, &call, &result);
@@ -334,6 +346,7 @@ int ew_process_wait(struct ew_process *process, int64_t deadline_ns, int *ret_st
 		r = await_end(process, deadline_ns);
 	if (r < 0)
 		return r;
+	ew__task()->outcome = EW_OUTCOME_DONE;
 	if (process->reaped)
 		return -ECHILD;
 	*ret_status = process->status;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Signals come through a signalfd that does not block: the ring waits until there is one, and only then it is
- * taken, by a read(2) on the spot. A wait that is cancelled has not begun to take one. (A read by the ring would
- * occupy one of the kernel's threads below Linux 6.10, whose signalfd cannot be read without waiting.)
+ * Signals come through a signalfd that does not block: the ring waits until there is one, and only
+ * then it is taken, by a read(2) on the spot. A wait that is cancelled has not begun to take one.
+ * (A read by the ring would occupy one of the kernel's threads on kernels whose signalfd cannot be
+ * read without waiting, as Linux 6.1.)
  */
 
 #include "io/op.h"
@@ -88,12 +89,15 @@ static int take(const struct ew_signals *signals)
 
 	if (read(signals->fd, &info, sizeof(info)) < 0)
 		return -errno;
+	ew__task()->outcome = EW_OUTCOME_DONE;
 	return (int)info.ssi_signo;
 }
 
 int ew_signals_wait(struct ew_signals *signals)
 {
-	struct ew__task_op pending = { .op = { .code = EW__OP_POLL, .fd = signals->fd, .flags = POLLIN } };
+	struct ew__task_op pending = {
+		.op = { .code = EW__OP_POLL, .fd = signals->fd, .flags = POLLIN }
+	};
 	int r;
 
 	r = ew__enter();

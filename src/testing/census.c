@@ -11,8 +11,8 @@
 #include "scope/resource.h"
 #include "task/worker.h"
 
-#include <endwell/task.h>
 #include <dirent.h>
+#include <endwell/task.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,7 +50,8 @@ void ew__census_take(struct ew__census *census)
 		census->descriptors[census->descriptors_count++] = number;
 	}
 	closedir(directory);
-	qsort(census->descriptors, census->descriptors_count, sizeof(census->descriptors[0]), compare_numbers);
+	qsort(census->descriptors, census->descriptors_count, sizeof(census->descriptors[0]),
+	      compare_numbers);
 }
 
 static void describe_descriptor(int number, char *what, size_t what_bytes)
@@ -65,13 +66,15 @@ static void describe_descriptor(int number, char *what, size_t what_bytes)
 }
 
 /* The first number that is in one list only, @ret_is_new: in the second. -1: none. */
-static int first_difference(const struct ew__census *before, const struct ew__census *after, bool *ret_is_new)
+static int first_difference(const struct ew__census *before, const struct ew__census *after,
+			    bool *ret_is_new)
 {
 	unsigned i, j;
 
 	for (i = j = 0; i < before->descriptors_count || j < after->descriptors_count; i++, j++) {
 		*ret_is_new = i == before->descriptors_count ||
-			      (j < after->descriptors_count && after->descriptors[j] < before->descriptors[i]);
+			      (j < after->descriptors_count &&
+			       after->descriptors[j] < before->descriptors[i]);
 		if (*ret_is_new)
 			return after->descriptors[j];
 		if (j == after->descriptors_count || before->descriptors[i] < after->descriptors[j])
@@ -92,7 +95,8 @@ bool ew__census_compare(const struct ew__census *before, char *what, size_t what
 	if (number >= 0 && is_new)
 		describe_descriptor(number, what, what_bytes);
 	else if (number >= 0)
-		snprintf(what, what_bytes, "descriptor %d, which was open before the run, is closed", number);
+		snprintf(what, what_bytes,
+			 "descriptor %d, which was open before the run, is closed", number);
 	else if (after->has_children && !before->has_children)
 		snprintf(what, what_bytes, "a child process is left");
 	else
@@ -103,7 +107,8 @@ bool ew__census_compare(const struct ew__census *before, char *what, size_t what
 
 static bool is_busy(const struct ew_worker *worker)
 {
-	return worker->transfers || ew__driver_in_flight(worker->driver) || ew__driver_has_queued(worker->driver);
+	return worker->transfers || ew__driver_in_flight(worker->driver) ||
+	       ew__driver_has_queued(worker->driver);
 }
 
 bool ew__census_of_run(char *what, size_t what_bytes)
@@ -118,10 +123,11 @@ bool ew__census_of_run(char *what, size_t what_bytes)
 	if (worker->tasks_count != 1)
 		snprintf(what, what_bytes, "%u tasks are left", worker->tasks_count - 1);
 	else if (resource)
-		snprintf(what, what_bytes, "%s made at %s:%d is left", resource->type->name, resource->site->file,
-			 resource->site->line);
+		snprintf(what, what_bytes, "%s made at %s:%d is left", resource->type->name,
+			 resource->site->file, resource->site->line);
 	else if (worker->wheel.armed_count)
-		snprintf(what, what_bytes, "%u timers are left", (unsigned)worker->wheel.armed_count);
+		snprintf(what, what_bytes, "%u timers are left",
+			 (unsigned)worker->wheel.armed_count);
 	else
 		return true;
 	return false;

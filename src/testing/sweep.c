@@ -64,7 +64,8 @@ const char *ew_sweep_mode_name(enum ew_sweep_mode mode)
 	return (unsigned)mode <= EW_SWEEP_CANCEL_FORCE ? mode_names[mode] : "unknown";
 }
 
-static void fail(struct sweep *sweep, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void fail(struct sweep *sweep, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 
 static void fail(struct sweep *sweep, const char *format, ...)
 {
@@ -82,13 +83,18 @@ static const struct ew_site *site_of(const struct ew_entry *entry)
 {
 	switch (entry->kind) {
 	case EW__ENTRY_PLACE:
-		return ((const struct ew_place *)((const char *)entry - offsetof(struct ew_place, entry)))->site;
+		return ((const struct ew_place *)((const char *)entry -
+						  offsetof(struct ew_place, entry)))
+			->site;
 	case EW__ENTRY_GUARD:
-		return ((const struct ew_guard *)((const char *)entry - offsetof(struct ew_guard, entry)))->site;
+		return ((const struct ew_guard *)((const char *)entry -
+						  offsetof(struct ew_guard, entry)))
+			->site;
 	case EW__ENTRY_SCOPE:
-		return ((const struct ew_scope *)((const char *)entry - offsetof(struct ew_scope, entry)))->site;
-	default:
-		return NULL;
+		return ((const struct ew_scope *)((const char *)entry -
+						  offsetof(struct ew_scope, entry)))
+			->site;
+	default: return NULL;
 	}
 }
 
@@ -101,9 +107,13 @@ static void note_site(struct sweep *sweep, const struct ew_task *task)
 	for (; entry && !site; entry = entry->older)
 		site = site_of(entry);
 	if (site)
-		snprintf(after, sizeof(after), ", after %s (%s:%d)", site->name, site->file, site->line);
-	snprintf(sweep->result.site, sizeof(sweep->result.site), "task %s (%s:%d)%s%s", task->site->name,
-		 task->site->file, task->site->line, task->head.endings ? ", in an ending" : "", after);
+		snprintf(after, sizeof(after), ", after %s (%s:%d)", site->name, site->file,
+			 site->line);
+	pthread_mutex_lock(&sweep->mutex);
+	snprintf(sweep->result.site, sizeof(sweep->result.site), "task %s (%s:%d)%s%s",
+		 task->site->name, task->site->file, task->site->line,
+		 task->head.endings ? ", in an ending" : "", after);
+	pthread_mutex_unlock(&sweep->mutex);
 }
 
 static void force(struct ew_scope *scope)
@@ -118,7 +128,8 @@ static void force(struct ew_scope *scope)
 
 static void deliver_cancel(struct ew__message *message)
 {
-	struct sweep *sweep = (struct sweep *)((char *)message - offsetof(struct sweep, cancel_message));
+	struct sweep *sweep =
+		(struct sweep *)((char *)message - offsetof(struct sweep, cancel_message));
 
 	sweep->cancel_posted = false;
 	if (sweep->scope)
@@ -128,20 +139,15 @@ static void deliver_cancel(struct ew__message *message)
 static void act(struct sweep *sweep, const struct ew_task *task)
 {
 	switch (sweep->result.mode) {
-	case EW_SWEEP_NONE:
-		break;
+	case EW_SWEEP_NONE: break;
 	case EW_SWEEP_CANCEL:
-	case EW_SWEEP_CANCEL_FORCE:
-		ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED);
-		break;
+	case EW_SWEEP_CANCEL_FORCE: ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED); break;
 	case EW_SWEEP_CANCEL_WAITING:
 		sweep->cancel_posted = true;
 		sweep->cancel_message.deliver = deliver_cancel;
 		ew__post(task->worker, &sweep->cancel_message);
 		break;
-	case EW_SWEEP_FORCE:
-		force(sweep->scope);
-		break;
+	case EW_SWEEP_FORCE: force(sweep->scope); break;
 	case EW_SWEEP_PANIC:
 		if (!task->head.no_drop)
 			ew_panic("at suspension point %u of a sweep", sweep->result.index);
@@ -182,7 +188,8 @@ static void run_in_scope(struct sweep *sweep)
 
 	sweep->scope = &scope;
 	r = ew__spawn(&scope, call_scenario, sweep,
-		      (struct ew_spawn_options){ .droppable = sweep->options->droppable }, EW_SITE("scenario"));
+		      (struct ew_spawn_options){ .droppable = sweep->options->droppable },
+		      EW_SITE("scenario"));
 	if (r < 0)
 		fail(sweep, "the scenario could not be spawned: error %d", -r);
 	else
@@ -217,13 +224,13 @@ static void begin_run(struct sweep *sweep)
 {
 	pthread_mutex_lock(&sweep->mutex);
 	sweep->run = ++sweep->result.runs;
+	sweep->result.site[0] = '\0';
 	pthread_cond_signal(&sweep->changed);
 	pthread_mutex_unlock(&sweep->mutex);
 	sweep->points = 0;
 	sweep->reached = false;
 	sweep->second_reached = false;
 	sweep->scenario_result = -ENOTRECOVERABLE;
-	sweep->result.site[0] = '\0';
 	if (sweep->options->prepare)
 		sweep->options->prepare(sweep->argument);
 }
@@ -231,7 +238,9 @@ static void begin_run(struct sweep *sweep)
 /* True: nothing was wrong. The result's mode, index and second are the plan. */
 static bool run(struct sweep *sweep)
 {
-	struct ew_run_options run_options = { .workers_count = 1, .virtual_time = true, .report = hear_report };
+	struct ew_run_options run_options = { .workers_count = 1,
+					      .virtual_time = true,
+					      .report = hear_report };
 	char what[sizeof(sweep->result.what)];
 	const char *complaint;
 	int r;
@@ -249,7 +258,8 @@ static bool run(struct sweep *sweep)
 	else if (sweep->result.mode != EW_SWEEP_NONE && !sweep->reached)
 		fail(sweep, "the point was not reached again: the scenario is not deterministic");
 	else if (sweep->result.second != NOT_USED && !sweep->second_reached)
-		fail(sweep, "the second point was not reached again: the scenario is not deterministic");
+		fail(sweep,
+		     "the second point was not reached again: the scenario is not deterministic");
 	if (!ew__census_compare(&sweep->before, what, sizeof(what)))
 		fail(sweep, "%s", what);
 	complaint = sweep->options->check ? sweep->options->check(sweep->argument) : NULL;
@@ -306,9 +316,10 @@ static void sweep_all(struct sweep *sweep)
 
 static _Noreturn void give_up(const struct sweep *sweep, unsigned seconds)
 {
-	fprintf(stderr, "endwell: sweep: run %u did not end within %u s: %s at point %u (second %d), %s\n", sweep->run,
-		seconds, ew_sweep_mode_name(sweep->result.mode), sweep->result.index, (int)sweep->result.second,
-		sweep->result.site);
+	fprintf(stderr,
+		"endwell: sweep: run %u did not end within %u s: %s at point %u (second %d), %s\n",
+		sweep->run, seconds, ew_sweep_mode_name(sweep->result.mode), sweep->result.index,
+		(int)sweep->result.second, sweep->result.site);
 	abort();
 }
 
@@ -356,7 +367,8 @@ static void sweep_watched(struct sweep *sweep)
 	pthread_mutex_destroy(&sweep->mutex);
 }
 
-struct ew_sweep_result ew_sweep(const struct ew_sweep_options *options, ew_task_fn *scenario, void *argument)
+struct ew_sweep_result ew_sweep(const struct ew_sweep_options *options, ew_task_fn *scenario,
+				void *argument)
 {
 	static const struct ew_sweep_options defaults;
 	struct ew_sweep_result result = { .failed = true, .what = "no memory for the sweep" };

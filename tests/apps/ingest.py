@@ -225,7 +225,6 @@ class Server:
     def log(self):
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
-
     def request(self, method, path, body=None, headers=None, timeout=60):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout * SCALE)
         try:
@@ -256,7 +255,6 @@ class Server:
             if entry["name"] == name:
                 return entry["ready"], entry["reason"]
         raise AssertionError(f"no check {name}")
-
 
     def metric(self, name):
         """One value, such as `ingest_upload_slots{state="free"}`."""

@@ -213,7 +213,8 @@ static int shields(void *argument)
 			EW_SCOPE(shielded);
 
 			if (r == 0)
-				r = ew_spawn(&shielded, nap_guarded, (void *)60); /* forced when the budget is spent */
+				r = ew_spawn(&shielded, nap_guarded,
+					     (void *)60); /* forced when the budget is spent */
 			(void)!ew_scope_join(&shielded);
 		}
 		if (r == 0)

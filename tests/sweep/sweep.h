@@ -51,8 +51,8 @@ static UNUSED const char *check_book(void *argument)
 	if (book.opened > BOOK_PAGES)
 		return "the book has too few pages";
 	for (i = 0; i < book.opened; i++) {
-		ended = book.probes[i].closed + book.probes[i].aborted + book.things[i].probe.closed +
-			book.things[i].probe.aborted;
+		ended = book.probes[i].closed + book.probes[i].aborted +
+			book.things[i].probe.closed + book.things[i].probe.aborted;
 		if (ended == 0)
 			return "something was never ended";
 		if (ended > 1)
@@ -63,18 +63,22 @@ static UNUSED const char *check_book(void *argument)
 
 /* Declares a guard that the book watches. */
 #define BOOKED_GUARD(name_, takes_ns_, ...)                                                        \
-	EW_GUARD(name_, open_probe(takes_ns_), .close = probe_close, .abort = probe_abort, ##__VA_ARGS__)
+	EW_GUARD(name_, open_probe(takes_ns_), .close = probe_close, .abort = probe_abort,         \
+		 ##__VA_ARGS__)
 
-static UNUSED void expect_sweep(const struct ew_sweep_options *options, ew_task_fn *scenario, unsigned points_min)
+static UNUSED void expect_sweep(const struct ew_sweep_options *options, ew_task_fn *scenario,
+				unsigned points_min)
 {
 	struct ew_sweep_result result = ew_sweep(options, scenario, NULL);
 
 	if (result.failed)
-		ew_test_fail(__FILE__, __LINE__, "%s at point %u/%u, %s: %.150s", ew_sweep_mode_name(result.mode),
-			     result.index, result.second, result.site, result.what);
+		ew_test_fail(__FILE__, __LINE__, "%s at point %u/%u, %s: %.150s",
+			     ew_sweep_mode_name(result.mode), result.index, result.second,
+			     result.site, result.what);
 	printf("# %u points, %u runs\n", result.points, result.runs);
 	if (result.points < points_min)
-		ew_test_fail(__FILE__, __LINE__, "only %u points, not %u", result.points, points_min);
+		ew_test_fail(__FILE__, __LINE__, "only %u points, not %u", result.points,
+			     points_min);
 }
 
 /* The sweep, also with a task that force may drop. */

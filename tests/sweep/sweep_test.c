@@ -214,7 +214,8 @@ TEST(sweep_finds_what_only_a_forced_ending_leaves)
 	struct ew_sweep_result result = ew_sweep(NULL, with_leaking_ending, &probe);
 
 	EXPECT(result.failed);
-	EXPECT(result.mode == EW_SWEEP_FORCE || result.mode == EW_SWEEP_PANIC || result.mode == EW_SWEEP_CANCEL_FORCE);
+	EXPECT(result.mode == EW_SWEEP_FORCE || result.mode == EW_SWEEP_PANIC ||
+	       result.mode == EW_SWEEP_CANCEL_FORCE);
 	EXPECT(strstr(result.site, "in an ending"));
 }
 

@@ -66,7 +66,9 @@ static UNUSED bool reported(const char *one, const char *other)
 /* One worker, virtual time: nothing sleeps. */
 static UNUSED int run_virtual(ew_task_fn *fn, void *argument)
 {
-	struct ew_run_options options = { .workers_count = 1, .virtual_time = true, .report = note_report };
+	struct ew_run_options options = { .workers_count = 1,
+					  .virtual_time = true,
+					  .report = note_report };
 
 	reports.count = 0;
 	return ew_run(&options, fn, argument);
@@ -163,7 +165,8 @@ static UNUSED void thing_abort(void *resource)
 	probe_abort(&thing->probe);
 }
 
-static UNUSED struct thing *thing_open(struct thing *thing, const char *name, const struct ew_site *site)
+static UNUSED struct thing *thing_open(struct thing *thing, const char *name,
+				       const struct ew_site *site)
 {
 	thing->type.name = name;
 	thing->type.close = thing_close;

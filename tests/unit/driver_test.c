@@ -49,7 +49,9 @@ static void make_pair(int *fds)
 
 static struct ew__op recv_op(int fd, void *buffer, uint32_t length)
 {
-	return (struct ew__op){ .code = EW__OP_RECV, .fd = fd, .address = buffer, .length = length };
+	return (struct ew__op){
+		.code = EW__OP_RECV, .fd = fd, .address = buffer, .length = length
+	};
 }
 
 TEST(driver_operation_ends_with_its_result)
@@ -89,7 +91,10 @@ TEST(driver_operation_that_fails_ends_with_the_error)
 TEST(driver_cancel_of_a_queued_operation_keeps_it_from_the_kernel)
 {
 	char path[] = "/tmp/driver_test_XXXXXX";
-	struct ew__op op = { .code = EW__OP_OPENAT, .fd = AT_FDCWD, .address = path, .flags = O_CREAT | O_RDWR,
+	struct ew__op op = { .code = EW__OP_OPENAT,
+			     .fd = AT_FDCWD,
+			     .address = path,
+			     .flags = O_CREAT | O_RDWR,
 			     .length = 0600 };
 
 	open_driver();
@@ -248,8 +253,8 @@ TEST(driver_late_cancel_does_not_hit_the_slots_next_user)
 
 TEST(driver_file_operation_in_flight_is_waited_for)
 {
-	static const uint8_t uncancellable[] = { EW__OP_OPENAT, EW__OP_LINKAT, EW__OP_RENAMEAT,
-						 EW__OP_UNLINKAT, EW__OP_FSYNC, EW__OP_STATX };
+	static const uint8_t uncancellable[] = { EW__OP_OPENAT,	  EW__OP_LINKAT, EW__OP_RENAMEAT,
+						 EW__OP_UNLINKAT, EW__OP_FSYNC,	 EW__OP_STATX };
 	struct ew__op op = { 0 };
 	size_t i;
 
@@ -268,8 +273,11 @@ TEST(driver_file_operation_in_flight_is_waited_for)
 TEST(driver_file_operation_cancelled_in_flight_has_its_real_result)
 {
 	char path[] = "/tmp/driver_test_XXXXXX";
-	struct ew__op op = { .code = EW__OP_OPENAT, .fd = AT_FDCWD, .address = path,
-			     .flags = O_CREAT | O_RDWR | O_CLOEXEC, .length = 0600 };
+	struct ew__op op = { .code = EW__OP_OPENAT,
+			     .fd = AT_FDCWD,
+			     .address = path,
+			     .flags = O_CREAT | O_RDWR | O_CLOEXEC,
+			     .length = 0600 };
 	int i;
 
 	open_driver();

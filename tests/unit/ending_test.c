@@ -258,7 +258,8 @@ TEST(ending_leaves_the_reserve_of_a_full_place_only)
 
 static int disarmed_reserve(void *argument)
 {
-	struct probe older = { .name = "older" }, newer = { .name = "newer", .takes_ns = 60 * EW_SECOND };
+	struct probe older = { .name = "older" },
+		     newer = { .name = "newer", .takes_ns = 60 * EW_SECOND };
 	int64_t cancelled_ns = 0;
 
 	(void)argument;
@@ -476,7 +477,8 @@ static int forced_close(void *argument)
 
 	(void)argument;
 	{
-		EW_GUARD(undo, &probe, .close = close_swallowing, .abort = probe_abort, .budget_ns = EW_SECOND);
+		EW_GUARD(undo, &probe, .close = close_swallowing, .abort = probe_abort,
+			 .budget_ns = EW_SECOND);
 	}
 	EXPECT_EQ(probe.closed, 1);
 	EXPECT_EQ(probe.aborted, 0);
@@ -532,7 +534,8 @@ TEST(ending_forced_still_joins)
 
 static int failing_endings(void *argument)
 {
-	struct probe first = { .name = "first", .fails = -EIO }, second = { .name = "second", .fails = -ENOSPC };
+	struct probe first = { .name = "first", .fails = -EIO },
+		     second = { .name = "second", .fails = -ENOSPC };
 
 	(void)argument;
 	EXPECT_EQ(ew_ending_error(), 0);
@@ -639,7 +642,9 @@ TEST(abort_by_name_empties_the_place_and_is_idempotent)
 
 static int guards_by_name(void *argument)
 {
-	struct probe probes[4] = { { .name = "a" }, { .name = "b" }, { .name = "c", .fails = -EIO }, { .name = "d" } };
+	struct probe probes[4] = {
+		{ .name = "a" }, { .name = "b" }, { .name = "c", .fails = -EIO }, { .name = "d" }
+	};
 
 	(void)argument;
 	{
@@ -735,7 +740,8 @@ TEST(place_overwritten_is_reported_with_both_lines_and_aborted)
 
 	EXPECT_EQ(run_virtual(overwrite, semaphore), 0);
 	snprintf(made, sizeof(made), "ending_test.c:%d", made_line);
-	snprintf(overwritten, sizeof(overwritten), "overwritten at tests/unit/ending_test.c:%d", overwritten_line);
+	snprintf(overwritten, sizeof(overwritten), "overwritten at tests/unit/ending_test.c:%d",
+		 overwritten_line);
 	EXPECT(reported(made, strchr(overwritten, '/') + 6));
 	EXPECT_EQ(reports.count, 2);
 	EXPECT_EQ(ew_semaphore_count(semaphore).free, 2);
@@ -771,7 +777,8 @@ static int close_that_opens(void *argument)
 
 static int nested_endings(void *argument)
 {
-	struct probe probes[2] = { { .name = "outer" }, { .name = "inner", .takes_ns = 60 * EW_SECOND } };
+	struct probe probes[2] = { { .name = "outer" },
+				   { .name = "inner", .takes_ns = 60 * EW_SECOND } };
 	int64_t began_ns = ew_now();
 
 	(void)argument;

@@ -226,7 +226,9 @@ static int race_threads(void *argument)
 
 		memset(threads->events, 0, sizeof(threads->events));
 		for (j = 0; j < 4; j++)
-			EXPECT_EQ(ew_spawn(&scope, wait_many, threads, .worker = 1 + (unsigned)j % 2), 0);
+			EXPECT_EQ(
+				ew_spawn(&scope, wait_many, threads, .worker = 1 + (unsigned)j % 2),
+				0);
 		for (j = 0; j < 2; j++)
 			EXPECT_EQ(pthread_create(&thread[j], NULL, set_many, threads), 0);
 		EXPECT_EQ(ew_scope_join(&scope), 0);
@@ -261,7 +263,8 @@ static int race_timeouts(void *argument)
 
 		memset(threads->events, 0, sizeof(threads->events));
 		for (j = 0; j < 64; j++)
-			EXPECT_EQ(ew_spawn(&scope, wait_or_time_out, &threads->events[j], .worker = 1 + (unsigned)j % 2),
+			EXPECT_EQ(ew_spawn(&scope, wait_or_time_out, &threads->events[j],
+					   .worker = 1 + (unsigned)j % 2),
 				  0);
 		EXPECT_EQ(ew_yield(), 0);
 		EXPECT_EQ(pthread_create(&thread, NULL, set_many, threads), 0);

@@ -225,6 +225,7 @@ static int expect_named_tests_exist(const char *document)
 		if (!is_name_of_a_test(word))
 			continue;
 		if (!test_is_in("tests/unit/*_test.c", "TEST(%s)", word) &&
+		    !test_is_in("tests/sweep/*_test.c", "TEST(%s)", word) &&
 		    !test_is_in("tests/apps/*_test.py", "def test_%s(", word))
 			ew_test_fail(__FILE__, __LINE__, "%s: there is no test %s", document, word);
 		count++;

@@ -73,7 +73,8 @@ TEST(panic_of_the_main_task_is_the_runs_result)
 
 static int panic_in_close(void *argument)
 {
-	struct probe older = { .name = "older" }, bad = { .name = "bad", .panics = true }, newer = { .name = "newer" };
+	struct probe older = { .name = "older" }, bad = { .name = "bad", .panics = true },
+		     newer = { .name = "newer" };
 	GUARD(first, &older);
 	GUARD(second, &bad);
 	GUARD(third, &newer);

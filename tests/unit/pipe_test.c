@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Pipes: what arrives, what a cancel leaves where it was, and that both endings give the descriptor back.
+ * Pipes: what arrives, what a cancel leaves where it was, and that both endings give the
+ * descriptor back.
  */
 
 #include "ew_test.h"
@@ -136,7 +137,10 @@ static int send_bulk(void *argument)
 	return ew_pipe_close(&source);
 }
 
-/* A megabyte goes through a pipe of 64 KiB, so both ends wait many times; then the writer's close is the end. */
+/*
+ * A megabyte goes through a pipe of 64 KiB, so both ends wait many times; then the writer's close
+ * is the end.
+ */
 TEST(pipe_carries_all_bytes_in_order_and_then_its_end)
 {
 	EXPECT_EQ(run(send_bulk, NULL), 0);
@@ -542,7 +546,8 @@ static int leave_block(void *argument)
 		EXPECT_EQ(ew_pipe_open(&source, &sink), 0);
 		fds[0] = ew_pipe_fd(source);
 		fds[1] = ew_pipe_fd(sink);
-		EXPECT(fcntl(fds[0], F_GETFD) == FD_CLOEXEC && fcntl(fds[1], F_GETFD) == FD_CLOEXEC);
+		EXPECT(fcntl(fds[0], F_GETFD) == FD_CLOEXEC &&
+		       fcntl(fds[1], F_GETFD) == FD_CLOEXEC);
 	}
 	EXPECT(!is_open(fds[0]) && !is_open(fds[1]));
 	return 0;

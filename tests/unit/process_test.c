@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Child processes: what they inherit, how their ends are seen, and that no ending leaves one behind. A pipe whose
- * far end only the child and its descendants hold shows when the last of them has gone. Each test ends by
- * looking for zombies and descriptors.
+ * Child processes: what they inherit, how their ends are seen, and that no ending leaves one
+ * behind. A pipe whose far end only the child and its descendants hold shows when the last of them
+ * has gone. Each test ends by looking for zombies and descriptors.
  */
 
 #include "ew_test.h"
@@ -50,9 +50,9 @@ static void expect_no_child(void)
 /* One worker and one pool thread; nothing may be left. */
 static int run(ew_task_fn *fn)
 {
-	const struct ew_run_options options = {
-		.workers_count = 1, .offload_threads = 1, .report = note_report
-	};
+	const struct ew_run_options options = { .workers_count = 1,
+						.offload_threads = 1,
+						.report = note_report };
 	int before = count_fds(), r;
 
 	r = ew_run(&options, fn, NULL);
@@ -61,7 +61,8 @@ static int run(ew_task_fn *fn)
 	return r;
 }
 
-static int spawn_argv(char *const *argv, int stdout_fd, int keep_fd, int64_t grace_ns, struct ew_process **ret_process)
+static int spawn_argv(char *const *argv, int stdout_fd, int keep_fd, int64_t grace_ns,
+		      struct ew_process **ret_process)
 {
 	const struct ew_process_options options = {
 		.path = argv[0],
@@ -76,15 +77,20 @@ static int spawn_argv(char *const *argv, int stdout_fd, int keep_fd, int64_t gra
 	return ew_process_spawn(&options, ret_process);
 }
 
-static int spawn_shell(const char *script, int stdout_fd, int64_t grace_ns, struct ew_process **ret_process)
+static int spawn_shell(const char *script, int stdout_fd, int64_t grace_ns,
+		       struct ew_process **ret_process)
 {
 	char *argv[] = { "/bin/sh", "-c", (char *)(uintptr_t)script, NULL };
 
 	return spawn_argv(argv, stdout_fd, -1, grace_ns, ret_process);
 }
 
-/* A shell whose standard output is a pipe that it and its descendants alone hold open; it has printed a line. */
-static void start_shell(const char *script, int64_t grace_ns, struct ew_process **ret_process, struct ew_pipe **ret_output)
+/*
+ * A shell whose standard output is a pipe that it and its descendants alone hold open; it has
+ * printed a line.
+ */
+static void start_shell(const char *script, int64_t grace_ns, struct ew_process **ret_process,
+			struct ew_pipe **ret_output)
 {
 	EW_OWN(ew_pipe, inside);
 	char line[64];
@@ -202,6 +208,7 @@ static int wait_twice(void *argument)
 	EXPECT_EQ(ew_process_wait(process, EW_NEVER, &first), 0);
 	EXPECT_EQ(ew_process_wait(process, EW_NEVER, &second), 0);
 	EXPECT_EQ(ew_process_wait(process, EW_NOW, &second), 0);
+	EXPECT_EQ(ew_outcome(), EW_OUTCOME_DONE);
 	EXPECT_EQ(WEXITSTATUS(first), 3);
 	EXPECT_EQ(first, second);
 	EXPECT_EQ(ew_process_kill(process, SIGTERM), -ESRCH);
@@ -272,7 +279,8 @@ static int cancel_wait(void *argument)
 		EXPECT_EQ(ew_spawn(&scope, wait_task, &waiter), 0);
 		EXPECT_EQ(ew_yield(), 0);
 		ew_scope_cancel(&scope, EW_REASON_REQUESTED);
-		EXPECT_EQ(ew_process_wait(process, ew_after(EW_SECOND), &waiter.status), -ECANCELED);
+		EXPECT_EQ(ew_process_wait(process, ew_after(EW_SECOND), &waiter.status),
+			  -ECANCELED);
 	}
 	EXPECT_EQ(waiter.result, -ECANCELED);
 	EXPECT_EQ(waiter.status, 4711);
@@ -521,7 +529,10 @@ static int cancel_spawns(void *argument)
 	return 0;
 }
 
-/* The cancel comes at varying moments after the thread has the job: started is returned, refused is not started. */
+/*
+ * The cancel comes at varying moments after the thread has the job: started is returned, refused
+ * is not started.
+ */
 TEST(process_spawn_that_races_with_a_cancel_is_either_started_or_not)
 {
 	EXPECT_EQ(run(cancel_spawns), 0);
@@ -531,7 +542,8 @@ TEST(process_spawn_that_races_with_a_cancel_is_either_started_or_not)
 /* ---- what it inherits ---- */
 
 /* The whole output of a program. */
-static void output_of(char *const *argv, int keep_fd, char *const *envp, char *ret_text, size_t size)
+static void output_of(char *const *argv, int keep_fd, char *const *envp, char *ret_text,
+		      size_t size)
 {
 	EW_OWN(ew_pipe, output);
 	EW_OWN(ew_pipe, inside);
@@ -542,8 +554,13 @@ static void output_of(char *const *argv, int keep_fd, char *const *envp, char *r
 
 	EXPECT_EQ(ew_pipe_open(&output, &inside), 0);
 	options = (struct ew_process_options){
-		.path = argv[0], .argv = argv, .envp = envp, .stdin_fd = -1, .keep_fd = keep_fd,
-		.stdout_fd = ew_pipe_fd(inside), .stderr_fd = ew_pipe_fd(inside),
+		.path = argv[0],
+		.argv = argv,
+		.envp = envp,
+		.stdin_fd = -1,
+		.keep_fd = keep_fd,
+		.stdout_fd = ew_pipe_fd(inside),
+		.stderr_fd = ew_pipe_fd(inside),
 	};
 	EXPECT_EQ(ew_process_spawn(&options, &process), 0);
 	EXPECT_EQ(ew_pipe_close(&inside), 0);
@@ -574,7 +591,10 @@ TEST(process_environment_is_empty_or_what_is_given)
 	EXPECT_EQ(run(look_at_environment), 0);
 }
 
-/* `cat` that has echoed a byte stands in its loop: everything that its start opened is closed again. */
+/*
+ * `cat` that has echoed a byte stands in its loop: everything that its start opened is closed
+ * again.
+ */
 struct cat {
 	struct ew_process *process;
 	struct ew_pipe *to, *from;
@@ -607,8 +627,12 @@ static void start_cat(struct cat *cat, int keep_fd)
 	EXPECT_EQ(ew_pipe_open(&inside_to, &cat->to), 0);
 	EXPECT_EQ(ew_pipe_open(&cat->from, &inside_from), 0);
 	options = (struct ew_process_options){
-		.path = argv[0], .argv = argv, .stdin_fd = ew_pipe_fd(inside_to),
-		.stdout_fd = ew_pipe_fd(inside_from), .stderr_fd = -1, .keep_fd = keep_fd,
+		.path = argv[0],
+		.argv = argv,
+		.stdin_fd = ew_pipe_fd(inside_to),
+		.stdout_fd = ew_pipe_fd(inside_from),
+		.stderr_fd = -1,
+		.keep_fd = keep_fd,
 	};
 	EXPECT_EQ(ew_process_spawn(&options, &cat->process), 0);
 	EXPECT_EQ(ew_pipe_close(&inside_to), 0);
@@ -645,7 +669,8 @@ static void expect_same_file(pid_t pid, int child_fd, int fd)
 
 static int look_at_descriptors(void *argument)
 {
-	int null = open("/dev/null", O_RDONLY | O_CLOEXEC), leaky = open("/proc/self/status", O_RDONLY);
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC),
+	    leaky = open("/proc/self/status", O_RDONLY);
 	int high = fcntl(leaky, F_DUPFD, 500);
 	struct cat cat;
 	char list[64];
@@ -677,10 +702,16 @@ TEST(process_inherits_only_the_descriptors_that_it_is_given)
 /* The child names its descriptors in the file that is its standard error. */
 static bool are_inherited(const int sources[4])
 {
-	char *argv[] = { "/bin/sh", "-c", "a=$(readlink /proc/$$/fd/0 /proc/$$/fd/1 /proc/$$/fd/3); echo \"$a\" >&2", NULL };
+	char *argv[] = { "/bin/sh", "-c",
+			 "a=$(readlink /proc/$$/fd/0 /proc/$$/fd/1 /proc/$$/fd/3); echo \"$a\" >&2",
+			 NULL };
 	const struct ew_process_options options = {
-		.path = argv[0], .argv = argv, .stdin_fd = sources[0], .stdout_fd = sources[1],
-		.stderr_fd = sources[2], .keep_fd = sources[3],
+		.path = argv[0],
+		.argv = argv,
+		.stdin_fd = sources[0],
+		.stdout_fd = sources[1],
+		.stderr_fd = sources[2],
+		.keep_fd = sources[3],
 	};
 	char expected[128], text[128] = "";
 	EW_OWN(ew_process, process);
@@ -688,14 +719,20 @@ static bool are_inherited(const int sources[4])
 
 	if (ftruncate(sources[2], 0) < 0 || lseek(sources[2], 0, SEEK_SET) < 0)
 		return false;
-	if (ew_process_spawn(&options, &process) < 0 || ew_process_wait(process, EW_NEVER, &status) < 0)
+	if (ew_process_spawn(&options, &process) < 0 ||
+	    ew_process_wait(process, EW_NEVER, &status) < 0)
 		return false;
-	snprintf(expected, sizeof(expected), "/memfd:%d (deleted)\n/memfd:%d (deleted)\n/memfd:%d (deleted)\n",
-		 sources[0], sources[1], sources[3]);
-	return status == 0 && pread(sources[2], text, sizeof(text) - 1, 0) > 0 && !strcmp(text, expected);
+	snprintf(expected, sizeof(expected),
+		 "/memfd:%d (deleted)\n/memfd:%d (deleted)\n/memfd:%d (deleted)\n", sources[0],
+		 sources[1], sources[3]);
+	return status == 0 && pread(sources[2], text, sizeof(text) - 1, 0) > 0 &&
+	       !strcmp(text, expected);
 }
 
-/* The parent's descriptors 0 to 3 become memory files that are named by their numbers; returns what they were. */
+/*
+ * The parent's descriptors 0 to 3 become memory files that are named by their numbers; returns
+ * what they were.
+ */
 static void replace_descriptors(int saved[4])
 {
 	char name[] = "0";
@@ -726,7 +763,10 @@ static void restore_descriptors(const int saved[4])
 	}
 }
 
-/* Returns how many ways failed: while it runs, standard output is not where failures can be printed. */
+/*
+ * Returns how many ways failed: while it runs, standard output is not where failures can be
+ * printed.
+ */
 static int permute_descriptors(void *argument)
 {
 	int sources[4], code, failed_count = 0;
@@ -762,7 +802,8 @@ static int look_at_signals_and_group(void *argument)
 {
 	uint64_t blocked, ignored;
 	char *status_of[] = { "/bin/grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status", NULL };
-	char *group_of[] = { "/bin/sh", "-c", "set -- $(cat /proc/$$/stat); echo $(($1 - $5))", NULL };
+	char *group_of[] = { "/bin/sh", "-c", "set -- $(cat /proc/$$/stat); echo $(($1 - $5))",
+			     NULL };
 	char text[1024];
 
 	(void)argument;
@@ -856,8 +897,8 @@ static int close_with_handler(void *argument)
 	char text[16] = "";
 
 	(void)argument;
-	start_shell("trap 'echo bye; exit 0' TERM; echo; while :; do sleep 0.01; done", LONG_GRACE, &process,
-		    &output);
+	start_shell("trap 'echo bye; exit 0' TERM; echo; while :; do sleep 0.01; done", LONG_GRACE,
+		    &process, &output);
 	EXPECT_EQ(ew_process_close(&process), 0);
 	EXPECT_EQ(ew_pipe_read(output, text, sizeof(text) - 1), 4);
 	EXPECT_STR(text, "bye\n");
@@ -899,8 +940,8 @@ static int close_in_cancelled_scope(void *argument)
 	pid_t pid;
 
 	(void)argument;
-	start_shell("trap 'echo bye; exit 0' TERM; echo; while :; do sleep 0.01; done", LONG_GRACE, &process,
-		    &output);
+	start_shell("trap 'echo bye; exit 0' TERM; echo; while :; do sleep 0.01; done", LONG_GRACE,
+		    &process, &output);
 	pid = ew_process_pid(process);
 	{
 		EW_SCOPE(scope);
@@ -1099,9 +1140,11 @@ static int change_group(void *argument)
 	char script[256];
 
 	(void)argument;
-	snprintf(script, sizeof(script),
-		 "exec /usr/bin/perl -e '$SIG{TERM} = \"IGNORE\"; setpgrp(0, %d); $| = 1; print \"\\n\"; sleep 60'",
-		 getpgrp());
+	snprintf(
+		script, sizeof(script),
+		"exec /usr/bin/perl -e '$SIG{TERM} = \"IGNORE\"; "
+		"setpgrp(0, %d); $| = 1; print \"\\n\"; sleep 60'",
+		getpgrp());
 	start_shell(script, SHORT_GRACE, &process, &output);
 	EXPECT_EQ(getpgid(ew_process_pid(process)), getpgrp());
 	EXPECT_EQ(ew_process_close(&process), 0);

@@ -195,7 +195,9 @@ static __attribute__((noinline)) int cancel_as_they_end(int i)
 	EW_SCOPE(scope);
 
 	for (j = 0; j < 4; j++)
-		EXPECT_EQ(ew_spawn(&scope, yield_some, (void *)(intptr_t)((i + j) % 5), .worker = 2), 0);
+		EXPECT_EQ(
+			ew_spawn(&scope, yield_some, (void *)(intptr_t)((i + j) % 5), .worker = 2),
+			0);
 	for (j = 0; j < i % 7; j++)
 		EXPECT_EQ(ew_yield(), 0);
 	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
@@ -440,7 +442,8 @@ static int tree(void *argument)
 	if (depth == 0)
 		return ew_sleep(3600 * EW_SECOND);
 	for (i = 0; i < 2; i++)
-		if (ew_spawn(&scope, tree, (void *)(intptr_t)(depth - 1), .worker = 1 + (unsigned)i) < 0)
+		if (ew_spawn(&scope, tree, (void *)(intptr_t)(depth - 1),
+			     .worker = 1 + (unsigned)i) < 0)
 			break;
 	return ew_scope_finish(&scope, ew_scope_join(&scope));
 }

@@ -6,8 +6,8 @@
 
 #include "core.h"
 
-#include <endwell/offload.h>
 #include <dirent.h>
+#include <endwell/offload.h>
 #include <sys/eventfd.h>
 
 static int return_argument(void *argument)
@@ -159,7 +159,8 @@ TEST(shutdown_cancels_everything)
 static int shut_down_slowly(void *argument)
 {
 	struct probe *probe = argument;
-	EW_GUARD(undo, probe, .close = probe_close, .abort = probe_abort, .budget_ns = 3600 * EW_SECOND);
+	EW_GUARD(undo, probe, .close = probe_close, .abort = probe_abort,
+		 .budget_ns = 3600 * EW_SECOND);
 
 	ew_shutdown();
 	return 0;
@@ -168,7 +169,9 @@ static int shut_down_slowly(void *argument)
 /* Force comes a tenth before the end, so that what can still end has the time to. */
 TEST(shutdown_forces_within_its_budget)
 {
-	struct ew_run_options options = { .workers_count = 1, .virtual_time = true, .report = note_report,
+	struct ew_run_options options = { .workers_count = 1,
+					  .virtual_time = true,
+					  .report = note_report,
 					  .shutdown_budget_ns = 10 * EW_SECOND };
 	struct probe probe = { .name = "slow", .takes_ns = 1000 * EW_SECOND };
 
@@ -197,7 +200,8 @@ static int shut_down_stuck(void *argument)
 
 static void process_stuck(void)
 {
-	struct ew_run_options options = { .workers_count = 1, .exit_when_stuck = true,
+	struct ew_run_options options = { .workers_count = 1,
+					  .exit_when_stuck = true,
 					  .shutdown_budget_ns = 300 * EW_MILLISECOND };
 
 	(void)!ew_run(&options, shut_down_stuck, NULL);
@@ -234,7 +238,8 @@ static int shut_down_blocked(void *argument)
 
 static void process_blocked(void)
 {
-	struct ew_run_options options = { .workers_count = 1, .exit_when_stuck = true,
+	struct ew_run_options options = { .workers_count = 1,
+					  .exit_when_stuck = true,
 					  .shutdown_budget_ns = 300 * EW_MILLISECOND };
 
 	(void)!ew_run(&options, shut_down_blocked, NULL);
@@ -351,7 +356,9 @@ static int offload_cancelled(void *argument)
 
 TEST(offload_cancelled_is_withdrawn_or_waited_for)
 {
-	struct ew_run_options options = { .workers_count = 1, .offload_threads = 1, .virtual_time = true };
+	struct ew_run_options options = { .workers_count = 1,
+					  .offload_threads = 1,
+					  .virtual_time = true };
 
 	EXPECT_EQ(ew_run(&options, offload_cancelled, NULL), 0);
 }

@@ -604,7 +604,7 @@ TEST(reason_has_a_name)
 	EXPECT_STR(ew_reason_name(EW_REASON_NONE), "none");
 	EXPECT_STR(ew_reason_name(EW_REASON_BUDGET), "budget");
 	EXPECT_STR(ew_reason_name((enum ew_reason)99), "unknown");
-	EXPECT_STR(ew_reason_name((enum ew_reason)-1), "unknown");
+	EXPECT_STR(ew_reason_name((enum ew_reason) - 1), "unknown");
 }
 
 static int sleep_second(void *argument)
@@ -751,7 +751,8 @@ static int token_cancelled(void *argument)
 	EXPECT_EQ(ew_yield(), 0);
 	ew_scope_cancel(&outer, EW_REASON_REQUESTED);
 	EXPECT(ew_scope_is_cancelled(&inner));
-	EXPECT_EQ(ew_scope_wait_cancel(&inner, EW_NEVER), -ECANCELED); /* the block is inside itself */
+	EXPECT_EQ(ew_scope_wait_cancel(&inner, EW_NEVER),
+		  -ECANCELED); /* the block is inside itself */
 	while (ew_scope_children_count(&watchers))
 		EXPECT_EQ(ew_yield(), -ECANCELED);
 	EXPECT_EQ(waits[0].result, 0);

@@ -122,7 +122,9 @@ TEST(semaphore_serves_in_order_of_arrival)
 
 static int time_out_in_line(void *argument)
 {
-	struct taker takers[3] = { { "a", EW_NEVER, 0, 1 }, { "b", 0, 0, 1 }, { "c", EW_NEVER, 0, 1 } };
+	struct taker takers[3] = { { "a", EW_NEVER, 0, 1 },
+				   { "b", 0, 0, 1 },
+				   { "c", EW_NEVER, 0, 1 } };
 	EW_OWN(ew_permit, mine);
 	EW_SCOPE(scope);
 	int i;
@@ -147,7 +149,9 @@ TEST(semaphore_wait_that_times_out_leaves_the_line)
 
 static int cancel_in_line(void *argument)
 {
-	struct taker takers[3] = { { "a", EW_NEVER, 0, 1 }, { "b", EW_NEVER, 0, 1 }, { "c", EW_NEVER, 0, 1 } };
+	struct taker takers[3] = { { "a", EW_NEVER, 0, 1 },
+				   { "b", EW_NEVER, 0, 1 },
+				   { "c", EW_NEVER, 0, 1 } };
 	EW_OWN(ew_permit, mine);
 	EW_SCOPE(scope);
 	EW_SCOPE(middle);
@@ -317,7 +321,8 @@ static int contend(void *argument)
 	for (i = 0; i < contender->rounds; i++) {
 		EW_OWN(ew_permit, permit);
 
-		r = ew_semaphore_acquire(semaphore, i % 3 ? EW_NEVER : ew_after(EW_MILLISECOND), &permit);
+		r = ew_semaphore_acquire(semaphore, i % 3 ? EW_NEVER : ew_after(EW_MILLISECOND),
+					 &permit);
 		if (r == -ETIMEDOUT || r == -EAGAIN) {
 			contender->refused++;
 			continue;
@@ -345,7 +350,9 @@ static int contend_on_workers(void *argument)
 	EW_SCOPE(scope);
 
 	for (i = 0; i < 16; i++)
-		EXPECT_EQ(ew_spawn(&scope, contend, contender, .worker = 1 + i % ew_workers_count()), 0);
+		EXPECT_EQ(
+			ew_spawn(&scope, contend, contender, .worker = 1 + i % ew_workers_count()),
+			0);
 	return ew_scope_finish(&scope, ew_scope_join(&scope));
 }
 
@@ -371,7 +378,9 @@ static int cancel_rounds(void *argument)
 		struct contender each = { .capacity = 2, .rounds = 1000000 };
 
 		for (j = 0; j < 8; j++)
-			EXPECT_EQ(ew_spawn(&scope, contend, &each, .worker = 1 + j % ew_workers_count()), 0);
+			EXPECT_EQ(ew_spawn(&scope, contend, &each,
+					   .worker = 1 + j % ew_workers_count()),
+				  0);
 		for (j = 0; j < i % 7; j++)
 			EXPECT_EQ(ew_yield(), 0);
 		ew_scope_cancel(&scope, EW_REASON_REQUESTED);
@@ -414,7 +423,9 @@ static int line_across_workers(void *argument)
 	(void)argument;
 	EXPECT_EQ(ew_semaphore_acquire(semaphore, EW_NEVER, &mine), 0);
 	for (i = 0; i < 6; i++) {
-		EXPECT_EQ(ew_spawn(&scope, take_in_turn, &takers[i], .worker = 1 + i % ew_workers_count()), 0);
+		EXPECT_EQ(ew_spawn(&scope, take_in_turn, &takers[i],
+				   .worker = 1 + i % ew_workers_count()),
+			  0);
 		while (ew_semaphore_count(semaphore).waiting != i + 1)
 			EXPECT_EQ(ew_yield(), 0);
 	}

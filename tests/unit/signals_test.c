@@ -111,6 +111,7 @@ TEST(signals_wait_suspends_until_one_comes)
 struct waiter {
 	struct ew_signals *signals;
 	int result;
+	enum ew_outcome outcome;
 };
 
 static int wait_task(void *argument)
@@ -118,6 +119,7 @@ static int wait_task(void *argument)
 	struct waiter *waiter = argument;
 
 	waiter->result = ew_signals_wait(waiter->signals);
+	waiter->outcome = ew_outcome();
 	return 0;
 }
 
@@ -137,11 +139,12 @@ static void race_once(struct ew_signals *signals, bool send_first, unsigned *rec
 	if (waiter.result == SIGUSR1) {
 		++*received_count;
 		EXPECT(!is_pending(SIGUSR1));
+		EXPECT_EQ(waiter.outcome, EW_OUTCOME_DONE);
 		return;
 	}
 	EXPECT_EQ(waiter.result, -ECANCELED);
 	EXPECT(is_pending(SIGUSR1));
-	EXPECT_EQ(ew_outcome(), EW_OUTCOME_NONE);
+	EXPECT_EQ(waiter.outcome, EW_OUTCOME_NONE);
 }
 
 static int race_often(void *argument)
@@ -160,7 +163,10 @@ static int race_often(void *argument)
 	return 0;
 }
 
-/* A signal and a cancel meet a waiting task in one turn: the signal is received, or it is still pending. */
+/*
+ * A signal and a cancel meet a waiting task in one turn: the signal is received, or it is still
+ * pending.
+ */
 TEST(signals_wait_cancelled_takes_none)
 {
 	EXPECT_EQ(run(race_often), 0);

@@ -28,7 +28,8 @@ TEST(stack_many_do_not_overlap)
 
 	for (i = 0; i < MANY; i++) {
 		EXPECT_EQ(ew__stack_get(&stacks[i]), 0);
-		EXPECT_EQ(stacks[i].top - stacks[i].bottom, EW__STACK_BYTES - EW__STACK_GUARD_BYTES);
+		EXPECT_EQ(stacks[i].top - stacks[i].bottom,
+			  EW__STACK_BYTES - EW__STACK_GUARD_BYTES);
 		memset(stacks[i].bottom, (int)i, 64);
 		memset(stacks[i].top - 64, (int)i, 64);
 	}
@@ -122,7 +123,8 @@ static void write_into_far_guard(void)
 
 static void expect_guards_to_fault(void)
 {
-	struct ended near_end = run_process(write_into_guards), far_end = run_process(write_into_far_guard);
+	struct ended near_end = run_process(write_into_guards),
+		     far_end = run_process(write_into_far_guard);
 
 	EXPECT(WIFSIGNALED(near_end.status) && WTERMSIG(near_end.status) == SIGSEGV);
 	EXPECT(WIFSIGNALED(far_end.status) && WTERMSIG(far_end.status) == SIGSEGV);

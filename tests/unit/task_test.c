@@ -5,6 +5,7 @@
  */
 
 #include "core.h"
+#include "task/kernel.h"
 
 static int add_one(void *argument)
 {
@@ -115,7 +116,8 @@ static int sleeper(void *argument)
 
 static int sleepers(void *argument)
 {
-	static int64_t durations_ns[] = { 3 * EW_SECOND, 1 * EW_SECOND, 3600 * EW_SECOND, 2 * EW_SECOND };
+	static int64_t durations_ns[] = { 3 * EW_SECOND, 1 * EW_SECOND, 3600 * EW_SECOND,
+					  2 * EW_SECOND };
 	unsigned i;
 	EW_SCOPE(scope);
 
@@ -434,7 +436,6 @@ static int spawn_overflowing(void *argument)
 	return ew_scope_finish(&scope, 0);
 }
 
-
 static void overflow_process(void)
 {
 	signal(SIGSEGV, SIG_DFL);
@@ -465,7 +466,11 @@ TEST(task_that_overflows_into_an_mprotect_guard_is_named_too)
 	EXPECT(strstr(ended.text, "stack overflow in task overflowing, spawned at "));
 }
 
-#define PARKED_COUNT 100000
+/* Guards by mprotect cost two mappings each, of 65,530. */
+static int parked_count(void)
+{
+	return ew__kernel_at_least(6, 13) ? 100000 : 20000;
+}
 
 static int park(void *argument)
 {
@@ -487,14 +492,14 @@ static int park_many(void *argument)
 {
 	struct ew_event event = { 0 };
 	long before = resident_bytes(), *ret_bytes = argument;
-	int i;
+	int i, count = parked_count();
 	EW_SCOPE(scope);
 
-	for (i = 0; i < PARKED_COUNT; i++)
+	for (i = 0; i < count; i++)
 		EXPECT_EQ(ew_spawn(&scope, park, &event), 0);
 	EXPECT_EQ(ew_yield(), 0);
 	EXPECT_EQ(ew_yield(), 0);
-	*ret_bytes = (resident_bytes() - before) / PARKED_COUNT;
+	*ret_bytes = (resident_bytes() - before) / count;
 	ew_event_set(&event);
 	return ew_scope_finish(&scope, ew_scope_join(&scope));
 }
@@ -507,9 +512,40 @@ TEST(task_parked_costs_one_page)
 	if (SANITIZED || RUNNING_ON_VALGRIND)
 		SKIP("a sanitizer keeps memory of its own per stack");
 	EXPECT_EQ(run_virtual(park_many, &bytes), 0);
-	printf("# %ld bytes for each of %d parked tasks\n", bytes, PARKED_COUNT);
+	printf("# %ld bytes for each of %d parked tasks\n", bytes, parked_count());
 	EXPECT(bytes >= 4096);
 	EXPECT(bytes <= 4300);
+}
+
+/* Spawns until the mappings for stacks have run out. */
+static int spawn_too_many(void *argument)
+{
+	struct ew_event event = { 0 };
+	static struct thing thing;
+	int r = 0, i;
+	EW_OWN(thing, owned);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	for (i = 0; i < 100000 && r == 0; i++)
+		r = ew_spawn(&scope, park, &event);
+	EXPECT_EQ(r, -EAGAIN);
+	EXPECT_EQ(ew_scope_children_count(&scope), i - 1);
+	owned = THING_OPEN(&thing, "thing");
+	EXPECT_EQ(ew_spawn_take(&scope, keep_taken, &thing, &owned), -EAGAIN);
+	EXPECT(owned == &thing);
+	ew_event_set(&event);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	EXPECT_EQ(ew_spawn_take(&scope, keep_taken, &thing, &owned), 0);
+	return ew_scope_finish(&scope, ew_scope_join(&scope));
+}
+
+TEST(spawn_without_memory_for_a_stack_is_refused_and_takes_nothing)
+{
+	if (SANITIZED || RUNNING_ON_VALGRIND)
+		SKIP("the sanitizer needs mappings itself");
+	setenv("EW_KERNEL", "6.1", 1);
+	EXPECT_EQ(run_virtual(spawn_too_many, NULL), 0);
 }
 
 static int spawn_in_waves(void *argument)
@@ -573,7 +609,9 @@ TEST(suspending_call_outside_a_runtime_is_refused)
 	struct ew_scope scope = { 0 };
 	struct ew_event event = { .set = true };
 	struct probe probe = { .name = "guard" };
-	struct ew_guard guard = { .argument = &probe, .close = probe_close, .abort = probe_abort, .armed = true };
+	struct ew_guard guard = {
+		.argument = &probe, .close = probe_close, .abort = probe_abort, .armed = true
+	};
 
 	EXPECT_EQ(ew_yield(), -ENOTSUP);
 	EXPECT_EQ(ew_sleep(1), -ENOTSUP);

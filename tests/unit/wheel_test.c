@@ -84,8 +84,9 @@ TEST(timer_due_already_expires_at_the_next_tick)
 /* Distances around every boundary of the levels, turned tick by tick near the deadline. */
 TEST(timer_of_every_level_expires_in_its_tick)
 {
-	static const int64_t ticks[] = { 1, 2, 255, 256, 257, 511, 512, 65535, 65536, 65537, 131072,
-					 16777215, 16777216, 16777217, 33554432 };
+	static const int64_t ticks[] = { 1,	 2,	   255,	     256,      257,
+					 511,	 512,	   65535,    65536,    65537,
+					 131072, 16777215, 16777216, 16777217, 33554432 };
 	struct alarm alarm = { 0 };
 	int64_t deadline_ns, base_ns;
 	size_t i, start_tick;
@@ -154,7 +155,8 @@ TEST(timer_cancelled_by_one_of_the_same_tick_does_not_expire)
 		/* Newest first: 2 expires before 1 and 0. */
 		alarms[2].cancels = &alarms[i].timer;
 		turn_to(2 * EW_SECOND);
-		expired = alarms[0].expired_count + alarms[1].expired_count + alarms[2].expired_count;
+		expired =
+			alarms[0].expired_count + alarms[1].expired_count + alarms[2].expired_count;
 		EXPECT_EQ(expired, i == 2 ? 3 : 2);
 		EXPECT_EQ(wheel.armed_count, 0);
 	}
@@ -193,7 +195,8 @@ TEST(wheel_next_ns_never_passes_the_first_deadline)
 	while (wheel.armed_count) {
 		first_ns = EW_NEVER;
 		for (i = 0; i < COUNT; i++)
-			if (ew__timer_is_armed(&alarms[i].timer) && alarms[i].timer.deadline_ns < first_ns)
+			if (ew__timer_is_armed(&alarms[i].timer) &&
+			    alarms[i].timer.deadline_ns < first_ns)
 				first_ns = alarms[i].timer.deadline_ns;
 		EXPECT(ew__wheel_next_ns(&wheel) <= (first_ns / TICK_NS + 1) * TICK_NS);
 		EXPECT(ew__wheel_next_ns(&wheel) > now_ns);
@@ -231,12 +234,14 @@ TEST(wheel_agrees_with_a_list)
 
 		if (what < 4) {
 			ew__wheel_cancel(&wheel, &alarm->timer);
-			arm(alarm, now_ns + (int64_t)(next_random(&seed) >> (24 + next_random(&seed) % 24)));
+			arm(alarm, now_ns + (int64_t)(next_random(&seed) >>
+						      (24 + next_random(&seed) % 24)));
 		} else if (what < 6) {
 			ew__wheel_cancel(&wheel, &alarm->timer);
 			alarm->expired_ns = 1;
 		} else {
-			turn_to(now_ns + (int64_t)(next_random(&seed) >> (30 + next_random(&seed) % 24)));
+			turn_to(now_ns +
+				(int64_t)(next_random(&seed) >> (30 + next_random(&seed) % 24)));
 			for (i = 0; i < COUNT; i++) {
 				due = alarms[i].timer.deadline_ns + 2 * TICK_NS <= now_ns;
 				EXPECT(!due || !ew__timer_is_armed(&alarms[i].timer));
