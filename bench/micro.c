@@ -193,7 +193,8 @@ static double timer_ns(struct ew__wheel *wheel, struct ew__timer *timers)
 
 	for (i = 0; i < TIMERS; i++) {
 		random = random * 1664525 + 1013904223;
-		timers[i].deadline_ns = now_ns + 100 * EW_SECOND + (int64_t)(random % 3600) * EW_SECOND;
+		timers[i].deadline_ns =
+			now_ns + 100 * EW_SECOND + (int64_t)(random % 3600) * EW_SECOND;
 		ew__wheel_arm(wheel, &timers[i]);
 	}
 	for (i = 0; i < TIMERS; i++)
@@ -278,7 +279,8 @@ static int measure(void *argument)
 int main(void)
 {
 	struct ew_run_options options = { .workers_count = 1 };
-	void *stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *stack =
+		mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int r;
 
 	if (stack == MAP_FAILED)

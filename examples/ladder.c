@@ -24,9 +24,10 @@ static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 static void say(const char *format, ...)
 {
+	int64_t tenths = (ew_now() - began_ns) / (EW_SECOND / 10);
 	va_list arguments;
 
-	printf("%6.1f s  ", (double)((ew_now() - began_ns) / (100 * EW_MILLISECOND)) / 10);
+	printf("%4d.%d s  ", (int)(tenths / 10), (int)(tenths % 10));
 	va_start(arguments, format);
 	vprintf(format, arguments);
 	va_end(arguments);

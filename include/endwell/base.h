@@ -25,14 +25,14 @@
 /** EW_MUST_CHECK - does not suspend, and its result must be looked at */
 #define EW_MUST_CHECK __attribute__((warn_unused_result))
 
-#define EW_NANOSECOND	((int64_t)1)
-#define EW_MICROSECOND	(1000 * EW_NANOSECOND)
-#define EW_MILLISECOND	(1000 * EW_MICROSECOND)
-#define EW_SECOND	(1000 * EW_MILLISECOND)
+#define EW_NANOSECOND  ((int64_t)1)
+#define EW_MICROSECOND (1000 * EW_NANOSECOND)
+#define EW_MILLISECOND (1000 * EW_MICROSECOND)
+#define EW_SECOND      (1000 * EW_MILLISECOND)
 
 /** EW_NOW, EW_NEVER - deadlines that have always and never passed. */
-#define EW_NOW		((int64_t)0)
-#define EW_NEVER	INT64_MAX
+#define EW_NOW	 ((int64_t)0)
+#define EW_NEVER INT64_MAX
 
 /** struct ew_site - where in the program something was made */
 struct ew_site {

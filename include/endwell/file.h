@@ -34,14 +34,16 @@ EW_MUST_CHECK EW_API int ew_file_adopt(int fd, struct ew_file **ret_file);
 EW_API int ew_file_fd(const struct ew_file *file);
 
 /** ew_file_read() - up to @size bytes at @offset; 0 is the end. Errors: of pread(2), -ECANCELED */
-EW_SUSPENDS EW_API int ew_file_read(struct ew_file *file, void *buffer, size_t size, int64_t offset);
+EW_SUSPENDS EW_API int ew_file_read(struct ew_file *file, void *buffer, size_t size,
+				    int64_t offset);
 
 /**
  * ew_file_write() - all of @size bytes at @offset
  * Return:  0. Composite: on an error some of the bytes may have been written; -ECANCELED is "stopped".
  * Errors:  of pwrite(2) (-ENOSPC, -EDQUOT, -EIO ...), -ECANCELED
  */
-EW_SUSPENDS EW_API int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t offset);
+EW_SUSPENDS EW_API int ew_file_write(struct ew_file *file, const void *buffer, size_t size,
+				     int64_t offset);
 
 /**
  * ew_file_sync() - make data durable
@@ -59,8 +61,8 @@ EW_SUSPENDS EW_API int ew_file_chmod(struct ew_file *file, mode_t mode);
 EW_SUSPENDS EW_API int ew_file_link(struct ew_file *file, struct ew_file *dir, const char *name);
 
 /** ew_file_rename() - @flags as renameat2(2), e.g. RENAME_NOREPLACE */
-EW_SUSPENDS EW_API int ew_file_rename(struct ew_file *from_dir, const char *from, struct ew_file *to_dir,
-				      const char *to, unsigned flags);
+EW_SUSPENDS EW_API int ew_file_rename(struct ew_file *from_dir, const char *from,
+				      struct ew_file *to_dir, const char *to, unsigned flags);
 
 /** ew_file_unlink() - remove a name; @flags 0 or AT_REMOVEDIR */
 EW_SUSPENDS EW_API int ew_file_unlink(struct ew_file *dir, const char *name, int flags);

@@ -9,8 +9,8 @@
 #include <endwell/base.h>
 
 enum ew_outcome {
-	EW_OUTCOME_NONE,    /* it did not happen */
-	EW_OUTCOME_DONE,    /* it happened, whole; also an error that the call reports, as -EEXIST */
+	EW_OUTCOME_NONE, /* it did not happen */
+	EW_OUTCOME_DONE, /* it happened, whole; also an error that the call reports, as -EEXIST */
 	EW_OUTCOME_PARTIAL, /* some of the bytes */
 	EW_OUTCOME_SPOILED, /* the object is good only for closing, such as a half-made connection */
 	EW_OUTCOME_UNKNOWN, /* the kernel will not say (EINTR after the fact on FUSE and NFS) */

@@ -11,7 +11,8 @@
 struct ew_pipe;
 
 /** ew_pipe_open() - both ends, close-on-exec; does not suspend */
-EW_MUST_CHECK EW_API int ew_pipe_open(struct ew_pipe **ret_read_end, struct ew_pipe **ret_write_end);
+EW_MUST_CHECK EW_API int ew_pipe_open(struct ew_pipe **ret_read_end,
+				      struct ew_pipe **ret_write_end);
 
 /** ew_pipe_adopt() - own descriptor @fd (pipe, eventfd, terminal ...) from now on; taken on success; does not suspend */
 EW_MUST_CHECK EW_API int ew_pipe_adopt(int fd, struct ew_pipe **ret_pipe);

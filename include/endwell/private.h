@@ -11,6 +11,10 @@
 
 struct ew_task;
 
+/* The structure that @pointer is the @member of. */
+#define ew__container_of(pointer, type, member)                                                    \
+	((type *)((uintptr_t)(pointer)-offsetof(type, member)))
+
 /* A message to a worker: intrusive, cannot fail, run on that worker between tasks. */
 struct ew__message {
 	struct ew__message *next;
@@ -38,13 +42,19 @@ enum ew__node_kind { EW__NODE_TASK, EW__NODE_SCOPE, EW__NODE_SHIELD };
 /* One link of the chain along which cancels reach a task, innermost first. */
 struct ew_node {
 	struct ew_node *parent;
-	_Atomic int64_t end_ns; /* task and scope: of its ladder, once cancelled; shield: of its budget */
+	_Atomic int64_t end_ns; /* of the ladder, once cancelled; of a shield's budget */
 	_Atomic uint8_t reason; /* enum ew_reason; not 0: cancelled */
 	_Atomic bool forced;
 	uint8_t kind;
 };
 
-enum ew__entry_kind { EW__ENTRY_PLACE, EW__ENTRY_GUARD, EW__ENTRY_SCOPE, EW__ENTRY_SHIELD, EW__ENTRY_ENDING };
+enum ew__entry_kind {
+	EW__ENTRY_PLACE,
+	EW__ENTRY_GUARD,
+	EW__ENTRY_SCOPE,
+	EW__ENTRY_SHIELD,
+	EW__ENTRY_ENDING
+};
 
 /* One element of a task's registry. */
 struct ew_entry {
@@ -57,9 +67,9 @@ struct ew_entry {
 /* The part of a task that inline functions need. */
 struct ew__head {
 	struct ew_entry *newest;
-	struct ew_node *node;	/* innermost */
-	uint8_t refuse;	  /* not 0: the next suspending call takes the slow path */
-	uint8_t refusals; /* in a row */
+	struct ew_node *node; /* innermost */
+	uint8_t refuse;	      /* not 0: the next suspending call takes the slow path */
+	uint8_t refusals;     /* in a row */
 	uint8_t no_drop;
 	uint8_t endings; /* closes being run */
 };

@@ -40,7 +40,8 @@ struct ew_process_options {
  * Errors:    those of posix_spawn(3) (-ENOENT, -EACCES, -EAGAIN ...), -EMFILE, -ECHILD: the program
  *            ignores SIGCHLD, so that the kernel would reap; -ECANCELED: not started
  */
-EW_SUSPENDS EW_API int ew_process_spawn(const struct ew_process_options *options, struct ew_process **ret_process);
+EW_SUSPENDS EW_API int ew_process_spawn(const struct ew_process_options *options,
+					struct ew_process **ret_process);
 
 EW_API pid_t ew_process_pid(const struct ew_process *process);
 
@@ -51,7 +52,8 @@ EW_API pid_t ew_process_pid(const struct ew_process *process);
  *              other code of the program has reaped it
  * Source:      pidfd_open(2), poll: kernel 5.3
  */
-EW_SUSPENDS EW_API int ew_process_wait(struct ew_process *process, int64_t deadline_ns, int *ret_status);
+EW_SUSPENDS EW_API int ew_process_wait(struct ew_process *process, int64_t deadline_ns,
+				       int *ret_status);
 
 /** ew_process_kill() - signal the whole group; -ESRCH: it has ended */
 EW_API int ew_process_kill(struct ew_process *process, int signal);

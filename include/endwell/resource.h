@@ -100,9 +100,9 @@ static inline void ew__place_leave(struct ew_place *place)
  */
 #define EW_OWN(type_, name_)                                                                       \
 	struct type_ *name_ = NULL;                                                                \
-	struct ew_place name_##_place __attribute__((cleanup(ew__place_leave))) = {                \
-		.variable = &name_, .site = EW_SITE(#name_)                                        \
-	};                                                                                         \
+	struct ew_place name_##_place                                                              \
+		__attribute__((cleanup(ew__place_leave))) = { .variable = &name_,                  \
+							      .site = EW_SITE(#name_) };           \
 	ew__place_enter(&name_##_place)
 
 struct ew_guard {

@@ -58,14 +58,14 @@ struct ew_scope {
 	struct ew_entry entry;
 	struct ew_node node;
 	const struct ew_site *site;
-	struct ew_task *owner;	   /* whose block it is; NULL: the run's own scope */
+	struct ew_task *owner; /* whose block it is; NULL: the run's own scope */
 	struct ew_worker *worker;
 	struct ew_task *children; /* newest first */
 	uint32_t children_count;
-	uint32_t children_cut; /* ended with -ECANCELED after the cancel */
+	uint32_t children_cut;	 /* ended with -ECANCELED after the cancel */
 	int64_t children_end_ns; /* what the ladders around it leave, as of its opening */
 	int32_t first_error;
-	struct ew__wait *joiner;  /* set while its block waits for children */
+	struct ew__wait *joiner; /* set while its block waits for children */
 	struct ew__wait join_wait;
 	struct ew__scope_waiter *waiters;
 	struct ew__timer deadline_timer;
@@ -87,9 +87,9 @@ EW_API void ew__scope_leave(struct ew_scope *scope);
  * Inside a cancelled scope it opens, already cancelled.
  */
 #define EW_SCOPE(name_, ...)                                                                       \
-	struct ew_scope name_ __attribute__((cleanup(ew__scope_leave))) = {                        \
-		.site = EW_SITE(#name_), ##__VA_ARGS__                                             \
-	};                                                                                         \
+	struct ew_scope name_                                                                      \
+		__attribute__((cleanup(ew__scope_leave))) = { .site = EW_SITE(#name_),             \
+							      ##__VA_ARGS__ };                     \
 	ew__scope_enter(&name_)
 
 /**
@@ -122,7 +122,8 @@ EW_SUSPENDS EW_API int ew_scope_finish(struct ew_scope *scope, int r);
  * Return:       0, or the first child's error in completion order.
  * Errors:       -ETIMEDOUT children had to be cancelled because the deadline passed, -ECANCELED caller cancelled.
  */
-EW_SUSPENDS EW_API int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns, enum ew_reason reason);
+EW_SUSPENDS EW_API int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns,
+				      enum ew_reason reason);
 
 /**
  * ew_scope_cancel() - ask everything inside the scope to end; returns at once

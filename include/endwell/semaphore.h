@@ -38,7 +38,8 @@ EW_SUSPENDS EW_API int ew_semaphore_acquire(struct ew_semaphore *semaphore, int6
 					    struct ew_permit **ret_permit);
 
 /** ew_semaphore_try_acquire() - never waits; -EAGAIN: none free, or others wait */
-EW_MUST_CHECK EW_API int ew_semaphore_try_acquire(struct ew_semaphore *semaphore, struct ew_permit **ret_permit);
+EW_MUST_CHECK EW_API int ew_semaphore_try_acquire(struct ew_semaphore *semaphore,
+						  struct ew_permit **ret_permit);
 
 /** ew_permit_release() - give it back; wakes the first in line; NULL in the place afterwards; never waits */
 EW_API void ew_permit_release(struct ew_permit **permit);
@@ -53,6 +54,7 @@ struct ew_semaphore_counts {
 /** ew_semaphore_count() - one consistent picture; from any thread */
 EW_API struct ew_semaphore_counts ew_semaphore_count(struct ew_semaphore *semaphore);
 
-#define ew_semaphore_acquire(...) (ew__here(EW_SITE("ew_semaphore_acquire")), ew_semaphore_acquire(__VA_ARGS__))
+#define ew_semaphore_acquire(...)                                                                  \
+	(ew__here(EW_SITE("ew_semaphore_acquire")), ew_semaphore_acquire(__VA_ARGS__))
 #define ew_semaphore_try_acquire(...)                                                              \
 	(ew__here(EW_SITE("ew_semaphore_try_acquire")), ew_semaphore_try_acquire(__VA_ARGS__))

@@ -6,8 +6,8 @@
  * A socket belongs to the worker that first uses it; one task reads and one writes at a time.
  */
 
-#include <endwell/scope.h>
 #include <endwell/resource.h>
+#include <endwell/scope.h>
 #include <sys/socket.h>
 
 struct ew_file;
@@ -22,14 +22,16 @@ struct ew_listener;
  * address is first proved to be free, so that two programs do not share it by accident.
  * Errors:  those of socket(2), bind(2), listen(2); -EADDRINUSE.
  */
-EW_MUST_CHECK EW_API int ew_listener_open(const struct sockaddr *address, socklen_t address_bytes, int backlog,
-					  struct ew_listener **ret_listener);
+EW_MUST_CHECK EW_API int ew_listener_open(const struct sockaddr *address, socklen_t address_bytes,
+					  int backlog, struct ew_listener **ret_listener);
 
 /** ew_listener_share() - one more listener on the same address, for another worker; does not suspend */
-EW_MUST_CHECK EW_API int ew_listener_share(struct ew_listener *listener, struct ew_listener **ret_listener);
+EW_MUST_CHECK EW_API int ew_listener_share(struct ew_listener *listener,
+					   struct ew_listener **ret_listener);
 
 /** ew_listener_address() - what it is bound to (the port that the kernel chose) */
-EW_API int ew_listener_address(const struct ew_listener *listener, struct sockaddr_storage *ret_address);
+EW_API int ew_listener_address(const struct ew_listener *listener,
+			       struct sockaddr_storage *ret_address);
 
 /**
  * ew_listener_accept() - the next connection
@@ -37,7 +39,8 @@ EW_API int ew_listener_address(const struct ew_listener *listener, struct sockad
  * Accepts run ahead (multishot, at most 256 wait in the listener); closing the listener closes them.
  * Errors:  -ECANCELED: no connection was taken; -EMFILE, -ENFILE, -ENOBUFS, -ENOMEM: try again later
  */
-EW_SUSPENDS EW_API int ew_listener_accept(struct ew_listener *listener, struct ew_socket **ret_socket);
+EW_SUSPENDS EW_API int ew_listener_accept(struct ew_listener *listener,
+					  struct ew_socket **ret_socket);
 
 EW_SUSPENDS EW_API int ew_listener_close(struct ew_listener **listener);
 
@@ -82,7 +85,8 @@ EW_API void ew_socket_release(struct ew_socket *socket);
 EW_SUSPENDS EW_API int ew_socket_send(struct ew_socket *socket, const void *data, size_t size);
 
 /** ew_socket_send_fd() - unix sockets: @size bytes (at least 1) with a descriptor, which stays the caller's */
-EW_SUSPENDS EW_API int ew_socket_send_fd(struct ew_socket *socket, const void *data, size_t size, int fd);
+EW_SUSPENDS EW_API int ew_socket_send_fd(struct ew_socket *socket, const void *data, size_t size,
+					 int fd);
 
 /**
  * ew_socket_recv_fd() - unix sockets: bytes, and the descriptor that came with them, as a file
@@ -101,7 +105,8 @@ EW_API int ew_socket_shutdown(struct ew_socket *socket, int how);
  * Does not suspend. From then until ew_socket_forget_hangup(), @scope must be open, on the same worker.
  * When the peer has already gone, the scope is cancelled at once. -ENOMEM.
  */
-EW_MUST_CHECK EW_API int ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope, bool half_close);
+EW_MUST_CHECK EW_API int ew_socket_cancel_on_hangup(struct ew_socket *socket,
+						    struct ew_scope *scope, bool half_close);
 
 /** ew_socket_forget_hangup() - the scope is about to be left; does not suspend, idempotent */
 EW_API void ew_socket_forget_hangup(struct ew_socket *socket);
@@ -109,8 +114,11 @@ EW_API void ew_socket_forget_hangup(struct ew_socket *socket);
 /** ew_socket_close() - shut down, let the kernel finish with it, close. abort does the same behind the task's back */
 EW_SUSPENDS EW_API int ew_socket_close(struct ew_socket **socket);
 
-#define ew_listener_open(...)	(ew__here(EW_SITE("ew_listener_open")), ew_listener_open(__VA_ARGS__))
-#define ew_listener_share(...)	(ew__here(EW_SITE("ew_listener_share")), ew_listener_share(__VA_ARGS__))
-#define ew_listener_accept(...) (ew__here(EW_SITE("ew_listener_accept")), ew_listener_accept(__VA_ARGS__))
-#define ew_socket_connect(...)	(ew__here(EW_SITE("ew_socket_connect")), ew_socket_connect(__VA_ARGS__))
-#define ew_socket_adopt(...)	(ew__here(EW_SITE("ew_socket_adopt")), ew_socket_adopt(__VA_ARGS__))
+#define ew_listener_open(...) (ew__here(EW_SITE("ew_listener_open")), ew_listener_open(__VA_ARGS__))
+#define ew_listener_share(...)                                                                     \
+	(ew__here(EW_SITE("ew_listener_share")), ew_listener_share(__VA_ARGS__))
+#define ew_listener_accept(...)                                                                    \
+	(ew__here(EW_SITE("ew_listener_accept")), ew_listener_accept(__VA_ARGS__))
+#define ew_socket_connect(...)                                                                     \
+	(ew__here(EW_SITE("ew_socket_connect")), ew_socket_connect(__VA_ARGS__))
+#define ew_socket_adopt(...) (ew__here(EW_SITE("ew_socket_adopt")), ew_socket_adopt(__VA_ARGS__))

@@ -27,9 +27,10 @@ struct ew_spawn_options {
 };
 
 EW_MUST_CHECK EW_API int ew__spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument,
-				 struct ew_spawn_options options, const struct ew_site *site);
-EW_MUST_CHECK EW_API int ew__spawn_take(struct ew_scope *scope, ew_task_take_fn *fn, void *argument, void *place,
-				      struct ew_spawn_options options, const struct ew_site *site);
+				   struct ew_spawn_options options, const struct ew_site *site);
+EW_MUST_CHECK EW_API int ew__spawn_take(struct ew_scope *scope, ew_task_take_fn *fn, void *argument,
+					void *place, struct ew_spawn_options options,
+					const struct ew_site *site);
 
 /**
  * ew_spawn() - start a task as child of a scope: ew_spawn(&scope, fn, argument, .worker = 2)
@@ -48,7 +49,8 @@ EW_MUST_CHECK EW_API int ew__spawn_take(struct ew_scope *scope, ew_task_take_fn 
  * the resource on. Otherwise as ew_spawn().
  */
 #define ew_spawn_take(scope, fn, argument, place, ...)                                             \
-	ew__spawn_take(scope, fn, argument, place, (struct ew_spawn_options){ __VA_ARGS__ }, EW_SITE(#fn))
+	ew__spawn_take(scope, fn, argument, place, (struct ew_spawn_options){ __VA_ARGS__ },       \
+		       EW_SITE(#fn))
 
 /**
  * ew_yield() - let every other task that can run do so first

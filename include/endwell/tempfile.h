@@ -38,7 +38,8 @@ EW_SUSPENDS EW_API int ew_tempfile_seal(struct ew_tempfile *tempfile);
  * One linkat(2): it happens or not. Durable only after a sync of the file before and of @dir after.
  * Errors:     -EEXIST the name is taken (a symlink counts), those of linkat(2), -ECANCELED: not published.
  */
-EW_SUSPENDS EW_API int ew_tempfile_publish(struct ew_tempfile *tempfile, struct ew_file *dir, const char *name);
+EW_SUSPENDS EW_API int ew_tempfile_publish(struct ew_tempfile *tempfile, struct ew_file *dir,
+					   const char *name);
 
 EW_SUSPENDS EW_API int ew_tempfile_close(struct ew_tempfile **tempfile);
 

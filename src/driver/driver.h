@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 
 enum ew__op_code {
-	EW__OP_READ,	/* fd, address, length, offset (-1: none, for pipes) */
+	EW__OP_READ, /* fd, address, length, offset (-1: none, for pipes) */
 	EW__OP_WRITE,
 	EW__OP_RECV,	/* fd, address, length */
 	EW__OP_RECEIVE, /* fd; a lent buffer: ew__op_buffer() */
@@ -58,7 +58,7 @@ struct ew__op {
 	uint8_t code;
 	uint8_t state;
 	bool has_buffer;
-	bool ended;	      /* its last completion has been reaped */
+	bool ended; /* its last completion has been reaped */
 	bool cancel_wanted;
 	bool cancel_in_flight;
 	bool unknown; /* interrupted: the kernel does not say whether it happened */

@@ -24,7 +24,7 @@
 
 static void file_gone(struct ew__close_job *close_job)
 {
-	free((char *)close_job - offsetof(struct ew_file, close_job));
+	free(ew__container_of(close_job, struct ew_file, close_job));
 }
 
 static int file_close(void *resource)
@@ -87,7 +87,8 @@ int ew__open_at(const struct ew_file *dir, const char *path, int flags, mode_t m
 	return fd;
 }
 
-int(ew_file_open)(struct ew_file *dir, const char *path, int flags, mode_t mode, struct ew_file **ret_file)
+int(ew_file_open)(struct ew_file *dir, const char *path, int flags, mode_t mode,
+		  struct ew_file **ret_file)
 {
 	const struct ew_site *site = ew__made_at;
 	struct ew_file *file;
@@ -303,8 +304,8 @@ int ew_file_link(struct ew_file *file, struct ew_file *dir, const char *name)
 	return ew__op_run_file(&link, "a link");
 }
 
-int ew_file_rename(struct ew_file *from_dir, const char *from, struct ew_file *to_dir, const char *to,
-		   unsigned flags)
+int ew_file_rename(struct ew_file *from_dir, const char *from, struct ew_file *to_dir,
+		   const char *to, unsigned flags)
 {
 	struct ew__task_op rename = {
 		.op = {

@@ -16,8 +16,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define QUEUE_ENOUGH 256  /* then it stops accepting ahead */
-#define QUEUE_MAX    4096 /* what the kernel delivers before the stop is heard; beyond that connections are closed */
+#define QUEUE_ENOUGH 256 /* then it stops accepting ahead */
+#define QUEUE_MAX                                                                                  \
+	4096 /* what the kernel delivers before the stop is heard; beyond that connections are closed */
 
 struct ew_listener {
 	struct ew_resource resource;
@@ -37,7 +38,7 @@ struct ew_listener {
 
 static struct ew_listener *listener_of(struct ew__op *op)
 {
-	return (struct ew_listener *)((char *)op - offsetof(struct ew_listener, accept));
+	return ew__container_of(op, struct ew_listener, accept);
 }
 
 static void wake(struct ew_listener *listener)
@@ -73,7 +74,8 @@ static void accept_completed(struct ew__op *op)
 	struct ew_listener *listener = listener_of(op);
 
 	listener->armed = false;
-	if (op->result < 0 && op->result != -ECANCELED && op->result != -EAGAIN && op->result != -ECONNABORTED)
+	if (op->result < 0 && op->result != -ECANCELED && op->result != -EAGAIN &&
+	    op->result != -ECONNABORTED)
 		listener->error = op->result;
 	if (listener->aborted)
 		finish(listener);
@@ -113,7 +115,7 @@ static void abort_here(struct ew_listener *listener)
 
 static void deliver_abort(struct ew__message *message)
 {
-	abort_here((struct ew_listener *)((char *)message - offsetof(struct ew_listener, abort_message)));
+	abort_here(ew__container_of(message, struct ew_listener, abort_message));
 }
 
 static void listener_abort(void *resource)
@@ -135,7 +137,8 @@ static const struct ew_resource_type listener_type = {
 	.abort = listener_abort,
 };
 
-static int new_listener(int fd, int backlog, const struct ew_site *site, struct ew_listener **ret_listener)
+static int new_listener(int fd, int backlog, const struct ew_site *site,
+			struct ew_listener **ret_listener)
 {
 	struct ew_listener *listener = calloc(1, sizeof(*listener));
 
@@ -160,7 +163,8 @@ static bool is_tcp(const struct sockaddr *address)
 }
 
 /* A bound and listening socket, or -errno. @share: others may bind the same address, too. */
-static int bind_socket(const struct sockaddr *address, socklen_t address_bytes, int backlog, bool share)
+static int bind_socket(const struct sockaddr *address, socklen_t address_bytes, int backlog,
+		       bool share)
 {
 	const int on = 1;
 	int fd, r = 0;
@@ -218,7 +222,8 @@ int(ew_listener_share)(struct ew_listener *listener, struct ew_listener **ret_li
 	if (r < 0)
 		return r;
 	if (is_tcp((struct sockaddr *)&address)) {
-		fd = bind_socket((struct sockaddr *)&address, sizeof(address), listener->backlog, true);
+		fd = bind_socket((struct sockaddr *)&address, sizeof(address), listener->backlog,
+				 true);
 	} else {
 		fd = fcntl(listener->fd, F_DUPFD_CLOEXEC, 0);
 		if (fd < 0)

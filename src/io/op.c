@@ -16,7 +16,7 @@
 
 static struct ew__task_op *task_op_of(struct ew__op *op)
 {
-	return (struct ew__task_op *)((char *)op - offsetof(struct ew__task_op, op));
+	return ew__container_of(op, struct ew__task_op, op);
 }
 
 static void op_completed(struct ew__op *op)
@@ -26,7 +26,7 @@ static void op_completed(struct ew__op *op)
 
 static void op_cancelled(struct ew__wait *wait)
 {
-	struct ew__task_op *task_op = (struct ew__task_op *)((char *)wait - offsetof(struct ew__task_op, wait));
+	struct ew__task_op *task_op = ew__container_of(wait, struct ew__task_op, wait);
 
 	ew__driver_cancel(wait->task->worker->driver, &task_op->op);
 }
@@ -40,10 +40,8 @@ static bool transfers_bytes(const struct ew__op *op)
 	case EW__OP_RECV:
 	case EW__OP_SEND:
 	case EW__OP_RECVMSG:
-	case EW__OP_SENDMSG:
-		return true;
-	default:
-		return false;
+	case EW__OP_SENDMSG: return true;
+	default: return false;
 	}
 }
 
@@ -86,22 +84,14 @@ static int64_t call_of(const struct ew__op *op)
 	void *address = (void *)(uintptr_t)op->address;
 
 	switch (op->code) {
-	case EW__OP_READ:
-		return pread(op->fd, address, op->length, op->offset);
-	case EW__OP_WRITE:
-		return pwrite(op->fd, address, op->length, op->offset);
-	case EW__OP_OPENAT:
-		return openat(op->fd, address, (int)op->flags, (mode_t)op->length);
-	case EW__OP_LINKAT:
-		return linkat(AT_FDCWD, address, op->fd2, op->address2, (int)op->flags);
-	case EW__OP_RENAMEAT:
-		return renameat2(op->fd, address, op->fd2, op->address2, op->flags);
-	case EW__OP_UNLINKAT:
-		return unlinkat(op->fd, address, (int)op->flags);
-	case EW__OP_FSYNC:
-		return op->flags ? fdatasync(op->fd) : fsync(op->fd);
-	default:
-		return statx(op->fd, "", AT_EMPTY_PATH, op->flags, op->address2);
+	case EW__OP_READ: return pread(op->fd, address, op->length, op->offset);
+	case EW__OP_WRITE: return pwrite(op->fd, address, op->length, op->offset);
+	case EW__OP_OPENAT: return openat(op->fd, address, (int)op->flags, (mode_t)op->length);
+	case EW__OP_LINKAT: return linkat(AT_FDCWD, address, op->fd2, op->address2, (int)op->flags);
+	case EW__OP_RENAMEAT: return renameat2(op->fd, address, op->fd2, op->address2, op->flags);
+	case EW__OP_UNLINKAT: return unlinkat(op->fd, address, (int)op->flags);
+	case EW__OP_FSYNC: return op->flags ? fdatasync(op->fd) : fsync(op->fd);
+	default: return statx(op->fd, "", AT_EMPTY_PATH, op->flags, op->address2);
 	}
 }
 
@@ -140,7 +130,7 @@ struct blocking_call {
 
 static struct blocking_call *blocking_call_of(struct ew__job *job)
 {
-	return (struct blocking_call *)((char *)job - offsetof(struct blocking_call, job));
+	return ew__container_of(job, struct blocking_call, job);
 }
 
 static void blocking_call_run(struct ew__job *job)
@@ -157,7 +147,7 @@ static void blocking_call_completed(struct ew__job *job)
 
 static void blocking_call_cancelled(struct ew__wait *wait)
 {
-	struct blocking_call *call = (struct blocking_call *)((char *)wait - offsetof(struct blocking_call, wait));
+	struct blocking_call *call = ew__container_of(wait, struct blocking_call, wait);
 
 	if (ew__pool_withdraw(wait->task->worker->pool, &call->job))
 		ew__wait_end(wait, -ECANCELED);
@@ -181,7 +171,9 @@ int ew__call_blocking(int (*fn)(void *argument), void *argument, const char *wha
 
 int ew_offload(int (*fn)(void *argument), void *argument, int *ret_result)
 {
-	struct blocking_call call = { .fn = fn, .argument = argument, .wait.cancel = blocking_call_cancelled };
+	struct blocking_call call = { .fn = fn,
+				      .argument = argument,
+				      .wait.cancel = blocking_call_cancelled };
 	int r = ew__enter();
 
 	if (r < 0)
@@ -210,14 +202,14 @@ static int truncate_and_close(int fd, bool truncate_first)
 
 static void close_job_run(struct ew__job *job)
 {
-	struct ew__close_job *close_job = (struct ew__close_job *)((char *)job - offsetof(struct ew__close_job, job));
+	struct ew__close_job *close_job = ew__container_of(job, struct ew__close_job, job);
 
 	close_job->result = truncate_and_close(close_job->fd, close_job->truncate);
 }
 
 static void close_job_completed(struct ew__job *job)
 {
-	struct ew__close_job *close_job = (struct ew__close_job *)((char *)job - offsetof(struct ew__close_job, job));
+	struct ew__close_job *close_job = ew__container_of(job, struct ew__close_job, job);
 
 	close_job->gone(close_job);
 }

@@ -26,7 +26,7 @@ struct ew__pool {
 
 static void deliver_completion(struct ew__message *message)
 {
-	struct ew__job *job = (struct ew__job *)((char *)message - offsetof(struct ew__job, message));
+	struct ew__job *job = ew__container_of(message, struct ew__job, message);
 
 	job->worker->transfers--;
 	job->complete(job);

@@ -141,8 +141,7 @@ static void submit_reap(struct ew_process *process)
 
 static void reap_polled(struct ew__op *op)
 {
-	struct ew_process *process =
-		(struct ew_process *)((char *)op - offsetof(struct ew_process, reap));
+	struct ew_process *process = ew__container_of(op, struct ew_process, reap);
 
 	if (look(process))
 		bury(process);

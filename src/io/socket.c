@@ -120,7 +120,7 @@ static void finish(struct ew_socket *socket)
 
 static struct ew_socket *socket_of(struct ew__op *op)
 {
-	return (struct ew_socket *)((char *)op - offsetof(struct ew_socket, hangup));
+	return ew__container_of(op, struct ew_socket, hangup);
 }
 
 static bool peer_has_gone(const struct ew_socket *socket)
@@ -185,7 +185,7 @@ static void abort_here(struct ew_socket *socket)
 
 static void deliver_abort(struct ew__message *message)
 {
-	abort_here((struct ew_socket *)((char *)message - offsetof(struct ew_socket, abort_message)));
+	abort_here(ew__container_of(message, struct ew_socket, abort_message));
 }
 
 static void socket_abort(void *resource)
@@ -247,7 +247,8 @@ int(ew_socket_adopt)(int fd, struct ew_socket **ret_socket)
 	return 0;
 }
 
-int(ew_socket_connect)(const struct sockaddr *address, socklen_t address_bytes, struct ew_socket **ret_socket)
+int(ew_socket_connect)(const struct sockaddr *address, socklen_t address_bytes,
+		       struct ew_socket **ret_socket)
 {
 	const struct ew_site *site = ew__made_at;
 	struct ew__task_op connect = {
@@ -300,7 +301,9 @@ int ew_socket_recv(struct ew_socket *socket, void *buffer, size_t size)
 
 static int wait_readable(struct ew_socket *socket)
 {
-	struct ew__task_op poll = { .op = { .code = EW__OP_POLL, .fd = socket->fd, .flags = POLLIN } };
+	struct ew__task_op poll = {
+		.op = { .code = EW__OP_POLL, .fd = socket->fd, .flags = POLLIN }
+	};
 	int r = ew__op_run_polled(&poll, "bytes from a peer");
 
 	return r < 0 ? r : 0;
@@ -392,7 +395,10 @@ int ew_socket_send_fd(struct ew_socket *socket, const void *data, size_t size, i
 	};
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 	struct ew__task_op send = {
-		.op = { .code = EW__OP_SENDMSG, .fd = socket->fd, .address = &message, .length = transfer_bytes(size) },
+		.op = { .code = EW__OP_SENDMSG,
+			.fd = socket->fd,
+			.address = &message,
+			.length = transfer_bytes(size) },
 	};
 	int r;
 
@@ -430,7 +436,8 @@ static int first_descriptor(struct msghdr *message)
 	return found;
 }
 
-int ew_socket_recv_fd(struct ew_socket *socket, void *buffer, size_t size, struct ew_file **ret_file)
+int ew_socket_recv_fd(struct ew_socket *socket, void *buffer, size_t size,
+		      struct ew_file **ret_file)
 {
 	const struct ew_site *site = ew__made_at;
 	union {
@@ -445,7 +452,10 @@ int ew_socket_recv_fd(struct ew_socket *socket, void *buffer, size_t size, struc
 		.msg_controllen = sizeof(control.bytes),
 	};
 	struct ew__task_op recv = {
-		.op = { .code = EW__OP_RECVMSG, .fd = socket->fd, .address = &message, .length = transfer_bytes(size) },
+		.op = { .code = EW__OP_RECVMSG,
+			.fd = socket->fd,
+			.address = &message,
+			.length = transfer_bytes(size) },
 	};
 	int r, fd, adopted;
 

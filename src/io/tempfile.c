@@ -31,7 +31,7 @@ struct ew_tempfile {
 
 static void tempfile_gone(struct ew__close_job *close_job)
 {
-	free((char *)close_job - offsetof(struct ew_tempfile, file.close_job));
+	free(ew__container_of(close_job, struct ew_tempfile, file.close_job));
 }
 
 static int tempfile_close(void *resource)

@@ -65,7 +65,8 @@ static void handle(int signal_number, siginfo_t *info, void *context)
 
 void ew__overflow_install(void)
 {
-	struct sigaction action = { .sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK }, before;
+	struct sigaction action = { .sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK },
+			 before;
 
 	sigaction(SIGSEGV, NULL, &before);
 	if (before.sa_handler == SIG_DFL)

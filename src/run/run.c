@@ -111,7 +111,8 @@ void ew_end_by(int64_t deadline_ns)
 	ew_assert(ew__worker);
 	end_by_ns = &ew__worker->runtime->end_by_ns;
 	before_ns = atomic_load(end_by_ns);
-	while (deadline_ns < before_ns && !atomic_compare_exchange_weak(end_by_ns, &before_ns, deadline_ns))
+	while (deadline_ns < before_ns &&
+	       !atomic_compare_exchange_weak(end_by_ns, &before_ns, deadline_ns))
 		;
 }
 
@@ -128,8 +129,7 @@ static unsigned processors_count(void)
 
 static void deliver_stop(struct ew__message *message)
 {
-	((struct ew__worker_thread *)((char *)message - offsetof(struct ew__worker_thread, stop)))->worker.stop_asked =
-		true;
+	(ew__container_of(message, struct ew__worker_thread, stop))->worker.stop_asked = true;
 }
 
 static void stop_workers(struct ew__runtime *runtime)
@@ -168,7 +168,8 @@ static void *worker_main(void *argument)
 }
 
 /* Starts workers 2 and up and waits until each has its driver. The first error of one, or 0. */
-static int start_workers(struct ew__runtime *runtime, pthread_mutex_t *mutex, pthread_cond_t *changed)
+static int start_workers(struct ew__runtime *runtime, pthread_mutex_t *mutex,
+			 pthread_cond_t *changed)
 {
 	struct ew__worker_thread *threads = runtime->threads;
 	unsigned opened_count = 0, started_count = 0, i;
@@ -180,8 +181,8 @@ static int start_workers(struct ew__runtime *runtime, pthread_mutex_t *mutex, pt
 		threads[i].opened_count = &opened_count;
 		r = -pthread_create(&threads[i].thread, NULL, worker_main, &threads[i]);
 		if (r < 0) {
-			snprintf(threads[i].why, sizeof(threads[i].why), "a worker's thread could not start (%s)",
-				 strerror(-r));
+			snprintf(threads[i].why, sizeof(threads[i].why),
+				 "a worker's thread could not start (%s)", strerror(-r));
 			threads[i].opened = r;
 			break;
 		}
@@ -288,10 +289,11 @@ static int prepare(struct ew__runtime *runtime, const struct ew_run_options *opt
 	runtime->root = (struct ew_scope){
 		.site = EW_SITE("run"),
 		/* Force comes before the end, so that what can still end has the time to. */
-		.budget_ns = runtime->options.shutdown_budget_ns - runtime->options.shutdown_budget_ns / 10,
+		.budget_ns = runtime->options.shutdown_budget_ns -
+			     runtime->options.shutdown_budget_ns / 10,
 	};
-	runtime->workers_count = runtime->options.workers_count ? runtime->options.workers_count :
-								  processors_count();
+	runtime->workers_count = runtime->options.workers_count ? runtime->options.workers_count
+								: processors_count();
 	if (runtime->workers_count > EW_WORKERS_MAX ||
 	    (runtime->options.virtual_time && runtime->options.workers_count > 1))
 		return -EINVAL;
@@ -318,8 +320,9 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 	int r;
 
 	if (ew__worker) {
-		ew__report("ew_run() inside task %s: a runtime is running here; open a scope and spawn into it",
-			   ew_task_name());
+		ew__report(
+			"ew_run() inside task %s: a runtime is running here; open a scope and spawn into it",
+			ew_task_name());
 		return -EDEADLK;
 	}
 	r = prepare(&runtime, options);

@@ -13,31 +13,32 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOOK_EVERY_NS	(100 * EW_MILLISECOND)
+#define LOOK_EVERY_NS	 (100 * EW_MILLISECOND)
 #define ANSWER_WITHIN_NS (300 * EW_MILLISECOND)
-#define TASKS_NAMED_MAX 32
-#define EXIT_STUCK	70 /* EX_SOFTWARE, sysexits.h */
+#define TASKS_NAMED_MAX	 32
+#define EXIT_STUCK	 70 /* EX_SOFTWARE, sysexits.h */
 
 static void describe(struct ew__message *message)
 {
 	struct ew__worker_thread *thread =
-		(struct ew__worker_thread *)((char *)message - offsetof(struct ew__worker_thread, describe));
+		ew__container_of(message, struct ew__worker_thread, describe);
 	struct ew_worker *worker = &thread->worker;
 	int64_t now_ns = ew_now();
 	struct ew_task *task;
 	unsigned named = 0;
 
-	for (task = worker->tasks; task && named < TASKS_NAMED_MAX; task = task->worker_next, named++)
-		ew__report("stuck: worker %u: task %s (%s:%d) waits for %s, %lld ms", worker->number,
-			   task->site->name, task->site->file, task->site->line,
+	for (task = worker->tasks; task && named < TASKS_NAMED_MAX;
+	     task = task->worker_next, named++)
+		ew__report("stuck: worker %u: task %s (%s:%d) waits for %s, %lld ms",
+			   worker->number, task->site->name, task->site->file, task->site->line,
 			   task->wait ? task->waiting_for : "its turn",
 			   (long long)((now_ns - task->waiting_since_ns) / EW_MILLISECOND));
 	if (task)
 		ew__report("stuck: worker %u: %u tasks more", worker->number,
 			   worker->tasks_count - TASKS_NAMED_MAX);
 	if (worker->transfers || ew__driver_in_flight(worker->driver))
-		ew__report("stuck: worker %u: %u operations in the kernel, %u on threads", worker->number,
-			   ew__driver_in_flight(worker->driver), worker->transfers);
+		ew__report("stuck: worker %u: %u operations in the kernel, %u on threads",
+			   worker->number, ew__driver_in_flight(worker->driver), worker->transfers);
 	atomic_store(&thread->described, true);
 }
 
@@ -52,7 +53,8 @@ static bool sleep_for(struct ew__watchdog *watchdog, int64_t duration_ns)
 	until.tv_sec += duration_ns / EW_SECOND;
 	until.tv_nsec = duration_ns % EW_SECOND;
 	pthread_mutex_lock(&watchdog->mutex);
-	while (!watchdog->stop && pthread_cond_timedwait(&watchdog->changed, &watchdog->mutex, &until) == 0)
+	while (!watchdog->stop &&
+	       pthread_cond_timedwait(&watchdog->changed, &watchdog->mutex, &until) == 0)
 		;
 	stopped = watchdog->stop;
 	pthread_mutex_unlock(&watchdog->mutex);

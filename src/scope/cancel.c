@@ -56,10 +56,10 @@ static int64_t entry_reserve_ns(const struct ew_entry *entry)
 	struct ew_resource *resource;
 
 	if (entry->kind == EW__ENTRY_GUARD) {
-		guard = (const struct ew_guard *)((const char *)entry - offsetof(struct ew_guard, entry));
+		guard = ew__container_of(entry, const struct ew_guard, entry);
 		return guard->armed ? guard->reserve_ns : 0;
 	}
-	place = (const struct ew_place *)((const char *)entry - offsetof(struct ew_place, entry));
+	place = ew__container_of(entry, const struct ew_place, entry);
 	__builtin_memcpy(&resource, place->variable, sizeof(resource));
 	return resource ? resource->type->reserve_ns : 0;
 }
@@ -82,17 +82,17 @@ int64_t ew__ladder_end(const struct ew_task *task, const struct ew_entry *newest
 	for (entry = newest; entry; entry = entry->older) {
 		switch (entry->kind) {
 		case EW__ENTRY_PLACE:
-		case EW__ENTRY_GUARD:
-			reserve_ns += entry_reserve_ns(entry);
-			break;
+		case EW__ENTRY_GUARD: reserve_ns += entry_reserve_ns(entry); break;
 		case EW__ENTRY_SCOPE:
-			bound_ns = sooner(bound_ns,
-					  &ew__scope_of_entry((struct ew_entry *)(uintptr_t)entry)->node,
-					  reserve_ns);
+			bound_ns = sooner(
+				bound_ns,
+				&ew__scope_of_entry((struct ew_entry *)(uintptr_t)entry)->node,
+				reserve_ns);
 			break;
 		default: /* a shield has what is beyond it in its own end */
 			return sooner(
-				bound_ns, &ew__shield_of_entry((struct ew_entry *)(uintptr_t)entry)->node,
+				bound_ns,
+				&ew__shield_of_entry((struct ew_entry *)(uintptr_t)entry)->node,
 				reserve_ns);
 		}
 	}
@@ -118,7 +118,7 @@ static void tighten_shield(struct ew_task *task, struct ew_shield *shield)
 /* On the child's own worker, when the worker of its scope has told it. */
 static void spread_to_remote(struct ew__message *message)
 {
-	struct ew_task *task = (struct ew_task *)((char *)message - offsetof(struct ew_task, cancel_message));
+	struct ew_task *task = ew__container_of(message, struct ew_task, cancel_message);
 
 	atomic_store(&task->cancel_posted, false);
 	ew__cancel_spread(task, NULL);
@@ -126,7 +126,8 @@ static void spread_to_remote(struct ew__message *message)
 
 int64_t ew__children_end(const struct ew_scope *scope)
 {
-	int64_t bound_ns = scope->owner ? ew__ladder_end(scope->owner, scope->entry.older) : EW_NEVER;
+	int64_t bound_ns =
+		scope->owner ? ew__ladder_end(scope->owner, scope->entry.older) : EW_NEVER;
 
 	return sooner(bound_ns, &scope->node, 0);
 }
@@ -227,7 +228,7 @@ bool ew_cancel_requested(void)
 			return atomic_load_explicit(&node->end_ns, memory_order_relaxed) <= now_ns;
 		if (node->kind != EW__NODE_SCOPE)
 			continue;
-		scope = (const struct ew_scope *)((const char *)node - offsetof(struct ew_scope, node));
+		scope = ew__container_of(node, const struct ew_scope, node);
 		if (scope->deadline_ns && scope->deadline_ns <= now_ns)
 			return true;
 	}

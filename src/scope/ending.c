@@ -15,7 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define BORROWERS_LOOKED_AT_MAX 64 /* children of one scope; a server's thousands would cost more than it helps */
+#define BORROWERS_LOOKED_AT_MAX                                                                    \
+	64 /* children of one scope; a server's thousands would cost more than it helps */
 
 struct ending {
 	struct ew_shield shield; /* first: its entry is found as a shield's */
@@ -25,7 +26,7 @@ struct ending {
 
 static void expire_shield(struct ew__timer *timer)
 {
-	struct ew_shield *shield = (struct ew_shield *)((char *)timer - offsetof(struct ew_shield, timer));
+	struct ew_shield *shield = ew__container_of(timer, struct ew_shield, timer);
 
 	atomic_store_explicit(&shield->node.reason, EW_REASON_BUDGET, memory_order_relaxed);
 	atomic_store_explicit(&shield->node.forced, true, memory_order_relaxed);
@@ -127,8 +128,8 @@ static void note_error(struct ew_task *task, int r, const struct ew_site *site, 
 		task->ending_error = r;
 	if (r == -ECANCELED)
 		return; /* the ladder's doing, not a failure of the ending */
-	ew__report("%s of %s, declared at %s:%d in task %s, failed on the way out: error %d", "close", what,
-		   site->file, site->line, task->site->name, -r);
+	ew__report("%s of %s, declared at %s:%d in task %s, failed on the way out: error %d",
+		   "close", what, site->file, site->line, task->site->name, -r);
 }
 
 int ew_ending_error(void)
@@ -152,12 +153,15 @@ static void report_borrowers(const struct ew_task *task, const struct ew_resourc
 		if (entry->kind != EW__ENTRY_SCOPE)
 			continue;
 		child = ew__scope_of_entry(entry)->children;
-		for (looked = 0; child && looked < BORROWERS_LOOKED_AT_MAX; child = child->sibling_next, looked++)
+		for (looked = 0; child && looked < BORROWERS_LOOKED_AT_MAX;
+		     child = child->sibling_next, looked++)
 			if (child->argument == resource)
-				ew__report("%s made at %s:%d ends while task %s, spawned at %s:%d, may still use it: "
-					   "declare it above the scope",
-					   resource->type->name, resource->site->file, resource->site->line,
-					   child->site->name, child->site->file, child->site->line);
+				ew__report(
+					"%s made at %s:%d ends while task %s, spawned at %s:%d, may still use it: "
+					"declare it above the scope",
+					resource->type->name, resource->site->file,
+					resource->site->line, child->site->name, child->site->file,
+					child->site->line);
 	}
 }
 
@@ -165,7 +169,8 @@ static int end_resource(struct ew_resource *resource)
 {
 	if (ew__task())
 		report_borrowers(ew__task(), resource);
-	return ew__end(resource->type->close, resource->type->abort, resource, resource->type->budget_ns);
+	return ew__end(resource->type->close, resource->type->abort, resource,
+		       resource->type->budget_ns);
 }
 
 static struct ew_resource *take(void *variable)
@@ -246,17 +251,13 @@ static void end_entry(struct ew_task *task, struct ew_entry *entry)
 
 	switch (entry->kind) {
 	case EW__ENTRY_PLACE:
-		ew__place_leave((struct ew_place *)((char *)entry - offsetof(struct ew_place, entry)));
+		ew__place_leave(ew__container_of(entry, struct ew_place, entry));
 		break;
 	case EW__ENTRY_GUARD:
-		ew__guard_leave((struct ew_guard *)((char *)entry - offsetof(struct ew_guard, entry)));
+		ew__guard_leave(ew__container_of(entry, struct ew_guard, entry));
 		break;
-	case EW__ENTRY_SCOPE:
-		ew__scope_leave(ew__scope_of_entry(entry));
-		break;
-	case EW__ENTRY_SHIELD:
-		ew__shield_leave(ew__shield_of_entry(entry));
-		break;
+	case EW__ENTRY_SCOPE: ew__scope_leave(ew__scope_of_entry(entry)); break;
+	case EW__ENTRY_SHIELD: ew__shield_leave(ew__shield_of_entry(entry)); break;
 	case EW__ENTRY_ENDING:
 		/* Its close panicked. */
 		ending = (struct ending *)ew__shield_of_entry(entry);
@@ -291,7 +292,8 @@ _Noreturn void ew_panic(const char *format, ...)
 	va_end(arguments);
 	if (!task || task->head.no_drop) {
 		ew__report("panic %s: %s; the process ends",
-			   task ? "in a stretch that must not be left (EW_NO_DROP, or an abort)" : "outside a task",
+			   task ? "in a stretch that must not be left (EW_NO_DROP, or an abort)"
+				: "outside a task",
 			   text);
 		abort();
 	}

@@ -75,8 +75,8 @@ void ew__place_must_be_empty(void *place, const struct ew_site *site)
 	__builtin_memcpy(&resource, place, sizeof(resource));
 	if (!resource)
 		return;
-	ew__report("%s made at %s:%d (%s) is about to be overwritten at %s:%d: aborted", resource->type->name,
-		   resource->site->file, resource->site->line, resource->site->name, site ? site->file : "?",
-		   site ? site->line : 0);
+	ew__report("%s made at %s:%d (%s) is about to be overwritten at %s:%d: aborted",
+		   resource->type->name, resource->site->file, resource->site->line,
+		   resource->site->name, site ? site->file : "?", site ? site->line : 0);
 	ew_abort(place);
 }

@@ -25,9 +25,9 @@ struct ew__scope_waiter {
 };
 
 static const char *const reason_names[] = {
-	[EW_REASON_NONE] = "none",   [EW_REASON_REQUESTED] = "requested",
+	[EW_REASON_NONE] = "none",	   [EW_REASON_REQUESTED] = "requested",
 	[EW_REASON_DEADLINE] = "deadline", [EW_REASON_CHILD] = "child",
-	[EW_REASON_LEFT] = "left",   [EW_REASON_PEER] = "peer",
+	[EW_REASON_LEFT] = "left",	   [EW_REASON_PEER] = "peer",
 	[EW_REASON_SHUTDOWN] = "shutdown", [EW_REASON_BUDGET] = "budget",
 };
 
@@ -38,7 +38,7 @@ const char *ew_reason_name(enum ew_reason reason)
 
 static void expire_deadline(struct ew__timer *timer)
 {
-	ew__scope_cancel_here((struct ew_scope *)((char *)timer - offsetof(struct ew_scope, deadline_timer)),
+	ew__scope_cancel_here(ew__container_of(timer, struct ew_scope, deadline_timer),
 			      EW_REASON_DEADLINE);
 }
 
@@ -52,16 +52,17 @@ static void spread(struct ew_scope *scope)
 	}
 	ew__scope_wake_waiters(scope);
 	for (child = scope->children; child; child = child->sibling_next) {
-		atomic_store_explicit(&child->base.end_ns,
-				      atomic_load_explicit(&scope->node.end_ns, memory_order_relaxed),
-				      memory_order_relaxed);
+		atomic_store_explicit(
+			&child->base.end_ns,
+			atomic_load_explicit(&scope->node.end_ns, memory_order_relaxed),
+			memory_order_relaxed);
 		ew__cancel_spread(child, NULL);
 	}
 }
 
 static void expire_ladder(struct ew__timer *timer)
 {
-	struct ew_scope *scope = (struct ew_scope *)((char *)timer - offsetof(struct ew_scope, force_timer));
+	struct ew_scope *scope = ew__container_of(timer, struct ew_scope, force_timer);
 
 	atomic_store_explicit(&scope->node.forced, true, memory_order_relaxed);
 	spread(scope);
@@ -92,7 +93,7 @@ void ew__scope_cancel_here(struct ew_scope *scope, enum ew_reason reason)
 
 static void deliver_cancel(struct ew__message *message)
 {
-	struct ew_scope *scope = (struct ew_scope *)((char *)message - offsetof(struct ew_scope, cancel_message));
+	struct ew_scope *scope = ew__container_of(message, struct ew_scope, cancel_message);
 
 	atomic_store(&scope->cancel_posted, false);
 	cancelled(scope);
@@ -242,17 +243,19 @@ static void grace_over(struct grace *grace, int why)
 
 static void grace_expired(struct ew__timer *timer)
 {
-	grace_over((struct grace *)((char *)timer - offsetof(struct grace, timer)), -ETIMEDOUT);
+	grace_over(ew__container_of(timer, struct grace, timer), -ETIMEDOUT);
 }
 
 static void grace_cancelled(struct ew__wait *wait)
 {
-	grace_over((struct grace *)((char *)wait - offsetof(struct grace, wait)), -ECANCELED);
+	grace_over(ew__container_of(wait, struct grace, wait), -ECANCELED);
 }
 
 int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns, enum ew_reason reason)
 {
-	struct grace grace = { .wait.cancel = grace_cancelled, .timer.expire = grace_expired, .scope = scope };
+	struct grace grace = { .wait.cancel = grace_cancelled,
+			       .timer.expire = grace_expired,
+			       .scope = scope };
 	int r;
 
 	if (!scope)
@@ -308,12 +311,12 @@ static void waiter_end(struct ew__scope_waiter *waiter, int result)
 
 static void waiter_expired(struct ew__timer *timer)
 {
-	waiter_end((struct ew__scope_waiter *)((char *)timer - offsetof(struct ew__scope_waiter, timer)), -ETIMEDOUT);
+	waiter_end(ew__container_of(timer, struct ew__scope_waiter, timer), -ETIMEDOUT);
 }
 
 static void waiter_cancelled(struct ew__wait *wait)
 {
-	waiter_end((struct ew__scope_waiter *)((char *)wait - offsetof(struct ew__scope_waiter, wait)), -ECANCELED);
+	waiter_end(ew__container_of(wait, struct ew__scope_waiter, wait), -ECANCELED);
 }
 
 void ew__scope_wake_waiters(struct ew_scope *scope)

@@ -18,12 +18,12 @@ void ew__scope_cancel_here(struct ew_scope *scope, enum ew_reason reason);
 
 static inline struct ew_scope *ew__scope_of_entry(struct ew_entry *entry)
 {
-	return (struct ew_scope *)((char *)entry - offsetof(struct ew_scope, entry));
+	return ew__container_of(entry, struct ew_scope, entry);
 }
 
 static inline struct ew_shield *ew__shield_of_entry(struct ew_entry *entry)
 {
-	return (struct ew_shield *)((char *)entry - offsetof(struct ew_shield, entry));
+	return ew__container_of(entry, struct ew_shield, entry);
 }
 
 /* The running task's registry, newest first, to its end. */

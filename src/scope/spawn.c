@@ -59,7 +59,7 @@ static void child_gone(struct ew_scope *scope, struct ew_task *task)
 
 static struct ew_task *task_of_life(struct ew__message *message)
 {
-	return (struct ew_task *)((char *)message - offsetof(struct ew_task, life_message));
+	return ew__container_of(message, struct ew_task, life_message);
 }
 
 static void deliver_free(struct ew__message *message)
@@ -117,8 +117,9 @@ static inline bool is_cancelled(const struct ew_scope *scope)
 	return ew_scope_is_cancelled(scope);
 }
 
-static inline int spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument, struct ew_spawn_options options,
-		 const struct ew_site *site, struct ew_task **ret_task)
+static inline int spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument,
+			struct ew_spawn_options options, const struct ew_site *site,
+			struct ew_task **ret_task)
 {
 	struct ew_worker *worker = scope->worker;
 	struct ew_task *task;
@@ -164,8 +165,8 @@ static void start(struct ew_task *task)
 	ew__post(task->worker, &task->life_message);
 }
 
-int ew__spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument, struct ew_spawn_options options,
-	      const struct ew_site *site)
+int ew__spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument,
+	      struct ew_spawn_options options, const struct ew_site *site)
 {
 	struct ew_task *task;
 	int r;

@@ -137,7 +137,8 @@ static void own(struct ew_permit *permit, const struct ew_site *site, struct ew_
 	*ret_permit = permit;
 }
 
-int(ew_semaphore_acquire)(struct ew_semaphore *semaphore, int64_t deadline_ns, struct ew_permit **ret_permit)
+int(ew_semaphore_acquire)(struct ew_semaphore *semaphore, int64_t deadline_ns,
+			  struct ew_permit **ret_permit)
 {
 	const struct ew_site *site = ew__made_at;
 	struct ew_permit *permit;

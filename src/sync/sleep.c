@@ -26,7 +26,7 @@ struct sleeper {
 
 static void expired(struct ew__timer *timer)
 {
-	ew__wait_end(&((struct sleeper *)((char *)timer - offsetof(struct sleeper, timer)))->wait, 0);
+	ew__wait_end(&(ew__container_of(timer, struct sleeper, timer))->wait, 0);
 }
 
 static void cancelled(struct ew__wait *wait)

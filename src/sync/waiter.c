@@ -47,12 +47,12 @@ static void withdraw(struct ew_waiter *waiter, int result)
 
 static void waiter_cancelled(struct ew__wait *wait)
 {
-	withdraw((struct ew_waiter *)((char *)wait - offsetof(struct ew_waiter, wait)), -ECANCELED);
+	withdraw(ew__container_of(wait, struct ew_waiter, wait), -ECANCELED);
 }
 
 static void waiter_expired(struct ew__timer *timer)
 {
-	struct ew_waiter *waiter = (struct ew_waiter *)((char *)timer - offsetof(struct ew_waiter, timer));
+	struct ew_waiter *waiter = ew__container_of(timer, struct ew_waiter, timer);
 
 	if (!waiter->wait.done)
 		withdraw(waiter, -ETIMEDOUT);
@@ -60,13 +60,13 @@ static void waiter_expired(struct ew__timer *timer)
 
 static void deliver_wake(struct ew__message *message)
 {
-	struct ew_waiter *waiter = (struct ew_waiter *)((char *)message - offsetof(struct ew_waiter, message));
+	struct ew_waiter *waiter = ew__container_of(message, struct ew_waiter, message);
 
 	ew__wait_end(&waiter->wait, waiter->given_result);
 }
 
-void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock, bool (*withdraw_fn)(struct ew_waiter *),
-		     void *line)
+void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock,
+		     bool (*withdraw_fn)(struct ew_waiter *), void *line)
 {
 	*waiter = (struct ew_waiter){
 		.wait = { .cancel = waiter_cancelled, .task = ew__task() },

@@ -37,7 +37,8 @@ void ew__line_append(struct ew__line line, struct ew_waiter *waiter);
 void ew__line_remove(struct ew__line line, struct ew_waiter *waiter);
 
 /* Before the lock is taken and the waiter appended. */
-void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock, bool (*withdraw)(struct ew_waiter *), void *line);
+void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock,
+		     bool (*withdraw)(struct ew_waiter *), void *line);
 
 /* After it was appended and the lock released. */
 int ew__waiter_wait(struct ew_waiter *waiter, int64_t deadline_ns, const char *what);

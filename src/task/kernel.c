@@ -23,11 +23,13 @@ static void look(void)
 	snprintf(kernel_name, sizeof(kernel_name), "%d.%d", kernel_major, kernel_minor);
 	if (!asked || sscanf(asked, "%d.%d", &asked_major, &asked_minor) != 2)
 		return;
-	if (asked_major > kernel_major || (asked_major == kernel_major && asked_minor >= kernel_minor))
+	if (asked_major > kernel_major ||
+	    (asked_major == kernel_major && asked_minor >= kernel_minor))
 		return;
 	kernel_major = asked_major;
 	kernel_minor = asked_minor;
-	snprintf(kernel_name, sizeof(kernel_name), "%d.%d (by EW_KERNEL)", kernel_major, kernel_minor);
+	snprintf(kernel_name, sizeof(kernel_name), "%d.%d (by EW_KERNEL)", kernel_major,
+		 kernel_minor);
 }
 
 bool ew__kernel_at_least(int major, int minor)

@@ -108,7 +108,8 @@ int ew__stack_get(struct ew__stack *ret_stack)
 		r = add_slab();
 	if (r == 0) {
 		slab = pool.with_free;
-		ret_stack->top = slab->base + (slab->free[--slab->free_count] + 1) * EW__STACK_BYTES;
+		ret_stack->top =
+			slab->base + (slab->free[--slab->free_count] + 1) * EW__STACK_BYTES;
 		ret_stack->bottom = ret_stack->top - EW__STACK_BYTES + EW__STACK_GUARD_BYTES;
 		ret_stack->slab = slab;
 		if (slab->free_count == 0)
@@ -166,7 +167,8 @@ bool ew__stack_guards_are_markers(void)
 
 size_t ew__stack_high_water(const struct ew__stack *stack)
 {
-	size_t bytes = (size_t)(stack->top - stack->bottom), page = (size_t)sysconf(_SC_PAGESIZE), i;
+	size_t bytes = (size_t)(stack->top - stack->bottom), page = (size_t)sysconf(_SC_PAGESIZE),
+	       i;
 	unsigned char resident[(EW__STACK_BYTES - EW__STACK_GUARD_BYTES) / 4096];
 
 	if (mincore(stack->bottom, bytes, resident) < 0)

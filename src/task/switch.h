@@ -64,9 +64,10 @@ static inline void ew__switch(void **save, void *to)
 			 "leaq 128(%%rsp), %%rsp"
 			 : [save] "+D"(save), [to] "+S"(to)
 			 :
-			 : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
-			   "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
-			   "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
+			 : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13",
+			   "r14", "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6",
+			   "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14",
+			   "xmm15", "memory", "cc");
 #elif defined(__aarch64__)
 	register void **save_in __asm__("x0") = save;
 	register void *to_in __asm__("x1") = to;
@@ -82,11 +83,12 @@ static inline void ew__switch(void **save, void *to)
 			 "hint #36" /* bti j */
 			 : "+r"(save_in), "+r"(to_in)
 			 :
-			 : "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15",
-			   "x16", "x17", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x30",
-			   "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13",
-			   "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26",
-			   "v27", "v28", "v29", "v30", "v31", "memory", "cc");
+			 : "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12",
+			   "x13", "x14", "x15", "x16", "x17", "x19", "x20", "x21", "x22", "x23",
+			   "x24", "x25", "x26", "x27", "x28", "x30", "v0", "v1", "v2", "v3", "v4",
+			   "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15",
+			   "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
+			   "v26", "v27", "v28", "v29", "v30", "v31", "memory", "cc");
 #else
 #error "no context switch for this processor"
 #endif
@@ -103,7 +105,8 @@ void ew__context_announce(struct ew__context *context, void *bottom, void *top);
 void ew__context_retire(struct ew__context *context, void *bottom, void *top);
 
 /* A new context that will go to ew__task_main(@argument) on [@bottom, @top). @top is 16-byte aligned. */
-static inline void ew__context_init(struct ew__context *context, void *bottom, void *top, void *argument)
+static inline void ew__context_init(struct ew__context *context, void *bottom, void *top,
+				    void *argument)
 {
 	void **frame = top;
 
@@ -139,7 +142,8 @@ static inline void ew__context_deinit(struct ew__context *context, void *bottom,
 static inline void ew__context_switch(struct ew__context *from, struct ew__context *to, int last)
 {
 #ifdef EW__ASAN
-	__sanitizer_start_switch_fiber(last ? NULL : &from->fake_stack, to->stack_bottom, to->stack_bytes);
+	__sanitizer_start_switch_fiber(last ? NULL : &from->fake_stack, to->stack_bottom,
+				       to->stack_bytes);
 #endif
 #ifdef EW__TSAN
 	__tsan_switch_to_fiber(to->fiber, 0);

@@ -38,7 +38,7 @@ struct ew_task {
 	int32_t ending_error;
 	uint8_t outcome;
 	bool droppable;
-	bool remote;	/* its scope belongs to another worker */
+	bool remote; /* its scope belongs to another worker */
 	int64_t waiting_since_ns;
 	const char *waiting_for;
 
@@ -46,7 +46,7 @@ struct ew_task {
 	ew_task_take_fn *take_fn;
 	void *taken;
 	struct ew_place taken_place;
-	struct ew__message life_message;   /* spawned there, ended here, may be freed there */
+	struct ew__message life_message; /* spawned there, ended here, may be freed there */
 	struct ew__message cancel_message;
 	_Atomic bool cancel_posted;
 	struct ew_task *worker_next, **worker_link; /* all tasks of the worker */

@@ -160,14 +160,16 @@ static void rest(struct ew_worker *worker)
 	if (atomic_load(&worker->inbox))
 		visit_driver(worker, EW_NOW);
 	else
-		visit_driver(worker, ew__virtual_now_ns ? EW_NEVER : ew__wheel_next_ns(&worker->wheel));
+		visit_driver(worker,
+			     ew__virtual_now_ns ? EW_NEVER : ew__wheel_next_ns(&worker->wheel));
 	atomic_store(&worker->asleep, false);
 }
 
 static bool is_finished(const struct ew_worker *worker)
 {
-	return worker->stop_asked && !atomic_load(&worker->inbox) && worker->tasks_count == 0 && worker->transfers == 0 &&
-	       ew__driver_in_flight(worker->driver) == 0 && !ew__driver_has_queued(worker->driver);
+	return worker->stop_asked && !atomic_load(&worker->inbox) && worker->tasks_count == 0 &&
+	       worker->transfers == 0 && ew__driver_in_flight(worker->driver) == 0 &&
+	       !ew__driver_has_queued(worker->driver);
 }
 
 static bool is_reached(const struct ew_worker *worker, const uint32_t *count)

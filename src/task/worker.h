@@ -16,7 +16,8 @@ struct ew__runtime;
 struct ew__pool;
 
 struct ew_worker {
-	struct ew_task *ready, *ready_last; /* the run queue; ready_last counts only while ready is set */
+	struct ew_task *ready,
+		*ready_last;	/* the run queue; ready_last counts only while ready is set */
 	uint32_t switches_left; /* until the scheduler must look at the driver again */
 	unsigned number;	/* 1-based */
 	struct ew_task *kept;	/* ended; their stacks are used again */
@@ -33,7 +34,7 @@ struct ew_worker {
 	unsigned transfers; /* what was handed to threads or to the reaper and has not ended */
 	struct ew__message *_Atomic inbox;
 	_Atomic bool asleep;
-	_Atomic uint32_t posting; /* threads inside ew__post() */
+	_Atomic uint32_t posting;			      /* threads inside ew__post() */
 	struct ew__buffer_waiter *buffer_first, *buffer_last; /* sockets with bytes and no buffer */
 	unsigned buffers_lent;
 	struct ew__wheel wheel;
@@ -61,7 +62,8 @@ struct ew_worker *ew__worker_by_number(struct ew__runtime *runtime, unsigned num
 /* Run @message->deliver on @worker, between tasks. Any thread; in order per sender; cannot fail. */
 void ew__post(struct ew_worker *worker, struct ew__message *message);
 
-static inline void ew__timer_arm(struct ew_worker *worker, struct ew__timer *timer, int64_t deadline_ns)
+static inline void ew__timer_arm(struct ew_worker *worker, struct ew__timer *timer,
+				 int64_t deadline_ns)
 {
 	timer->deadline_ns = deadline_ns;
 	ew__wheel_arm(&worker->wheel, timer);

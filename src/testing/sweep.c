@@ -24,6 +24,9 @@
 #define RUN_SECONDS_DEFAULT 20
 #define NOT_USED	    UINT32_MAX
 
+/* Where the kernel takes part, an operation that meets a cancel ends in one way or the other, and points vary. */
+#define TRIES_TO_REACH 20
+
 struct sweep {
 	const struct ew_sweep_options *options;
 	ew_task_fn *scenario;
@@ -82,18 +85,9 @@ static void fail(struct sweep *sweep, const char *format, ...)
 static const struct ew_site *site_of(const struct ew_entry *entry)
 {
 	switch (entry->kind) {
-	case EW__ENTRY_PLACE:
-		return ((const struct ew_place *)((const char *)entry -
-						  offsetof(struct ew_place, entry)))
-			->site;
-	case EW__ENTRY_GUARD:
-		return ((const struct ew_guard *)((const char *)entry -
-						  offsetof(struct ew_guard, entry)))
-			->site;
-	case EW__ENTRY_SCOPE:
-		return ((const struct ew_scope *)((const char *)entry -
-						  offsetof(struct ew_scope, entry)))
-			->site;
+	case EW__ENTRY_PLACE: return (ew__container_of(entry, const struct ew_place, entry))->site;
+	case EW__ENTRY_GUARD: return (ew__container_of(entry, const struct ew_guard, entry))->site;
+	case EW__ENTRY_SCOPE: return (ew__container_of(entry, const struct ew_scope, entry))->site;
 	default: return NULL;
 	}
 }
@@ -128,8 +122,7 @@ static void force(struct ew_scope *scope)
 
 static void deliver_cancel(struct ew__message *message)
 {
-	struct sweep *sweep =
-		(struct sweep *)((char *)message - offsetof(struct sweep, cancel_message));
+	struct sweep *sweep = ew__container_of(message, struct sweep, cancel_message);
 
 	sweep->cancel_posted = false;
 	if (sweep->scope)

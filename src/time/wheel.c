@@ -73,7 +73,8 @@ void ew__wheel_cancel(struct ew__wheel *wheel, struct ew__timer *timer)
 	*timer->link = timer->next;
 	if (timer->next) {
 		timer->next->link = timer->link;
-	} else if (timer->link >= slots && timer->link < slots + EW__WHEEL_LEVELS * EW__WHEEL_SLOTS) {
+	} else if (timer->link >= slots &&
+		   timer->link < slots + EW__WHEEL_LEVELS * EW__WHEEL_SLOTS) {
 		index = (size_t)(timer->link - slots);
 		wheel->used[index / EW__WHEEL_SLOTS][index % EW__WHEEL_SLOTS / 64] &=
 			~((uint64_t)1 << (index % 64));

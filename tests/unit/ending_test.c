@@ -765,6 +765,47 @@ TEST(place_left_outside_a_runtime_is_aborted)
 	EXPECT_EQ(probe.aborted, 1);
 }
 
+static int borrow(void *argument)
+{
+	(void)argument;
+	(void)!ew_yield();
+	return 0;
+}
+
+static int lend_wrongly(void *argument)
+{
+	static struct thing thing;
+	EW_SCOPE(scope);
+	EW_OWN(thing, owned);
+
+	(void)argument;
+	owned = THING_OPEN(&thing, "lamp");
+	return ew_spawn(&scope, borrow, owned);
+}
+
+TEST(ending_of_what_a_child_of_an_older_scope_borrows_is_reported)
+{
+	EXPECT_EQ(run_virtual(lend_wrongly, NULL), 0);
+	EXPECT(reported("lamp made at", "task borrow"));
+}
+
+static int lend(void *argument)
+{
+	static struct thing thing;
+	EW_OWN(thing, owned);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	owned = THING_OPEN(&thing, "lamp");
+	return ew_spawn(&scope, borrow, owned);
+}
+
+TEST(ending_of_what_is_declared_above_the_borrowers_scope_is_not_reported)
+{
+	EXPECT_EQ(run_virtual(lend, NULL), 0);
+	EXPECT_EQ(reports.count, 0);
+}
+
 static int close_that_opens(void *argument)
 {
 	struct probe *probes = argument;

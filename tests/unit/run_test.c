@@ -219,6 +219,34 @@ TEST(shutdown_that_does_not_end_names_what_is_stuck_and_leaves)
 	EXPECT(strstr(ended.text, "children of a scope"));
 }
 
+static int announce_and_stay(void *argument)
+{
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&scope, spin_for_ever, NULL), 0);
+	ew_end_by(ew_after(200 * EW_MILLISECOND));
+	ew_end_by(EW_NEVER); /* the earlier one stands */
+	EXPECT_EQ(ew_yield(), 0);
+	return ew_scope_join(&scope);
+}
+
+static void process_announced(void)
+{
+	struct ew_run_options options = { .workers_count = 1, .exit_when_stuck = true };
+
+	(void)!ew_run(&options, announce_and_stay, NULL);
+}
+
+TEST(end_by_names_what_is_stuck_then_and_leaves_without_a_cancel)
+{
+	struct ended ended = run_process(process_announced);
+
+	EXPECT(WIFEXITED(ended.status));
+	EXPECT_EQ(WEXITSTATUS(ended.status), 70);
+	EXPECT(strstr(ended.text, "task spin_for_ever ("));
+}
+
 static int block_for_ever(void *argument)
 {
 	while (!argument)

@@ -18,8 +18,8 @@
 
 #include "driver/driver.h"
 
-#include <errno.h>
 #include <endwell/clock.h>
+#include <errno.h>
 #include <liburing.h>
 #include <poll.h>
 #include <stdio.h>
@@ -69,14 +69,14 @@ static const struct {
 	int opcode;
 	const char *name;
 } needed_opcodes[] = {
-	{ IORING_OP_READ, "READ" },	      { IORING_OP_WRITE, "WRITE" },
-	{ IORING_OP_RECV, "RECV" },	      { IORING_OP_SEND, "SEND" },
-	{ IORING_OP_RECVMSG, "RECVMSG" },     { IORING_OP_SENDMSG, "SENDMSG" },
-	{ IORING_OP_ACCEPT, "ACCEPT" },	      { IORING_OP_CONNECT, "CONNECT" },
-	{ IORING_OP_POLL_ADD, "POLL_ADD" },   { IORING_OP_OPENAT, "OPENAT" },
-	{ IORING_OP_LINKAT, "LINKAT" },	      { IORING_OP_RENAMEAT, "RENAMEAT" },
-	{ IORING_OP_UNLINKAT, "UNLINKAT" },   { IORING_OP_FSYNC, "FSYNC" },
-	{ IORING_OP_STATX, "STATX" },	      { IORING_OP_ASYNC_CANCEL, "ASYNC_CANCEL" },
+	{ IORING_OP_READ, "READ" },	    { IORING_OP_WRITE, "WRITE" },
+	{ IORING_OP_RECV, "RECV" },	    { IORING_OP_SEND, "SEND" },
+	{ IORING_OP_RECVMSG, "RECVMSG" },   { IORING_OP_SENDMSG, "SENDMSG" },
+	{ IORING_OP_ACCEPT, "ACCEPT" },	    { IORING_OP_CONNECT, "CONNECT" },
+	{ IORING_OP_POLL_ADD, "POLL_ADD" }, { IORING_OP_OPENAT, "OPENAT" },
+	{ IORING_OP_LINKAT, "LINKAT" },	    { IORING_OP_RENAMEAT, "RENAMEAT" },
+	{ IORING_OP_UNLINKAT, "UNLINKAT" }, { IORING_OP_FSYNC, "FSYNC" },
+	{ IORING_OP_STATX, "STATX" },	    { IORING_OP_ASYNC_CANCEL, "ASYNC_CANCEL" },
 };
 
 static int probe_opcodes(struct io_uring *ring, char *why, size_t why_bytes)
@@ -86,13 +86,15 @@ static int probe_opcodes(struct io_uring *ring, char *why, size_t why_bytes)
 	int r = 0;
 
 	if (!probe) {
-		snprintf(why, why_bytes, "io_uring cannot be asked what it supports (IORING_REGISTER_PROBE)");
+		snprintf(why, why_bytes,
+			 "io_uring cannot be asked what it supports (IORING_REGISTER_PROBE)");
 		return -ENOSYS;
 	}
 	for (i = 0; i < sizeof(needed_opcodes) / sizeof(needed_opcodes[0]); i++) {
 		if (io_uring_opcode_supported(probe, needed_opcodes[i].opcode))
 			continue;
-		snprintf(why, why_bytes, "io_uring lacks the operation %s; Linux 6.1 or newer is needed",
+		snprintf(why, why_bytes,
+			 "io_uring lacks the operation %s; Linux 6.1 or newer is needed",
 			 needed_opcodes[i].name);
 		r = -ENOSYS;
 		break;
@@ -118,35 +120,41 @@ static int setup_ring(struct ew__driver *driver, char *why, size_t why_bytes)
 	switch (-r) {
 	case EPERM:
 	case EACCES:
-		snprintf(why, why_bytes,
-			 "io_uring is refused here (io_uring_setup: %s): the sysctl kernel.io_uring_disabled or a "
-			 "seccomp filter forbids it, as container engines do by default",
-			 strerror(-r));
+		snprintf(
+			why, why_bytes,
+			"io_uring is refused here (io_uring_setup: %s): the sysctl kernel.io_uring_disabled or a "
+			"seccomp filter forbids it, as container engines do by default",
+			strerror(-r));
 		break;
 	case ENOSYS:
-		snprintf(why, why_bytes, "this kernel has no io_uring (io_uring_setup: %s)", strerror(-r));
+		snprintf(why, why_bytes, "this kernel has no io_uring (io_uring_setup: %s)",
+			 strerror(-r));
 		break;
 	case EINVAL:
-		snprintf(why, why_bytes,
-			 "this kernel's io_uring lacks SINGLE_ISSUER and DEFER_TASKRUN; Linux 6.1 or newer is needed");
+		snprintf(
+			why, why_bytes,
+			"this kernel's io_uring lacks SINGLE_ISSUER and DEFER_TASKRUN; Linux 6.1 or newer is needed");
 		break;
 	default:
-		snprintf(why, why_bytes, "io_uring could not be set up (io_uring_setup: %s)", strerror(-r));
+		snprintf(why, why_bytes, "io_uring could not be set up (io_uring_setup: %s)",
+			 strerror(-r));
 	}
 	return r;
 }
 
 static int setup_buffers(struct ew__driver *driver, char *why, size_t why_bytes)
 {
-	struct io_uring_buf_reg registration = { .ring_entries = EW__BUFFERS_COUNT, .bgid = BUFFER_GROUP };
+	struct io_uring_buf_reg registration = { .ring_entries = EW__BUFFERS_COUNT,
+						 .bgid = BUFFER_GROUP };
 	size_t ring_bytes = EW__BUFFERS_COUNT * sizeof(struct io_uring_buf);
 	unsigned i;
 	int r;
 
 	driver->buffer_ring =
 		mmap(NULL, ring_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	driver->buffers = mmap(NULL, (size_t)EW__BUFFERS_COUNT * EW__BUFFER_BYTES, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	driver->buffers =
+		mmap(NULL, (size_t)EW__BUFFERS_COUNT * EW__BUFFER_BYTES, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (driver->buffer_ring == MAP_FAILED || driver->buffers == MAP_FAILED) {
 		snprintf(why, why_bytes, "no memory for receive buffers");
 		return -ENOMEM;
@@ -154,7 +162,8 @@ static int setup_buffers(struct ew__driver *driver, char *why, size_t why_bytes)
 	registration.ring_addr = (uintptr_t)driver->buffer_ring;
 	r = io_uring_register_buf_ring(&driver->ring, &registration, 0);
 	if (r < 0) {
-		snprintf(why, why_bytes, "io_uring lacks provided buffer rings (%s); Linux 6.1 or newer is needed",
+		snprintf(why, why_bytes,
+			 "io_uring lacks provided buffer rings (%s); Linux 6.1 or newer is needed",
 			 strerror(-r));
 		return r;
 	}
@@ -230,13 +239,10 @@ bool ew__op_is_cancellable(const struct ew__op *op)
 	case EW__OP_SENDMSG:
 	case EW__OP_ACCEPT:
 	case EW__OP_CONNECT:
-	case EW__OP_POLL:
-		return true;
+	case EW__OP_POLL: return true;
 	case EW__OP_READ:
-	case EW__OP_WRITE:
-		return op->offset < 0;
-	default:
-		return false;
+	case EW__OP_WRITE: return op->offset < 0;
+	default: return false;
 	}
 }
 
@@ -285,7 +291,8 @@ void ew__driver_cancel(struct ew__driver *driver, struct ew__op *op)
 		append_done(driver, op);
 		return;
 	}
-	if (op->state != EW__OP_SUBMITTED || op->ended || op->cancel_wanted || !ew__op_is_cancellable(op))
+	if (op->state != EW__OP_SUBMITTED || op->ended || op->cancel_wanted ||
+	    !ew__op_is_cancellable(op))
 		return;
 	op->cancel_wanted = true;
 	op->cancel_in_flight = true;
@@ -334,9 +341,7 @@ static void prepare(struct io_uring_sqe *sqe, const struct ew__op *op)
 	case EW__OP_WRITE:
 		io_uring_prep_write(sqe, op->fd, address, op->length, (uint64_t)op->offset);
 		break;
-	case EW__OP_RECV:
-		io_uring_prep_recv(sqe, op->fd, address, op->length, 0);
-		break;
+	case EW__OP_RECV: io_uring_prep_recv(sqe, op->fd, address, op->length, 0); break;
 	case EW__OP_RECEIVE:
 		io_uring_prep_recv(sqe, op->fd, NULL, EW__BUFFER_BYTES, 0);
 		sqe->flags |= IOSQE_BUFFER_SELECT;
@@ -345,18 +350,12 @@ static void prepare(struct io_uring_sqe *sqe, const struct ew__op *op)
 	case EW__OP_SEND:
 		io_uring_prep_send(sqe, op->fd, address, op->length, MSG_NOSIGNAL | MSG_WAITALL);
 		break;
-	case EW__OP_RECVMSG:
-		io_uring_prep_recvmsg(sqe, op->fd, address, MSG_CMSG_CLOEXEC);
-		break;
-	case EW__OP_SENDMSG:
-		io_uring_prep_sendmsg(sqe, op->fd, address, MSG_NOSIGNAL);
-		break;
+	case EW__OP_RECVMSG: io_uring_prep_recvmsg(sqe, op->fd, address, MSG_CMSG_CLOEXEC); break;
+	case EW__OP_SENDMSG: io_uring_prep_sendmsg(sqe, op->fd, address, MSG_NOSIGNAL); break;
 	case EW__OP_ACCEPT:
 		io_uring_prep_multishot_accept(sqe, op->fd, NULL, NULL, SOCK_CLOEXEC);
 		break;
-	case EW__OP_CONNECT:
-		io_uring_prep_connect(sqe, op->fd, address, op->length);
-		break;
+	case EW__OP_CONNECT: io_uring_prep_connect(sqe, op->fd, address, op->length); break;
 	case EW__OP_POLL:
 		if (op->event)
 			io_uring_prep_poll_multishot(sqe, op->fd, op->flags);
@@ -372,12 +371,8 @@ static void prepare(struct io_uring_sqe *sqe, const struct ew__op *op)
 	case EW__OP_RENAMEAT:
 		io_uring_prep_renameat(sqe, op->fd, address, op->fd2, op->address2, op->flags);
 		break;
-	case EW__OP_UNLINKAT:
-		io_uring_prep_unlinkat(sqe, op->fd, address, (int)op->flags);
-		break;
-	case EW__OP_FSYNC:
-		io_uring_prep_fsync(sqe, op->fd, op->flags);
-		break;
+	case EW__OP_UNLINKAT: io_uring_prep_unlinkat(sqe, op->fd, address, (int)op->flags); break;
+	case EW__OP_FSYNC: io_uring_prep_fsync(sqe, op->fd, op->flags); break;
 	case EW__OP_STATX:
 		io_uring_prep_statx(sqe, op->fd, "", AT_EMPTY_PATH, op->flags, op->address2);
 		break;
@@ -500,7 +495,8 @@ static void reap(struct ew__driver *driver)
 	struct io_uring_cqe *cqe;
 	unsigned head, count = 0;
 
-	io_uring_for_each_cqe(&driver->ring, head, cqe) {
+	io_uring_for_each_cqe(&driver->ring, head, cqe)
+	{
 #ifdef EW_VALGRIND
 		VALGRIND_MAKE_MEM_DEFINED(cqe, sizeof(*cqe));
 #endif
@@ -583,7 +579,8 @@ const char *ew__driver_buffer(const struct ew__driver *driver, unsigned number)
 
 void ew__driver_return_buffer(struct ew__driver *driver, unsigned number)
 {
-	io_uring_buf_ring_add(driver->buffer_ring, (void *)(uintptr_t)ew__driver_buffer(driver, number),
+	io_uring_buf_ring_add(driver->buffer_ring,
+			      (void *)(uintptr_t)ew__driver_buffer(driver, number),
 			      EW__BUFFER_BYTES, (unsigned short)number,
 			      io_uring_buf_ring_mask(EW__BUFFERS_COUNT), 0);
 	io_uring_buf_ring_advance(driver->buffer_ring, 1);
