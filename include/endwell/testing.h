@@ -65,9 +65,9 @@ struct ew_sweep_result {
  *
  * Every suspending call of the scenario's task and of all tasks that it spawns is a point. The first run is not
  * disturbed and must return 0 or a count. After each run these must be gone: tasks, operations in flight, timers,
- * jobs on threads, resources, child processes, and descriptors must be those of before. A point that a later
- * run does not reach means that the scenario is not deterministic, and fails. A point in a stretch marked
- * EW_NO_DROP is passed over by EW_SWEEP_PANIC.
+ * jobs on threads, resources, child processes, and descriptors must be those of before. A point that later runs do
+ * not reach, not even in 20 tries (the kernel may end an operation before the cancel or by it), means that the
+ * scenario is not deterministic, and fails. A point in a stretch marked EW_NO_DROP is passed over by EW_SWEEP_PANIC.
  *
  * Does not suspend; not from a task. One sweep at a time in a process.
  * Return:    the first failure, or none.

@@ -228,8 +228,7 @@ static void begin_run(struct sweep *sweep)
 		sweep->options->prepare(sweep->argument);
 }
 
-/* True: nothing was wrong. The result's mode, index and second are the plan. */
-static bool run(struct sweep *sweep)
+static void run_once(struct sweep *sweep)
 {
 	struct ew_run_options run_options = { .workers_count = 1,
 					      .virtual_time = true,
@@ -248,17 +247,36 @@ static bool run(struct sweep *sweep)
 		fail(sweep, "the runtime ended with error %d", -r);
 	else if (sweep->result.mode == EW_SWEEP_NONE && sweep->scenario_result < 0)
 		fail(sweep, "undisturbed, the scenario returned error %d", -sweep->scenario_result);
-	else if (sweep->result.mode != EW_SWEEP_NONE && !sweep->reached)
-		fail(sweep, "the point was not reached again: the scenario is not deterministic");
-	else if (sweep->result.second != NOT_USED && !sweep->second_reached)
-		fail(sweep,
-		     "the second point was not reached again: the scenario is not deterministic");
 	if (!ew__census_compare(&sweep->before, what, sizeof(what)))
 		fail(sweep, "%s", what);
 	complaint = sweep->options->check ? sweep->options->check(sweep->argument) : NULL;
 	if (complaint)
 		fail(sweep, "%s", complaint);
-	return !sweep->result.failed;
+}
+
+static bool went_as_planned(const struct sweep *sweep)
+{
+	if (sweep->result.mode == EW_SWEEP_NONE)
+		return true;
+	return sweep->reached && (sweep->result.second == NOT_USED || sweep->second_reached);
+}
+
+/* True: nothing was wrong. The result's mode, index and second are the plan. */
+static bool run(struct sweep *sweep)
+{
+	unsigned tries;
+
+	for (tries = 0; tries < TRIES_TO_REACH; tries++) {
+		run_once(sweep);
+		if (sweep->result.failed)
+			return false;
+		if (went_as_planned(sweep))
+			return true;
+	}
+	fail(sweep,
+	     "the %spoint was not reached again in %d runs: the scenario is not deterministic",
+	     sweep->reached ? "second " : "", TRIES_TO_REACH);
+	return false;
 }
 
 /* The points after the first are those of the run that was cancelled there. */

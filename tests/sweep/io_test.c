@@ -1,0 +1,564 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Sweeps over the I/O: real files, sockets, pipes, processes and signals, ended at each suspension. After each run
+ * no descriptor, no operation, no process and no file may be left.
+ */
+
+#include "sweep.h"
+
+#include <dirent.h>
+#include <endwell/endwell.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/un.h>
+
+/* ---- files ---- */
+
+static char directory_path[] = "/tmp/endwell-sweep-XXXXXX";
+
+static void make_directory(void)
+{
+	EXPECT(mkdtemp(directory_path) != NULL);
+}
+
+static const char *check_directory(void *argument)
+{
+	DIR *directory = opendir(directory_path);
+	struct dirent *entry;
+	static char what[320];
+
+	EXPECT(directory != NULL);
+	what[0] = '\0';
+	while ((entry = readdir(directory)))
+		if (entry->d_name[0] != '.')
+			snprintf(what, sizeof(what), "the file %s is left", entry->d_name);
+	closedir(directory);
+	return what[0] ? what : check_book(argument);
+}
+
+/* Files that are there between runs would meet the next one. */
+static const struct ew_sweep_options in_directory = { .prepare = open_book,
+						      .check = check_directory };
+
+static void expect_sweep_of_files(ew_task_fn *scenario, unsigned points_min)
+{
+	make_directory();
+	expect_sweep(&in_directory, scenario, points_min);
+	EXPECT_EQ(rmdir(directory_path), 0);
+}
+
+struct name {
+	struct ew_file *directory;
+	const char *name;
+};
+
+static int unlink_name(void *argument)
+{
+	const struct name *name = argument;
+	int r = ew_file_unlink(name->directory, name->name, 0);
+
+	return r == -ENOENT ? 0 : r;
+}
+
+static void unlink_name_now(void *argument)
+{
+	const struct name *name = argument;
+
+	(void)!unlinkat(ew_file_fd(name->directory), name->name, 0);
+}
+
+static int write_file(struct ew_file *directory)
+{
+	struct name first = { directory, "first" }, second = { directory, "second" };
+	struct statvfs statvfs;
+	struct stat stat;
+	char bytes[64];
+	int r;
+	EW_OWN(ew_file, file);
+	EW_GUARD(undo_first, &first, .close = unlink_name, .abort = unlink_name_now);
+	EW_GUARD(undo_second, &second, .close = unlink_name, .abort = unlink_name_now);
+
+	r = ew_file_open(directory, "first", O_CREAT | O_RDWR | O_EXCL, 0600, &file);
+	if (r == 0)
+		r = ew_file_write(file, "a few bytes", 11, 0);
+	if (r == 0)
+		r = ew_file_sync(file, true);
+	if (r == 0)
+		r = ew_file_stat(file, &stat);
+	if (r == 0)
+		r = ew_file_statvfs(file, &statvfs);
+	if (r == 0)
+		r = ew_file_read(file, bytes, sizeof(bytes), 0);
+	if (r == 11)
+		r = ew_file_truncate(file, 3);
+	if (r == 0)
+		r = ew_file_link(file, directory, "second");
+	if (r == 0)
+		r = ew_file_rename(directory, "second", directory, "first", 0);
+	if (r < 0)
+		return r;
+	return ew_file_close(&file);
+}
+
+static int files(void *argument)
+{
+	int r;
+	EW_OWN(ew_file, directory);
+
+	(void)argument;
+	r = ew_file_open(NULL, directory_path, O_RDONLY | O_DIRECTORY, 0, &directory);
+	return r < 0 ? r : write_file(directory);
+}
+
+TEST(sweep_files)
+{
+	expect_sweep_of_files(files, 12);
+}
+
+static int publish(struct ew_file *directory)
+{
+	struct name name = { directory, "published" };
+	int r;
+	EW_GUARD(undo, &name, .close = unlink_name, .abort = unlink_name_now);
+	EW_OWN(ew_tempfile, tempfile);
+
+	r = ew_tempfile_open(directory, &tempfile);
+	if (r == 0)
+		r = ew_file_write(ew_tempfile_file(tempfile), "content", 7, 0);
+	if (r == 0)
+		r = ew_tempfile_seal(tempfile);
+	if (r == 0)
+		r = ew_tempfile_publish(tempfile, directory, "published");
+	if (r == 0)
+		r = ew_file_sync(directory, false);
+	return r < 0 ? r : ew_tempfile_close(&tempfile);
+}
+
+static int tempfile(void *argument)
+{
+	int r;
+	EW_OWN(ew_file, directory);
+
+	(void)argument;
+	r = ew_file_open(NULL, directory_path, O_RDONLY | O_DIRECTORY, 0, &directory);
+	return r < 0 ? r : publish(directory);
+}
+
+TEST(sweep_tempfile_published)
+{
+	expect_sweep_of_files(tempfile, 7);
+}
+
+static int discard(void *argument)
+{
+	int r;
+	EW_OWN(ew_file, directory);
+	EW_OWN(ew_tempfile, file);
+
+	(void)argument;
+	r = ew_file_open(NULL, directory_path, O_RDONLY | O_DIRECTORY, 0, &directory);
+	if (r == 0)
+		r = ew_tempfile_open(directory, &file);
+	if (r == 0)
+		r = ew_file_write(ew_tempfile_file(file), "content", 7, 0);
+	return r;
+}
+
+TEST(sweep_tempfile_discarded)
+{
+	expect_sweep_of_files(discard, 3);
+}
+
+/* ---- sockets ---- */
+
+static int open_pair(struct ew_socket **ret_one, struct ew_socket **ret_other)
+{
+	int fds[2], r;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+		return -errno;
+	r = ew_socket_adopt(fds[0], ret_one);
+	if (r < 0)
+		close(fds[0]);
+	else
+		r = ew_socket_adopt(fds[1], ret_other);
+	if (r < 0)
+		close(fds[1]);
+	return r;
+}
+
+/* Echoes until the peer has finished. */
+static int echo(void *argument, void *place)
+{
+	struct ew_socket **socket = place;
+	const char *data;
+	int r;
+
+	(void)argument;
+	for (;;) {
+		r = ew_socket_receive(*socket, &data);
+		if (r <= 0)
+			break;
+		r = ew_socket_send(*socket, data, (size_t)r);
+		if (r < 0)
+			break;
+		ew_socket_release(*socket);
+	}
+	return r < 0 ? r : ew_socket_close(socket);
+}
+
+static int ask(struct ew_socket *socket)
+{
+	char answer[16];
+	int r;
+
+	r = ew_socket_send(socket, "question", 8);
+	if (r == 0)
+		r = ew_socket_recv(socket, answer, sizeof(answer));
+	if (r == 8)
+		r = ew_socket_shutdown(socket, SHUT_WR);
+	if (r == 0)
+		r = ew_socket_recv(socket, answer, sizeof(answer));
+	return r > 0 ? -EPROTO : r;
+}
+
+static int echoing(void *argument)
+{
+	int r;
+	EW_OWN(ew_socket, client);
+	EW_OWN(ew_socket, server);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = open_pair(&client, &server);
+	if (r == 0)
+		r = ew_spawn_take(&scope, echo, NULL, &server);
+	if (r == 0)
+		r = ask(client);
+	if (r == 0)
+		r = ew_socket_close(&client);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_socket_pair)
+{
+	expect_sweeps(echoing, 6);
+}
+
+static int serve(void *argument)
+{
+	struct ew_listener *listener = argument;
+	int r;
+	EW_OWN(ew_socket, socket);
+	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+
+	r = ew_listener_accept(listener, &socket);
+	if (r == 0)
+		r = ew_spawn_take(&scope, echo, NULL, &socket);
+	return ew_scope_finish(&scope, r);
+}
+
+static int connect_to(const struct sockaddr *address, socklen_t address_bytes)
+{
+	int r;
+	EW_OWN(ew_socket, socket);
+
+	r = ew_socket_connect(address, address_bytes, &socket);
+	return r < 0 ? r : ask(socket);
+}
+
+static int listening(const struct sockaddr *address, socklen_t address_bytes)
+{
+	struct sockaddr_storage bound;
+	int r;
+	EW_OWN(ew_listener, listener);
+	EW_SCOPE(scope);
+
+	r = ew_listener_open(address, address_bytes, 16, &listener);
+	if (r == 0)
+		r = ew_listener_address(listener, &bound);
+	if (r == 0)
+		r = ew_spawn(&scope, serve, listener);
+	if (r == 0)
+		r = connect_to((const struct sockaddr *)&bound, address_bytes);
+	return ew_scope_finish(&scope, r);
+}
+
+static int tcp(void *argument)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET,
+				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+
+	(void)argument;
+	return listening((const struct sockaddr *)&address, sizeof(address));
+}
+
+TEST(sweep_listener_and_connect)
+{
+	expect_sweeps(tcp, 8);
+}
+
+/* A connection that nobody takes is the listener's to close. */
+static int not_accepted(void *argument)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET,
+				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_storage bound;
+	int r;
+	EW_OWN(ew_listener, listener);
+	EW_OWN(ew_socket, first);
+	EW_OWN(ew_socket, second);
+	EW_OWN(ew_socket, accepted);
+
+	(void)argument;
+	r = ew_listener_open((const struct sockaddr *)&address, sizeof(address), 16, &listener);
+	if (r == 0)
+		r = ew_listener_address(listener, &bound);
+	if (r == 0)
+		r = ew_socket_connect((const struct sockaddr *)&bound, sizeof(address), &first);
+	if (r == 0)
+		r = ew_socket_connect((const struct sockaddr *)&bound, sizeof(address), &second);
+	if (r == 0)
+		r = ew_listener_accept(listener, &accepted);
+	return r < 0 ? r : ew_yield();
+}
+
+TEST(sweep_listener_with_a_connection_not_taken)
+{
+	expect_sweeps(not_accepted, 4);
+}
+
+static int receive_descriptor(void *argument, void *place)
+{
+	struct ew_socket **socket = place;
+	char byte, bytes[4];
+	int r;
+	EW_OWN(ew_file, file);
+
+	(void)argument;
+	r = ew_socket_recv_fd(*socket, &byte, 1, &file);
+	if (r == 1 && !file)
+		return -EPROTO;
+	if (r == 1)
+		r = ew_file_read(file, bytes, sizeof(bytes), 0);
+	return r < 0 ? r : ew_file_close(&file);
+}
+
+static int passing(void *argument)
+{
+	int r;
+	EW_OWN(ew_file, file);
+	EW_OWN(ew_socket, one);
+	EW_OWN(ew_socket, other);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = ew_file_open(NULL, "/proc/self/status", O_RDONLY, 0, &file);
+	if (r == 0)
+		r = open_pair(&one, &other);
+	if (r == 0)
+		r = ew_spawn_take(&scope, receive_descriptor, NULL, &other);
+	if (r == 0)
+		r = ew_socket_send_fd(one, "x", 1, ew_file_fd(file));
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_descriptor_passed)
+{
+	expect_sweeps(passing, 4);
+}
+
+static int forget_hangup(void *argument)
+{
+	ew_socket_forget_hangup(argument);
+	return 0;
+}
+
+static void forget_hangup_now(void *argument)
+{
+	ew_socket_forget_hangup(argument);
+}
+
+static int serve_until_hangup(void *argument, void *place)
+{
+	struct ew_socket **socket = place;
+	struct ew_event never = { 0 };
+	int r;
+	EW_SCOPE(request, .budget_ns = EW_SECOND);
+	EW_GUARD(hangup, *socket, .close = forget_hangup, .abort = forget_hangup_now);
+
+	(void)argument;
+	r = ew_socket_cancel_on_hangup(*socket, &request, true);
+	if (r == 0)
+		r = ew_event_wait(&never, EW_NEVER);
+	if (r == -ECANCELED && ew_scope_reason(&request) == EW_REASON_PEER)
+		r = 0;
+	return r;
+}
+
+static int hangup(void *argument)
+{
+	int r;
+	EW_OWN(ew_socket, client);
+	EW_OWN(ew_socket, server);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = open_pair(&client, &server);
+	if (r == 0)
+		r = ew_spawn_take(&scope, serve_until_hangup, NULL, &server);
+	if (r == 0)
+		r = ew_yield();
+	if (r == 0)
+		r = ew_socket_close(&client);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_hangup)
+{
+	expect_sweeps(hangup, 2);
+}
+
+/* ---- pipes, processes, signals ---- */
+
+static int pour(void *argument, void *place)
+{
+	static const char bytes[100000];
+	int r = ew_pipe_write(*(struct ew_pipe **)place, bytes, sizeof(bytes));
+
+	(void)argument;
+	return r < 0 ? r : ew_pipe_close(place);
+}
+
+static int drain(struct ew_pipe *pipe)
+{
+	static char bytes[65536];
+	int r;
+
+	do
+		r = ew_pipe_read(pipe, bytes, sizeof(bytes));
+	while (r > 0);
+	return r;
+}
+
+static int pipes(void *argument)
+{
+	int r;
+	EW_OWN(ew_pipe, read_end);
+	EW_OWN(ew_pipe, write_end);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = ew_pipe_open(&read_end, &write_end);
+	if (r == 0)
+		r = ew_spawn_take(&scope, pour, NULL, &write_end);
+	if (r == 0)
+		r = drain(read_end);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_pipe)
+{
+	struct ew_sweep_options options = { .prepare = open_book, .check = check_book };
+
+	expect_sweep(&options, pipes, 4);
+}
+
+static int run_program(char *const *argv, bool to_the_end)
+{
+	struct ew_process_options options = { .path = argv[0],
+					      .argv = argv,
+					      .stdin_fd = -1,
+					      .stdout_fd = -1,
+					      .stderr_fd = -1,
+					      .keep_fd = -1 };
+	int status = 0, r;
+	EW_OWN(ew_process, process);
+
+	r = ew_process_spawn(&options, &process);
+	if (r == 0 && to_the_end)
+		r = ew_process_wait(process, EW_NEVER, &status);
+	if (r < 0)
+		return r;
+	return ew_process_close(&process);
+}
+
+static int short_process(void *argument)
+{
+	char *argv[] = { "/bin/true", NULL };
+
+	(void)argument;
+	return run_program(argv, true);
+}
+
+TEST(sweep_process_that_ends)
+{
+	expect_sweeps(short_process, 2);
+}
+
+static int long_process(void *argument)
+{
+	char *argv[] = { "/bin/sleep", "1000", NULL };
+
+	(void)argument;
+	return run_program(argv, false);
+}
+
+TEST(sweep_process_that_is_terminated)
+{
+	expect_sweeps(long_process, 2);
+}
+
+static void drain_signals(void *argument)
+{
+	const struct timespec at_once = { 0 };
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	while (sigtimedwait(&set, NULL, &at_once) == SIGUSR1)
+		;
+	open_book(argument);
+}
+
+static int raise_later(void *argument)
+{
+	int r = ew_yield();
+
+	(void)argument;
+	if (r == 0)
+		kill(getpid(), SIGUSR1);
+	return r;
+}
+
+static int signals(void *argument)
+{
+	sigset_t set;
+	int r;
+	EW_OWN(ew_signals, signals);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	r = ew_signals_open(&set, &signals);
+	if (r == 0)
+		r = ew_spawn(&scope, raise_later, NULL);
+	if (r == 0)
+		r = ew_signals_wait(signals);
+	return ew_scope_finish(&scope, r == SIGUSR1 ? 0 : r);
+}
+
+TEST(sweep_signals)
+{
+	struct ew_sweep_options options = { .prepare = drain_signals, .check = check_book };
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	expect_sweep(&options, signals, 2);
+}
+
+TEST_MAIN()
