@@ -518,9 +518,7 @@ static int run_handler(struct http_request *request)
 	EW_SCOPE(scope);
 
 	request->scope = &scope;
-	r = ew_socket_cancel_on_hangup(session->socket, &scope, !service->half_close_finish);
-	if (r < 0)
-		return r;
+	ew_socket_cancel_on_hangup(session->socket, &scope, !service->half_close_finish);
 
 	EW_GUARD(hangup, session->socket, .close = forget_hangup, .abort = forget_hangup_now);
 

@@ -131,6 +131,12 @@ static int wait_gone(struct ew_pipe *alive)
 	return r == -ECANCELED ? -ETIME : r;
 }
 
+/* What a program says ends up in logs and JSON, so it is made fit for both. */
+static char printable(char byte)
+{
+	return byte < ' ' || byte > '~' ? '?' : byte;
+}
+
 /* The name in a line `stdin: NAME FOUND`, as clamscan and clamdscan print it. */
 static void find_signature(const char *output, char *ret_signature)
 {
@@ -142,6 +148,8 @@ static void find_signature(const char *output, char *ret_signature)
 		snprintf(ret_signature, VERDICT_TEXT_BYTES, "%.*s", (int)(found - name), name);
 	else
 		snprintf(ret_signature, VERDICT_TEXT_BYTES, "exit status 1");
+	for (; *ret_signature; ret_signature++)
+		*ret_signature = printable(*ret_signature);
 }
 
 /* The program's words on one line, for people. */
@@ -156,7 +164,7 @@ static void note_failure(int status, const char *output, char *ret_note)
 		length = snprintf(ret_note, EXEC_NOTE_BYTES,
 				  "killed by signal %d: ", WTERMSIG(status));
 	for (; *output && length < EXEC_NOTE_BYTES - 1; output++)
-		ret_note[length++] = *output < ' ' || *output > '~' ? ' ' : *output;
+		ret_note[length++] = *output == '\n' ? ' ' : printable(*output);
 	while (ret_note[length - 1] == ' ' || ret_note[length - 1] == ':')
 		length--;
 	ret_note[length] = '\0';

@@ -274,6 +274,9 @@ static int open_listeners(struct server *server, struct worker *workers, unsigne
 		r = ew_listener_share(workers[0].listener, &workers[i].listener);
 	if (r < 0)
 		fprintf(stderr, "ew-ingest: --listen %s: %s\n", options->listen, strerror(-r));
+	/* Each connection has its permit before it is taken, or the sum of descriptors would not hold. */
+	for (unsigned int i = 0; i < count && r == 0; i++)
+		ew_listener_one_by_one(workers[i].listener);
 	return r;
 }
 
@@ -488,7 +491,7 @@ static int run(struct server *server)
 		.exit_when_stuck = true,
 		.report = report,
 	};
-	sigset_t signals;
+	sigset_t signals, pipe;
 	int r;
 
 	sigemptyset(&signals);
@@ -497,6 +500,10 @@ static int run(struct server *server)
 	run_options.signals = &signals;
 	/* Blocked before the log's thread is made, which would take them otherwise. */
 	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	/* And that thread must survive a reader of standard error that has left. */
+	sigemptyset(&pipe);
+	sigaddset(&pipe, SIGPIPE);
+	pthread_sigmask(SIG_BLOCK, &pipe, NULL);
 	/*
 	 * A parent that ignores its children hands that down, and the kernel would reap scanners
 	 * before us.

@@ -15,8 +15,8 @@ typedef void ew_report_fn(void *argument, const char *line);
  * struct ew_run_options - zero is the default for each
  * @workers_count:      0: one per processor the process may run on; at most EW_WORKERS_MAX
  * @offload_threads:    most threads for calls that block; 0: 4
- * @shutdown_budget_ns: from a cancel of the main task's scope (ew_shutdown(), or the main task's failure)
- *                      until everything is forced: the promised bound of a shutdown; 0: 30 s
+ * @shutdown_budget_ns: from ew_shutdown(), or a panic of the main task, to the end: the promised bound of a
+ *                      shutdown. Everything is forced when nine tenths of it are over; 0: 30 s
  * @exit_when_stuck:    when that time is over and tasks are still there, print what is stuck and _exit(70)
  * @virtual_time:       the clock stands still while tasks run and jumps to the next deadline when none
  *                      can and no operation is in flight; one worker only. For tests
@@ -43,8 +43,9 @@ struct ew_run_options {
  *
  * Returns when every task has ended, every resource is closed or aborted and the kernel is done with all memory lent.
  * Return:  @fn's result.
- * Errors:  -EDEADLK called from a task (reported: a child scope is what is wanted); -ENOSYS, -EPERM or -ENOMEM:
- *          io_uring is missing, refused or has no memory (reported in one sentence with the cause).
+ * Errors:  -EDEADLK called from a task (reported: a child scope is what is wanted); -EINVAL options that do not
+ *          fit together; -ENOSYS, -EPERM, -EACCES or -ENOMEM: io_uring is missing, refused or has no memory (reported
+ *          in one sentence with the cause).
  */
 EW_API int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument);
 
@@ -63,5 +64,5 @@ EW_API void ew_shutdown(void);
  */
 EW_API void ew_end_by(int64_t deadline_ns);
 
-/** ew_driver_name() - what carries operations out here, and on what: "uring (kernel 6.18, guards by madvise)" */
+/** ew_driver_name() - what carries operations out here, and on what: "uring (kernel 6.18, stack guards by madvise)" */
 EW_API const char *ew_driver_name(void);

@@ -97,7 +97,8 @@ EW_API void ew__scope_leave(struct ew_scope *scope);
  *
  * Suspends:     until the last child has ended. Never refused: a cancel makes the children end.
  * Return:       0, or the first error of a child in order of completion (EW_POLICY_FIRST_ERROR).
- * Errors:       -ETIMEDOUT the scope's own deadline passed, -ECANCELED it was cancelled otherwise.
+ * Errors:       of children that a cancel cut short: -ETIMEDOUT the scope's own deadline passed, -ECANCELED
+ *               otherwise. A cancel that came when all had succeeded is not an error here: the next call says it.
  */
 EW_SUSPENDS EW_API int ew_scope_join(struct ew_scope *scope);
 

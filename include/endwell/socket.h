@@ -29,6 +29,13 @@ EW_MUST_CHECK EW_API int ew_listener_open(const struct sockaddr *address, sockle
 EW_MUST_CHECK EW_API int ew_listener_share(struct ew_listener *listener,
 					   struct ew_listener **ret_listener);
 
+/**
+ * ew_listener_one_by_one() - accept only when a task asks, so that descriptors can be counted
+ *
+ * At most one connection then waits in the listener. Before the first accept; does not suspend.
+ */
+EW_API void ew_listener_one_by_one(struct ew_listener *listener);
+
 /** ew_listener_address() - what it is bound to (the port that the kernel chose) */
 EW_API int ew_listener_address(const struct ew_listener *listener,
 			       struct sockaddr_storage *ret_address);
@@ -36,7 +43,8 @@ EW_API int ew_listener_address(const struct ew_listener *listener,
 /**
  * ew_listener_accept() - the next connection
  *
- * Accepts run ahead (multishot, at most 256 wait in the listener); closing the listener closes them.
+ * Accepts run ahead of the tasks that ask (multishot): when 256 wait in the listener it stops, by when as many
+ * as the backlog may have come, at most 4096. Closing the listener closes them.
  * Errors:  -ECANCELED: no connection was taken; -EMFILE, -ENFILE, -ENOBUFS, -ENOMEM: try again later
  */
 EW_SUSPENDS EW_API int ew_listener_accept(struct ew_listener *listener,
@@ -103,10 +111,10 @@ EW_API int ew_socket_shutdown(struct ew_socket *socket, int how);
  * @half_close: a peer that only finished sending (FIN) has gone too; seen behind unread bytes
  *
  * Does not suspend. From then until ew_socket_forget_hangup(), @scope must be open, on the same worker.
- * When the peer has already gone, the scope is cancelled at once. -ENOMEM.
+ * A peer that has gone already cancels it before the caller's next suspending call returns, if not at once.
  */
-EW_MUST_CHECK EW_API int ew_socket_cancel_on_hangup(struct ew_socket *socket,
-						    struct ew_scope *scope, bool half_close);
+EW_API void ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope,
+				       bool half_close);
 
 /** ew_socket_forget_hangup() - the scope is about to be left; does not suspend, idempotent */
 EW_API void ew_socket_forget_hangup(struct ew_socket *socket);

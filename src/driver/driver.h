@@ -22,7 +22,7 @@ enum ew__op_code {
 	EW__OP_SEND,
 	EW__OP_RECVMSG, /* fd, address: struct msghdr */
 	EW__OP_SENDMSG,
-	EW__OP_ACCEPT,	/* fd; every connection goes to event() */
+	EW__OP_ACCEPT,	/* fd, flags: EW__ACCEPT_ONE or 0; every connection goes to event() */
 	EW__OP_CONNECT, /* fd, address: sockaddr, length */
 	EW__OP_POLL,	/* fd, flags: poll events; each time if there is an event() */
 	EW__OP_OPENAT,	/* fd: directory, address: path, flags, length: mode */
@@ -32,6 +32,8 @@ enum ew__op_code {
 	EW__OP_FSYNC, /* fd, flags: IORING_FSYNC_DATASYNC or 0 */
 	EW__OP_STATX, /* fd, address2: struct statx, flags: mask */
 };
+
+#define EW__ACCEPT_ONE 1 /* a single connection, not as many as come */
 
 enum ew__op_state { EW__OP_IDLE, EW__OP_QUEUED, EW__OP_SUBMITTED };
 

@@ -56,7 +56,7 @@ static void accepted(struct ew__op *op, int32_t fd)
 		return;
 	}
 	listener->queue[(listener->queue_first + listener->queue_count++) % QUEUE_MAX] = fd;
-	if (listener->queue_count >= QUEUE_ENOUGH)
+	if (listener->queue_count >= QUEUE_ENOUGH && !op->flags)
 		ew__driver_cancel(listener->worker->driver, op);
 	wake(listener);
 }
@@ -235,6 +235,12 @@ int(ew_listener_share)(struct ew_listener *listener, struct ew_listener **ret_li
 	if (r < 0)
 		close(fd);
 	return r;
+}
+
+void ew_listener_one_by_one(struct ew_listener *listener)
+{
+	ew_assert(!listener->armed);
+	listener->accept.flags = EW__ACCEPT_ONE;
 }
 
 int ew_listener_address(const struct ew_listener *listener, struct sockaddr_storage *ret_address)

@@ -216,6 +216,12 @@ static void close_job_completed(struct ew__job *job)
 
 void ew__close_in_background(struct ew__close_job *close_job)
 {
+	if (!ew__worker) {
+		/* Outside a runtime nobody's turn is at stake. */
+		close_job->result = truncate_and_close(close_job->fd, close_job->truncate);
+		close_job->gone(close_job);
+		return;
+	}
 	close_job->job.run = close_job_run;
 	close_job->job.complete = close_job_completed;
 	ew__pool_submit(ew__worker->pool, &close_job->job);

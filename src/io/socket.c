@@ -480,7 +480,7 @@ int ew_socket_shutdown(struct ew_socket *socket, int how)
 	return shutdown(socket->fd, how) < 0 ? -errno : 0;
 }
 
-int ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope, bool half_close)
+void ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope, bool half_close)
 {
 	ew_assert(scope->worker == ew__worker);
 	ew_assert(!socket->armed || socket->worker == ew__worker);
@@ -488,14 +488,13 @@ int ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope,
 	socket->half_close = half_close;
 	if (peer_has_gone(socket)) {
 		ew__scope_cancel_here(scope, EW_REASON_PEER);
-		return 0;
+		return;
 	}
 	if (socket->armed)
-		return 0;
+		return;
 	socket->worker = ew__worker;
 	socket->armed = true;
 	ew__driver_submit(socket->worker->driver, &socket->hangup);
-	return 0;
 }
 
 void ew_socket_forget_hangup(struct ew_socket *socket)

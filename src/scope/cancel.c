@@ -20,6 +20,8 @@
 
 #include <endwell/clock.h>
 
+#define REFUSAL_COSTS_NS (100 * EW_MICROSECOND) /* of virtual time, for one that yields */
+
 void (*ew__sweep_point)(struct ew_task *task);
 
 bool ew__node_is_cancelled(const struct ew_node *node)
@@ -200,10 +202,13 @@ int ew__refuse(void)
 	    !task->head.endings)
 		ew__task_drop(task);
 	/* The second refusal in a row yields: a loop that ignores them cannot stop its worker. */
-	if (task->head.refusals)
+	if (task->head.refusals) {
+		/* With virtual time such a loop would also stop the clock that leads to its force. */
+		if (ew__virtual_now_ns)
+			ew__virtual_now_ns += REFUSAL_COSTS_NS;
 		ew__yield();
-	else
-		task->head.refusals = 1;
+	}
+	task->head.refusals = 1;
 	task->outcome = EW_OUTCOME_NONE;
 	return -ECANCELED;
 }

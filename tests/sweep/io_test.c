@@ -389,9 +389,8 @@ static int serve_until_hangup(void *argument, void *place)
 	EW_GUARD(hangup, *socket, .close = forget_hangup, .abort = forget_hangup_now);
 
 	(void)argument;
-	r = ew_socket_cancel_on_hangup(*socket, &request, true);
-	if (r == 0)
-		r = ew_event_wait(&never, EW_NEVER);
+	ew_socket_cancel_on_hangup(*socket, &request, true);
+	r = ew_event_wait(&never, EW_NEVER);
 	if (r == -ECANCELED && ew_scope_reason(&request) == EW_REASON_PEER)
 		r = 0;
 	return r;

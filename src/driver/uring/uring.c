@@ -353,7 +353,10 @@ static void prepare(struct io_uring_sqe *sqe, const struct ew__op *op)
 	case EW__OP_RECVMSG: io_uring_prep_recvmsg(sqe, op->fd, address, MSG_CMSG_CLOEXEC); break;
 	case EW__OP_SENDMSG: io_uring_prep_sendmsg(sqe, op->fd, address, MSG_NOSIGNAL); break;
 	case EW__OP_ACCEPT:
-		io_uring_prep_multishot_accept(sqe, op->fd, NULL, NULL, SOCK_CLOEXEC);
+		if (op->flags & EW__ACCEPT_ONE)
+			io_uring_prep_accept(sqe, op->fd, NULL, NULL, SOCK_CLOEXEC);
+		else
+			io_uring_prep_multishot_accept(sqe, op->fd, NULL, NULL, SOCK_CLOEXEC);
 		break;
 	case EW__OP_CONNECT: io_uring_prep_connect(sqe, op->fd, address, op->length); break;
 	case EW__OP_POLL:
