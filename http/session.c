@@ -8,10 +8,10 @@
  * watches for a hangup on that scope's behalf, whether or not anybody is reading. The handler needs no
  * code for it, and the session need not know what the handler was waiting for.
  *
- * Buffers are lent. Received bytes stay in a buffer of the worker, of which there are few, so they are
- * held only while the handler works on a piece of body. Whenever the session cannot know how long it
- * will be (a handler starts, a body is complete, a response goes out) what is left unread is copied
- * and the buffer goes back.
+ * Buffers are lent. Received bytes arrive in a buffer of the worker, of which there are few, so none is
+ * held while the session cannot know how long it will be: when a handler starts, when it works on a
+ * piece of body (its disk may stall), when a response goes out, what is unread is copied first and the
+ * buffer goes back.
  *
  * A last response must arrive. Closing a socket with unread input makes the kernel send a reset, which
  * may overtake the response in the client's kernel. So the session first says that it will send no
@@ -76,7 +76,7 @@ void http_service_init(struct http_service *service)
 	or_default(&service->rate_bytes_per_s, 1024);
 	or_default(&service->send_timeout_ns, 60 * EW_SECOND);
 	or_default(&service->linger_ns, 10 * EW_SECOND);
-	or_default(&service->linger_bytes_max, 64 << 20);
+	or_default(&service->linger_bytes_max, INT64_C(1) << 30);
 	or_default(&service->body_bytes_max, INT64_MAX);
 	service->draining = false;
 	service->idle = NULL;
@@ -214,16 +214,16 @@ static int fill_body(struct http_session *session)
 {
 	const struct http_service *service = session->service;
 	int64_t began_ns = ew_now(), earned_ns;
-	int n;
+	int r, n;
 
 	n = fill(session, began_ns + least(session->patience_ns, service->body_timeout_ns));
 	session->patience_ns -= ew_now() - began_ns;
-	if (n > 0) {
-		earned_ns = n * EW_SECOND / service->rate_bytes_per_s;
-		session->patience_ns =
-			least(session->patience_ns + earned_ns, service->body_timeout_ns);
-	}
-	return n;
+	if (n <= 0)
+		return n;
+	earned_ns = n * EW_SECOND / service->rate_bytes_per_s;
+	session->patience_ns = least(session->patience_ns + earned_ns, service->body_timeout_ns);
+	r = keep_input(session);
+	return r < 0 ? r : n;
 }
 
 static enum http_event step(struct http_session *session)
@@ -306,9 +306,6 @@ static int prepare_response(struct http_request *request, int status, const char
 
 	if (request->status)
 		return -EALREADY;
-	r = keep_input(session);
-	if (r < 0)
-		return r;
 	r = prepare(session, &head, body, without ? 0 : body_len);
 	if (r == 0)
 		request->status = status;
@@ -391,12 +388,6 @@ static int count_body(struct http_request *request, size_t len)
 	return (int)len;
 }
 
-static int end_body(struct http_request *request)
-{
-	request->body_ended = true;
-	return keep_input(request->session);
-}
-
 /*
  * Copies small chunks together, as many as have arrived. Without it a sender of one-byte chunks would
  * buy a write to disk for six bytes.
@@ -407,7 +398,6 @@ static int gather(struct http_request *request, const char **ret_data)
 	const struct http_slice *piece = &session->parser.body;
 	enum http_event event;
 	size_t len = 0;
-	int r;
 
 	do {
 		memcpy(session->gathered + len, piece->data, piece->len);
@@ -418,9 +408,9 @@ static int gather(struct http_request *request, const char **ret_data)
 		session->held = *piece;
 	if (event == HTTP_EVENT_BAD)
 		return -EBADMSG;
-	r = event == HTTP_EVENT_END ? end_body(request) : 0;
+	request->body_ended = event == HTTP_EVENT_END;
 	*ret_data = session->gathered;
-	return r < 0 ? r : count_body(request, len);
+	return count_body(request, len);
 }
 
 static int body_piece(struct http_request *request, const char **ret_data)
@@ -452,7 +442,7 @@ static int read_body(struct http_request *request, const char **ret_data)
 	for (;;) {
 		switch (step(session)) {
 		case HTTP_EVENT_BODY: return body_piece(request, ret_data);
-		case HTTP_EVENT_END: return end_body(request);
+		case HTTP_EVENT_END: request->body_ended = true; return 0;
 		case HTTP_EVENT_MORE: break;
 		default: return -EBADMSG;
 		}

@@ -60,7 +60,7 @@ typedef void http_refused_fn(void *userdata, int status, const char *reason);
  * @rate_bytes_per_s:    minimum rate of a body while the handler waits for it (1024)
  * @send_timeout_ns:     for a client to take a response (60 s)
  * @linger_ns:           after a last response, for the client to take notice (10 s)
- * @linger_bytes_max:    that are read and dropped meanwhile (64 MiB)
+ * @linger_bytes_max:    that are read and dropped meanwhile (1 GiB)
  * @body_bytes_max:      larger bodies fail with -EFBIG (no limit)
  * @half_close_finish:   a client that has finished sending waits for its answer; else it has left
  */
@@ -132,7 +132,7 @@ void http_service_drain(struct http_service *service);
  * @ret_data: borrowed until the next call, or until the response
  *
  * The first call sends `100 Continue` to a client that waits for it. No buffer of the worker is held
- * before the first call, after the body's end, and after an error.
+ * while the handler runs.
  * Return:       bytes, at least 1 and at most EW_RECEIVE_MAX; 0 the body is complete, and stays so.
  * Errors:       -EFBIG over the limit, -EBADMSG malformed, -ETIMEDOUT silent or too slow, -ECONNRESET cut
  *               short: these four stay. -ESHUTDOWN after the response. -ECANCELED, those of sockets.

@@ -172,6 +172,25 @@ static void use_json(struct answer *answer, int status, const char *content_type
 	answer->borrowed = false;
 }
 
+/* What others worded need not be UTF-8, a path above all; JSON is, so it is shown with question marks. */
+static json_t *foreign_text(const char *text)
+{
+	json_t *string = json_string(text);
+	char *copy;
+
+	if (string)
+		return string;
+	copy = strdup(text);
+	if (!copy)
+		return NULL;
+	for (char *at = copy; *at; at++)
+		if (*at & 0x80)
+			*at = '?';
+	string = json_string(copy);
+	free(copy);
+	return string;
+}
+
 int problem_status(enum problem problem)
 {
 	return problems[problem].status;
@@ -191,8 +210,8 @@ void answer_problem(struct answer *answer, enum problem problem, const char *det
 	snprintf(text, sizeof(text), "%s%s%s", detail ? detail : "", detail ? " " : "",
 		 problems[problem].remedy);
 
-	json = json_pack("{s:s, s:s, s:i, s:s}", "type", type, "title", problems[problem].title,
-			 "status", problems[problem].status, "detail", text);
+	json = json_pack("{s:s, s:s, s:i, s:o}", "type", type, "title", problems[problem].title,
+			 "status", problems[problem].status, "detail", foreign_text(text));
 	if (json && id) {
 		json_object_set_new(json, "id", json_string(id));
 		json_object_set_new(json, "instance", json_sprintf("/uploads/%s", id));
@@ -208,9 +227,10 @@ void answer_published(struct answer *answer, const struct upload *upload)
 	json_t *json;
 
 	hex_print(upload->sha256, sizeof(upload->sha256), digest);
-	json = json_pack("{s:s, s:s, s:I, s:s, s:s, s:s}", "id", upload->story.id, "name",
+	json = json_pack("{s:s, s:s, s:I, s:s, s:s, s:o}", "id", upload->story.id, "name",
 			 upload->name, "size", (json_int_t)upload->size_bytes, "sha256", digest,
-			 "verdict", verdict_name(verdict->kind), "engine", verdict->engine);
+			 "verdict", verdict_name(verdict->kind), "engine",
+			 foreign_text(verdict->engine));
 	if (json && verdict->kind == VERDICT_UNSCANNED)
 		json_object_set_new(
 			json, "warning",
@@ -233,7 +253,7 @@ static json_t *chapters(const struct story *story)
 					  "after_seconds", after);
 
 		if (entry && chapter->note[0])
-			json_object_set_new(entry, "note", json_string(chapter->note));
+			json_object_set_new(entry, "note", foreign_text(chapter->note));
 		json_array_append_new(list, entry);
 	}
 	return list;
@@ -254,7 +274,7 @@ void answer_story(struct answer *answer, const struct story *story)
 	if (json && story->has_verdict) {
 		json_object_set_new(json, "verdict",
 				    json_string(verdict_name(story->verdict.kind)));
-		json_object_set_new(json, "engine", json_string(story->verdict.engine));
+		json_object_set_new(json, "engine", foreign_text(story->verdict.engine));
 		if (story->verdict.signature[0])
 			json_object_set_new(json, "signature",
 					    json_string(story->verdict.signature));
@@ -273,9 +293,9 @@ void answer_ready(struct answer *answer, const struct answer_check *checks, size
 
 	for (size_t i = 0; list && i < checks_count; i++) {
 		ready = ready && checks[i].well;
-		json_array_append_new(list,
-				      json_pack("{s:s, s:b, s:s}", "name", checks[i].name, "ready",
-						checks[i].well, "reason", checks[i].reason));
+		json_array_append_new(list, json_pack("{s:s, s:b, s:o}", "name", checks[i].name,
+						      "ready", checks[i].well, "reason",
+						      foreign_text(checks[i].reason)));
 	}
 	*answer = (struct answer){ 0 };
 	use_json(answer, ready ? 200 : 503, "application/json",

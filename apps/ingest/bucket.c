@@ -246,11 +246,21 @@ struct look {
 	struct statvfs disk;
 };
 
-/* On a thread, because network filesystems block in both calls. */
+/* A folder can be removed while it is open; then nothing can get a name in it any more. */
+static bool is_removed(int folder)
+{
+	struct stat state;
+
+	return fstat(folder, &state) == 0 && state.st_nlink == 0;
+}
+
+/* On a thread, because network filesystems block in these calls. */
 static int look_at_disk(void *argument)
 {
 	struct look *look = argument;
 
+	if (is_removed(look->directory) || is_removed(look->staging))
+		return -ENOENT;
 	if (look->name) {
 		if (faccessat(look->directory, look->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
 			return -EEXIST;

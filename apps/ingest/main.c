@@ -3,8 +3,10 @@
  * ew-ingest: takes uploads in, has them virus-scanned, and publishes them atomically. Flags here,
  * the server in server.c, a request in routes.c, an upload in receive.c.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "options.h"
 #include "server.h"
@@ -20,6 +22,20 @@ static int run(const struct options *options)
 	return SERVER_USAGE;
 }
 
+/*
+ * A parent may have closed them; then the next file opened would get their numbers, and log lines
+ * would be written into it.
+ */
+static int fill_standard_descriptors(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	return fd < 0 ? fd : close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	char error[OPTIONS_ERROR_BYTES];
@@ -28,6 +44,8 @@ int main(int argc, char **argv)
 
 	if (argc > 1 && strcmp(argv[1], SUPERVISE_VERB) == 0)
 		return supervise_main(argc, argv);
+	if (fill_standard_descriptors() < 0)
+		return SERVER_FAILED;
 
 	if (options_parse(&options, argc, argv, error) < 0)
 		fprintf(stderr, "ew-ingest: %s\n", error);

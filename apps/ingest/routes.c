@@ -106,6 +106,8 @@ static const char *disk_reason(int r)
 {
 	if (r == -ENOSPC)
 		return "less than 5 % of the volume is free";
+	if (r == -ENOENT)
+		return "the bucket's folder or the state folder was removed: make it anew, then restart";
 	return r < 0 ? strerror(-r) : "there is room";
 }
 

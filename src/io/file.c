@@ -75,16 +75,17 @@ int ew__open_at(const struct ew_file *dir, const char *path, int flags, mode_t m
 	fd = ew__op_await_file(&open, "the opening of a file");
 	if (fd < 0 || (flags & O_NONBLOCK))
 		return fd;
-	/*
-	 * It was for the open only: reads would fail where the filesystem cannot promise not to block. A FIFO or a
-	 * terminal keeps it, because nothing ends a read there that waits for somebody to write.
-	 */
-	if (lseek(fd, 0, SEEK_CUR) < 0 && errno == ESPIPE)
-		return fd;
+	/* It was for the open only: reads would fail where the filesystem cannot promise not to block. */
 	status = fcntl(fd, F_GETFL);
 	if (status >= 0)
 		fcntl(fd, F_SETFL, status & ~O_NONBLOCK);
 	return fd;
+}
+
+static void own(struct ew_file *file, int fd)
+{
+	file->fd = fd;
+	file->stream = lseek(fd, 0, SEEK_CUR) < 0 && errno == ESPIPE;
 }
 
 int(ew_file_open)(struct ew_file *dir, const char *path, int flags, mode_t mode,
@@ -105,7 +106,7 @@ int(ew_file_open)(struct ew_file *dir, const char *path, int flags, mode_t mode,
 		free(file);
 		return fd;
 	}
-	file->fd = fd;
+	own(file, fd);
 	ew_resource_init(&file->resource, &file_type, site);
 	*ret_file = file;
 	return 0;
@@ -120,7 +121,7 @@ int(ew_file_adopt)(int fd, struct ew_file **ret_file)
 	file = calloc(1, sizeof(*file));
 	if (!file)
 		return -ENOMEM;
-	file->fd = fd;
+	own(file, fd);
 	ew_resource_init(&file->resource, &file_type, site);
 	*ret_file = file;
 	return 0;
@@ -129,6 +130,14 @@ int(ew_file_adopt)(int fd, struct ew_file **ret_file)
 int ew_file_fd(const struct ew_file *file)
 {
 	return file->fd;
+}
+
+/* As pread(2) says it; the ring would take -1 for "where the descriptor stands", and any for a stream. */
+static int check_offset(const struct ew_file *file, int64_t offset)
+{
+	if (offset < 0)
+		return -EINVAL;
+	return file->stream ? -ESPIPE : 0;
 }
 
 int ew_file_read(struct ew_file *file, void *buffer, size_t size, int64_t offset)
@@ -142,11 +151,11 @@ int ew_file_read(struct ew_file *file, void *buffer, size_t size, int64_t offset
 			.offset = offset,
 		},
 	};
+	int r = ew__enter();
 
-	/* The kernel takes -1 for "where the descriptor stands". */
-	if (offset < 0)
-		return -EINVAL;
-	return ew__op_run_file(&read, "a read from a file");
+	if (r == 0)
+		r = check_offset(file, offset);
+	return r < 0 ? r : ew__op_await_file(&read, "a read from a file");
 }
 
 int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t offset)
@@ -154,8 +163,6 @@ int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t
 	const char *at = buffer;
 	int r;
 
-	if (offset < 0)
-		return -EINVAL;
 	do {
 		struct ew__task_op write = {
 			.op = {
@@ -167,7 +174,11 @@ int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t
 			},
 		};
 
-		r = ew__op_run_file(&write, "a write to a file");
+		r = ew__enter();
+		if (r == 0)
+			r = check_offset(file, offset);
+		if (r == 0)
+			r = ew__op_await_file(&write, "a write to a file");
 		if (r < 0)
 			return r;
 		if (r == 0 && size > 0)

@@ -13,6 +13,7 @@ struct ew_file {
 	struct ew_resource resource;
 	struct ew__close_job close_job;
 	int fd;
+	bool stream; /* a FIFO or a terminal: it has no offsets, and nothing ends a read there that waits for a writer */
 };
 
 /* dir's descriptor; NULL: the working directory. */

@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SEAL_TRIES	  50
+#define SEAL_TRIES	  250
 #define SEAL_TRY_EVERY_NS 2000000
 
 struct ew_tempfile {

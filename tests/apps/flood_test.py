@@ -100,6 +100,41 @@ def test_two_thousand_killed_at_once_beside_a_scanner():
         flood(server, lambda child: child.kill())
 
 
+def test_stalled_disk_stalls_nobody_else():
+    """More uploads hang in a write than there are buffers to receive into; who needs no disk is answered."""
+    if not ingest.IS_ROOT:
+        raise ingest.Skip("freezing a filesystem needs root")
+    environment = {**os.environ, "PATH": ingest.PATH}
+    with ingest.folder() as place:
+        image, mount = place / "image", place / "mount"
+        mount.mkdir()
+        with open(image, "wb") as file:
+            file.truncate(256 << 20)
+        for step in (["mkfs.ext4", "-q", "-F", image], ["mount", "-o", "loop", image, mount]):
+            if subprocess.run(step, capture_output=True, env=environment, check=False).returncode:
+                raise ingest.Skip(f"{step[0]} does not work here")
+        try:
+            with Server(bucket=mount / "bucket") as server:
+                uploads = [server.connect() for _ in range(400)]
+                for number, connection in enumerate(uploads):
+                    connection.sendall(ingest.head(f"f{number}", 2 * PIECE) + b"x")
+                wait_until(lambda: server.slots("upload", "held") == len(uploads), 30, "all are in")
+                subprocess.run(["fsfreeze", "-f", mount], check=True, env=environment)
+                try:
+                    for connection in uploads:
+                        connection.sendall(bytes(PIECE))
+                    for _ in range(20):
+                        equal(server.request("GET", "/healthz", timeout=10).status, 200)
+                        time.sleep(0.05)
+                finally:
+                    subprocess.run(["fsfreeze", "-u", mount], check=True, env=environment)
+                for connection in uploads:
+                    connection.close()
+                server.wait_idle()
+        finally:
+            subprocess.run(["umount", mount], check=False)
+
+
 def test_sixty_uploads_at_once_are_all_published():
     with Clamd() as clamd, Server(f"clamd:{clamd.socket}") as server:
         body = os.urandom(300_000)

@@ -171,19 +171,20 @@ class Server:
     """A server in a folder of its own, with everything that can be asked about it."""
 
     def __init__(self, scanner="none", *arguments, binary=SERVER, memory=False, environment=None, preexec=None,
-                 ready=True):
+                 ready=True, bucket=None):
         self.arguments = [str(argument) for argument in arguments]
         self.scanner, self.binary = scanner, binary
         self.environment = {**os.environ, **(environment or {})}
         self.preexec = preexec
         self.wait_ready = ready
+        self.bucket = bucket
         self.context = folder(memory)
         self.process = None
 
     def __enter__(self):
         self.folder = self.context.__enter__()
-        self.bucket = self.folder / "bucket"
-        self.state = self.folder / "bucket.state"
+        self.bucket = self.bucket or self.folder / "bucket"
+        self.state = self.bucket.with_name(self.bucket.name + ".state")
         try:
             self.start()
         except BaseException:
@@ -200,7 +201,7 @@ class Server:
                                             env=self.environment, preexec_fn=self.preexec)
         self.block = []
         for line in self.process.stdout:
-            self.block.append(line.decode().rstrip())
+            self.block.append(line.decode(errors="replace").rstrip())
             if self.block[-1].strip().startswith("try "):
                 break
         else:

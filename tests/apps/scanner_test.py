@@ -240,6 +240,28 @@ def test_program_that_fails_is_503():
             server.wait_idle()
 
 
+def test_words_of_a_program_are_made_printable():
+    """A signature that is not UTF-8 is refused like any other, and no escape sequence reaches the log."""
+    with ingest.folder() as place:
+        path = script(place, "strange", "if grep -aqE 'EICAR|odd'; then printf 'stdin: \\377\\376\\033[31mOdd FOUND\\n'; exit 1; fi\n")
+        with Server(f"exec:{path}", "--scan-limit", "1M") as server:
+            answer = server.put("f", b"odd")
+            check("???[31mOdd" in answer.problem(422, "infected"), answer.body)
+            equal(server.request("GET", answer.json["instance"]).json["signature"], "???[31mOdd")
+            equal(server.published(), [])
+
+
+def test_program_whose_path_is_not_utf8():
+    with ingest.folder() as place:
+        path = script(place, os.fsdecode(b"f\xefnd"), FIND)
+        with Server(f"exec:{path}", "--scan-limit", "1M") as server:
+            answer = server.put("f", b"x")
+            equal(answer.status, 201)
+            check(answer.json["engine"].endswith("f?nd"), answer.body)
+            equal(server.request("GET", answer.headers["Location"]).json["engine"], answer.json["engine"])
+            check("passed its test" in server.check("scanner")[1], "readiness has its reason")
+
+
 def test_program_that_is_missing_or_calls_everything_clean_is_not_trusted():
     with Server("exec:/nonexistent/scanner", "--scan-limit", "1M", ready=False) as server:
         wait_until(lambda: "fails to scan" in server.check("scanner")[1], 20, "the test finds it")

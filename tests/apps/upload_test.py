@@ -5,6 +5,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -183,6 +184,13 @@ def test_early_refusal_is_seen_while_the_body_is_being_sent():
             check(out.endswith("413"), f"413: {out}")
 
 
+def test_early_refusal_is_seen_by_who_sends_all_before_reading():
+    with Server() as server:
+        equal(server.put("taken", b"x").status, 201)
+        server.put("taken", bytes(150 << 20)).problem(409, "name-taken")
+        server.wait_idle()
+
+
 def test_expect_100_continue_comes_after_the_checks():
     with Server() as server:
         connection = server.connect()
@@ -299,6 +307,71 @@ def test_start_block_says_the_sum():
 def limit_descriptors(count):
     import resource  # pylint: disable=import-outside-toplevel
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, count), count))
+
+
+def test_connections_do_not_take_the_descriptors_of_uploads():
+    """Far more connections than fit: those without a permit wait in the kernel, and every upload has its file."""
+    with Clamd() as clamd, Server(f"clamd:{clamd.socket}", preexec=lambda: limit_descriptors(600)) as server:
+        slots = int(server.metric("ingest_upload_slots_capacity"))
+        uploads = [server.connect() for _ in range(slots)]
+        for number, connection in enumerate(uploads):
+            connection.sendall(ingest.head(f"f{number}", 2) + b"a")
+        ingest.wait_until(lambda: server.slots("upload", "held") == slots, 20, "all are in")
+        idle = [server.connect() for _ in range(700)]
+        for connection in uploads:
+            connection.sendall(b"b")
+        equal([ingest.read_answer(connection).status for connection in uploads], [201] * slots)
+        for connection in idle + uploads:
+            connection.close()
+        server.wait_idle()
+        check("accept-failed" not in server.log(), "no descriptor was missing")
+
+
+def test_standard_error_that_nobody_reads_ends_nothing():
+    with Server() as server:
+        for number, redirection in enumerate(("2>&1 >&3 | true", "2>&-", "<&- 2>&-")):
+            place = server.folder / f"other{number}"
+            command = (f"exec 3>&1; exec {ingest.SERVER} serve --listen 127.0.0.1:0 --bucket {place} --scanner none "
+                       f"{redirection}")
+            with LoggingNowhere(command) as other:
+                for name in ("a", "b", "c"):
+                    equal(other.put(name, b"x").status, 201, redirection)
+                    time.sleep(0.05)
+                equal(sorted(entry.name for entry in place.iterdir()), ["a", "b", "c"])
+                equal([entry.stat().st_size for entry in (server.folder / f"other{number}.state").iterdir()], [0])
+
+
+class LoggingNowhere(Server):
+    """A server that a shell starts in a folder of somebody else; only its requests are used."""
+
+    def __init__(self, command):
+        super().__init__()
+        self.command = command
+
+    def __enter__(self):
+        self.process = subprocess.Popen(["sh", "-c", self.command], stdout=subprocess.PIPE, start_new_session=True)
+        for line in self.process.stdout:
+            if line.strip().startswith(b"address"):
+                self.port = int(line.rsplit(b":", 1)[1])
+            if line.strip().startswith(b"try "):
+                return self
+        raise AssertionError("the server did not start")
+
+    def __exit__(self, *_):
+        self.process.stdout.close()
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def test_removed_bucket_is_not_ready():
+    with Server() as server:
+        equal(server.put("f", b"x").status, 201)
+        shutil.rmtree(server.bucket)
+        server.bucket.mkdir()
+        ready, reason = server.check("disk")
+        check(not ready and "removed" in reason, reason)
+        server.put("g", b"x").problem(500, "storage")
+        equal(server.published(), [])
 
 
 def test_full_disk_is_507():

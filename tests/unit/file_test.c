@@ -24,7 +24,9 @@ static void workplace_make(struct workplace *workplace)
 {
 	put_file(&workplace->directory, "file", "hello");
 	put_file(&workplace->directory, "other", "other");
-	EXPECT_EQ(ew_file_open(NULL, workplace->directory.path, O_RDONLY | O_DIRECTORY, 0, &workplace->dir), 0);
+	EXPECT_EQ(ew_file_open(NULL, workplace->directory.path, O_RDONLY | O_DIRECTORY, 0,
+			       &workplace->dir),
+		  0);
 	EXPECT_EQ(ew_file_open(workplace->dir, "file", O_RDWR, 0, &workplace->file), 0);
 }
 
@@ -231,7 +233,7 @@ static int step_operations(void *argument)
 			/* Not started; asked for and still with us; with the kernel. */
 			if (turns == 0 || (turns == 1 && !operations[i].on_thread))
 				EXPECT_EQ(attempt->result, -ECANCELED);
-			if (turns > 1)
+			if (turns > 1 && !operations[i].on_thread)
 				EXPECT_EQ(attempt->result, 0);
 			workplace_clear(&attempt->workplace);
 		}
@@ -242,7 +244,7 @@ static int step_operations(void *argument)
 TEST(file_operation_is_cancelled_before_the_kernel_sees_it_and_done_afterwards)
 {
 	struct descriptors before;
-	struct attempt attempt;
+	struct attempt attempt = { .result = 0 };
 
 	directory_make(&attempt.workplace.directory);
 	before = descriptors_now();
@@ -273,7 +275,7 @@ static int cancel_while_in_kernel(void *argument)
 
 TEST(file_operations_do_what_they_say)
 {
-	struct attempt attempt;
+	struct attempt attempt = { .result = 0 };
 
 	directory_make(&attempt.workplace.directory);
 	EXPECT_EQ(run_workers(1, cancel_while_in_kernel, &attempt), 0);
@@ -301,7 +303,7 @@ static int cancel_at_random(void *argument)
 TEST(file_operation_cancelled_at_random_is_honest)
 {
 	struct descriptors before;
-	struct attempt attempt;
+	struct attempt attempt = { .result = 0 };
 
 	directory_make(&attempt.workplace.directory);
 	before = descriptors_now();
@@ -520,7 +522,8 @@ static int fill(void *argument)
 	EXPECT_EQ(ew_file_open(NULL, directory->path, O_RDONLY | O_DIRECTORY, 0, &dir), 0);
 	EXPECT_EQ(ew_file_open(dir, "file", O_RDWR | O_CREAT, 0600, &file), 0);
 	memset(data, 'x', sizeof(data));
-	for (at = 0; (r = ew_file_write(file, data, sizeof(data), at)) == 0; at += (int64_t)sizeof(data))
+	for (at = 0; (r = ew_file_write(file, data, sizeof(data), at)) == 0;
+	     at += (int64_t)sizeof(data))
 		EXPECT(at < (int64_t)MOUNTED_BYTES);
 	EXPECT_EQ(r, -ENOSPC);
 	EXPECT_EQ(ew_file_write(file, data, sizeof(data), at), -ENOSPC);

@@ -13,6 +13,7 @@
 #include <endwell/endwell.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <grp.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -150,6 +151,21 @@ static UNUSED const char *file_text(const struct directory *directory, const cha
 	EXPECT(count >= 0);
 	text[count] = '\0';
 	return text;
+}
+
+/* ---- permissions ---- */
+
+#define ORDINARY_USER 54321 /* nobody's */
+
+/* As root, from now on another user; its own files in /proc stay its own. */
+static UNUSED void become_ordinary(void)
+{
+	if (geteuid() != 0)
+		return;
+	EXPECT_EQ(setgroups(0, NULL), 0);
+	EXPECT_EQ(setresgid(ORDINARY_USER, ORDINARY_USER, ORDINARY_USER), 0);
+	EXPECT_EQ(setresuid(ORDINARY_USER, ORDINARY_USER, ORDINARY_USER), 0);
+	EXPECT_EQ(prctl(PR_SET_DUMPABLE, 1), 0);
 }
 
 /* ---- plain peers ---- */

@@ -12,7 +12,8 @@
 
 static socklen_t address_bytes(const struct sockaddr_storage *address)
 {
-	return address->ss_family == AF_UNIX ? sizeof(struct sockaddr_un) : sizeof(struct sockaddr_in);
+	return address->ss_family == AF_UNIX ? sizeof(struct sockaddr_un)
+					     : sizeof(struct sockaddr_in);
 }
 
 /* On the loopback, at a port that the kernel chooses. */
@@ -20,7 +21,9 @@ static void listen_tcp(struct ew_listener **ret_listener, struct sockaddr_storag
 {
 	struct sockaddr_in address = loopback(0);
 
-	EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(address), 4096, ret_listener), 0);
+	EXPECT_EQ(
+		ew_listener_open((struct sockaddr *)&address, sizeof(address), 4096, ret_listener),
+		0);
 	EXPECT_EQ(ew_listener_address(*ret_listener, ret_address), 0);
 }
 
@@ -30,8 +33,8 @@ static struct sockaddr_un unix_address(const char *name)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 
-	EXPECT((size_t)snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s", directory.path, name) <
-	       sizeof(address.sun_path));
+	EXPECT((size_t)snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s", directory.path,
+				name) < sizeof(address.sun_path));
 	return address;
 }
 
@@ -39,7 +42,9 @@ static void listen_unix(struct ew_listener **ret_listener, struct sockaddr_stora
 {
 	struct sockaddr_un address = unix_address("socket");
 
-	EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(address), 4096, ret_listener), 0);
+	EXPECT_EQ(
+		ew_listener_open((struct sockaddr *)&address, sizeof(address), 4096, ret_listener),
+		0);
 	memset(ret_address, 0, sizeof(*ret_address));
 	memcpy(ret_address, &address, sizeof(address));
 }
@@ -228,13 +233,9 @@ static int leave_task(void *argument)
 	connect_many(&address, leaving->peers, leaving->count);
 	EXPECT_EQ(accept_task(&accepting), 0);
 	switch (leaving->way) {
-	case BY_CLOSE:
-		return ew_listener_close(&listener);
-	case BY_ABORT:
-		ew_abort(&listener);
-		break;
-	case BY_PANIC:
-		ew_panic("with connections in the queue");
+	case BY_CLOSE: return ew_listener_close(&listener);
+	case BY_ABORT: ew_abort(&listener); break;
+	case BY_PANIC: ew_panic("with connections in the queue");
 	case BY_FORGETTING:
 		forgotten = listener;
 		(void)forgotten;
@@ -410,7 +411,8 @@ static int share(void *listen)
 	int peers[SHARED_COUNT];
 	unsigned i;
 
-	((void (*)(struct ew_listener **, struct sockaddr_storage *))listen)(&sharing.listeners[0], &address);
+	((void (*)(struct ew_listener **, struct sockaddr_storage *))listen)(&sharing.listeners[0],
+									     &address);
 	EXPECT_EQ(ew_listener_share(sharing.listeners[0], &sharing.listeners[1]), 0);
 	{
 		EW_SCOPE(scope);
@@ -519,7 +521,8 @@ static int meet_another(void *share_port)
 	int fd = plain_bind(&address, share_port != NULL, true);
 
 	EXPECT_EQ(getsockname(fd, (struct sockaddr *)&address, &bytes), 0);
-	EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(address), 8, &listener), -EADDRINUSE);
+	EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(address), 8, &listener),
+		  -EADDRINUSE);
 	EXPECT(!listener);
 	close(fd);
 	EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(address), 8, &listener), 0);
@@ -544,12 +547,16 @@ static int open_twice(void *argument)
 	(void)argument;
 	listen_tcp(&listener, &address);
 	EXPECT(((struct sockaddr_in *)&address)->sin_port != 0);
-	EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(struct sockaddr_in), 8, &second),
+	EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(struct sockaddr_in), 8,
+				   &second),
 		  -EADDRINUSE);
-	EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(struct sockaddr_in), 0, &second), -EINVAL);
+	EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(struct sockaddr_in), 0,
+				   &second),
+		  -EINVAL);
 	listen_unix(&second, &address);
 	EXPECT_EQ(ew_listener_close(&listener), 0);
-	EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(struct sockaddr_un), 8, &listener),
+	EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(struct sockaddr_un), 8,
+				   &listener),
 		  -EADDRINUSE);
 	EXPECT(!listener);
 	return 0;
@@ -582,7 +589,8 @@ static int start_again(void *argument)
 	EXPECT(at_end(peer));
 	close(peer);
 	EXPECT_EQ(ew_listener_close(&listener), 0);
-	return ew_listener_open((struct sockaddr *)&address, sizeof(struct sockaddr_in), 8, &listener);
+	return ew_listener_open((struct sockaddr *)&address, sizeof(struct sockaddr_in), 8,
+				&listener);
 }
 
 TEST(listener_address_can_be_used_again_at_once)

@@ -1140,11 +1140,10 @@ static int change_group(void *argument)
 	char script[256];
 
 	(void)argument;
-	snprintf(
-		script, sizeof(script),
-		"exec /usr/bin/perl -e '$SIG{TERM} = \"IGNORE\"; "
-		"setpgrp(0, %d); $| = 1; print \"\\n\"; sleep 60'",
-		getpgrp());
+	snprintf(script, sizeof(script),
+		 "exec /usr/bin/perl -e '$SIG{TERM} = \"IGNORE\"; "
+		 "setpgrp(0, %d); $| = 1; print \"\\n\"; sleep 60'",
+		 getpgrp());
 	start_shell(script, SHORT_GRACE, &process, &output);
 	EXPECT_EQ(getpgid(ew_process_pid(process)), getpgrp());
 	EXPECT_EQ(ew_process_close(&process), 0);

@@ -269,13 +269,9 @@ static int borrow_task(void *argument)
 		ew_socket_release(socket);
 		ew_socket_release(socket);
 		break;
-	case BY_CLOSE:
-		return ew_socket_close(&socket);
-	case BY_ABORT:
-		ew_abort(&socket);
-		break;
-	case BY_PANIC:
-		ew_panic("while a buffer is lent");
+	case BY_CLOSE: return ew_socket_close(&socket);
+	case BY_ABORT: ew_abort(&socket); break;
+	case BY_PANIC: ew_panic("while a buffer is lent");
 	default:
 		EXPECT_EQ(ew_socket_receive(socket, &data), 0);
 		EXPECT_EQ(ew__worker->buffers_lent, 0);

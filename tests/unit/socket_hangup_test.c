@@ -309,12 +309,8 @@ static int end_watched_task(void *argument)
 	ew_socket_cancel_on_hangup(socket, &scope, round->move & 1);
 	take_turns(round->turns & 3);
 	switch (round->move >> 1) {
-	case 0:
-		shutdown(peer, SHUT_WR);
-		break;
-	case 1:
-		EXPECT_EQ(write(peer, "x", 1), 1);
-		break;
+	case 0: shutdown(peer, SHUT_WR); break;
+	case 1: EXPECT_EQ(write(peer, "x", 1), 1); break;
 	case 2:
 		go_with_reset(peer);
 		peer = -1;
@@ -508,7 +504,9 @@ static int move_armed(void *fn)
 	EW_SCOPE(scope);
 
 	make_armed(&shared);
-	EXPECT_EQ(ew_spawn_take(&scope, (ew_task_take_fn *)fn, &shared.peer, &shared.socket, .worker = 2), 0);
+	EXPECT_EQ(ew_spawn_take(&scope, (ew_task_take_fn *)fn, &shared.peer, &shared.socket,
+				.worker = 2),
+		  0);
 	return ew_scope_join(&scope);
 }
 
@@ -521,7 +519,9 @@ static int move_lent(void *fn)
 	shared.peer = unix_peer(&shared.socket);
 	EXPECT_EQ(write(shared.peer, "x", 1), 1);
 	EXPECT_EQ(ew_socket_receive(shared.socket, &data), 1);
-	EXPECT_EQ(ew_spawn_take(&scope, (ew_task_take_fn *)fn, &shared.peer, &shared.socket, .worker = 2), 0);
+	EXPECT_EQ(ew_spawn_take(&scope, (ew_task_take_fn *)fn, &shared.peer, &shared.socket,
+				.worker = 2),
+		  0);
 	return ew_scope_join(&scope);
 }
 

@@ -8,8 +8,8 @@
 
 #include <pthread.h>
 
-#define ROUNDS_COUNT  10000
-#define STREAM_BYTES  ((size_t)4 << 20)
+#define ROUNDS_COUNT 10000
+#define STREAM_BYTES ((size_t)4 << 20)
 
 static char byte_at(size_t i)
 {
@@ -57,8 +57,8 @@ static int take_stream(void *argument)
 	int r, i;
 
 	for (;;) {
-		r = stream->lend ? ew_socket_receive(stream->socket, &data) :
-				   ew_socket_recv(stream->socket, own, sizeof(own));
+		r = stream->lend ? ew_socket_receive(stream->socket, &data)
+				 : ew_socket_recv(stream->socket, own, sizeof(own));
 		if (r <= 0)
 			break;
 		for (i = 0; i < r; i++)
@@ -222,7 +222,8 @@ static int dial_task(void *argument)
 	struct dial *dial = argument;
 	EW_OWN(ew_socket, socket);
 
-	dial->result = ew_socket_connect((struct sockaddr *)&dial->address, sizeof(dial->address), &socket);
+	dial->result = ew_socket_connect((struct sockaddr *)&dial->address, sizeof(dial->address),
+					 &socket);
 	dial->outcome = ew_outcome();
 	return ew_socket_close(&socket);
 }
@@ -454,7 +455,8 @@ TEST(socket_outside_a_runtime_is_refused)
 	struct sockaddr_in address = loopback(1);
 	struct ew_socket *socket = NULL;
 
-	EXPECT_EQ(ew_socket_connect((struct sockaddr *)&address, sizeof(address), &socket), -ENOTSUP);
+	EXPECT_EQ(ew_socket_connect((struct sockaddr *)&address, sizeof(address), &socket),
+		  -ENOTSUP);
 	EXPECT(!socket);
 }
 

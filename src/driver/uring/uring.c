@@ -27,6 +27,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 #ifdef EW_VALGRIND
 #include <valgrind/memcheck.h>
@@ -36,6 +37,7 @@
 #define RING_COMPLETIONS 4096
 #define SLOTS_MAX	 ((uint32_t)1 << 22)
 #define BUFFER_GROUP	 0
+#define ASK_AGAIN_NS	 EW_MILLISECOND
 
 #define USER_DATA_CANCEL   ((uint64_t)1 << 63)
 #define USER_DATA_DOORBELL ((uint64_t)1 << 62)
@@ -58,6 +60,8 @@ struct ew__driver {
 	unsigned in_flight;
 	struct ew__op *queued, **queued_tail;
 	struct ew__op *cancels, **cancels_tail;
+	struct ew__op *unheard; /* asked to stop, and the kernel did not find them */
+	int64_t ask_again_ns;
 	struct ew__op *done, **done_tail;
 	struct io_uring_buf_ring *buffer_ring;
 	char *buffers;
@@ -281,6 +285,14 @@ static void unqueue(struct ew__driver *driver, struct ew__op *op)
 	op->link = NULL;
 }
 
+static void append_cancel(struct ew__driver *driver, struct ew__op *op)
+{
+	op->cancel_in_flight = true;
+	op->next = NULL;
+	*driver->cancels_tail = op;
+	driver->cancels_tail = &op->next;
+}
+
 void ew__driver_cancel(struct ew__driver *driver, struct ew__op *op)
 {
 	if (op->state == EW__OP_QUEUED) {
@@ -295,10 +307,7 @@ void ew__driver_cancel(struct ew__driver *driver, struct ew__op *op)
 	    !ew__op_is_cancellable(op))
 		return;
 	op->cancel_wanted = true;
-	op->cancel_in_flight = true;
-	op->next = NULL;
-	*driver->cancels_tail = op;
-	driver->cancels_tail = &op->next;
+	append_cancel(driver, op);
 }
 
 static uint32_t take_slot(struct ew__driver *driver, struct ew__op *op)
@@ -451,6 +460,37 @@ static void mark_defined(const struct ew__op *op)
 	(void)op;
 }
 
+static int64_t real_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * EW_SECOND + now.tv_nsec;
+}
+
+/*
+ * A cancel misses an operation that is between two places, such as a connect to a full unix listener on its way from
+ * the poll queue to a kernel thread, where it would then wait for ever. So it is asked again, if not at once.
+ */
+static void note_unheard(struct ew__driver *driver, struct ew__op *op)
+{
+	if (!driver->unheard)
+		driver->ask_again_ns = real_now() + ASK_AGAIN_NS;
+	op->next = driver->unheard;
+	driver->unheard = op;
+}
+
+static void forget_unheard(struct ew__driver *driver, const struct ew__op *op)
+{
+	struct ew__op **link;
+
+	for (link = &driver->unheard; *link; link = &(*link)->next)
+		if (*link == op) {
+			*link = op->next;
+			return;
+		}
+}
+
 static void reap_one(struct ew__driver *driver, const struct io_uring_cqe *cqe)
 {
 	uint64_t data = cqe->user_data;
@@ -470,8 +510,11 @@ static void reap_one(struct ew__driver *driver, const struct io_uring_cqe *cqe)
 	ew_assert(op && slot->generation == (uint32_t)(data >> 32 & 0x3fffffff));
 	if (data & USER_DATA_CANCEL) {
 		op->cancel_in_flight = false;
-		if (op->ended)
+		if (op->ended) {
 			finish(driver, op);
+		} else if (cqe->res == -ENOENT || cqe->res == -EALREADY) {
+			note_unheard(driver, op);
+		}
 		return;
 	}
 	if (op->event && cqe->res >= 0)
@@ -489,8 +532,11 @@ static void reap_one(struct ew__driver *driver, const struct io_uring_cqe *cqe)
 		return;
 	mark_defined(op);
 	op->ended = true;
-	if (!op->cancel_in_flight)
-		finish(driver, op);
+	if (op->cancel_in_flight)
+		return;
+	if (op->cancel_wanted)
+		forget_unheard(driver, op);
+	finish(driver, op);
 }
 
 static void reap(struct ew__driver *driver)
@@ -509,6 +555,29 @@ static void reap(struct ew__driver *driver)
 	io_uring_cq_advance(&driver->ring, count);
 }
 
+#ifdef EW_VALGRIND
+/*
+ * Valgrind (3.19) runs one thread at a time and does not let go of the others during io_uring_enter(2), so the thread
+ * that would end the wait could not run. In poll(2) it does.
+ */
+static void wait_beside_the_ring(struct ew__driver *driver, int64_t deadline_ns)
+{
+	struct pollfd ring = { .fd = driver->ring.ring_fd, .events = POLLIN };
+	int64_t left_ns = deadline_ns - ew_now();
+	struct timespec timeout = { 0 };
+
+	io_uring_submit_and_get_events(&driver->ring);
+	if (io_uring_cq_ready(&driver->ring))
+		return;
+	if (left_ns > 0) {
+		timeout.tv_sec = left_ns / EW_SECOND;
+		timeout.tv_nsec = left_ns % EW_SECOND;
+	}
+	(void)ppoll(&ring, 1, deadline_ns == EW_NEVER ? NULL : &timeout, NULL);
+	io_uring_get_events(&driver->ring);
+}
+#endif
+
 static void enter(struct ew__driver *driver, int64_t deadline_ns)
 {
 	struct __kernel_timespec timeout;
@@ -522,6 +591,12 @@ static void enter(struct ew__driver *driver, int64_t deadline_ns)
 			io_uring_submit_and_get_events(&driver->ring);
 		return;
 	}
+#ifdef EW_VALGRIND
+	if (RUNNING_ON_VALGRIND) {
+		wait_beside_the_ring(driver, deadline_ns);
+		return;
+	}
+#endif
 	if (deadline_ns == EW_NEVER) {
 		io_uring_submit_and_wait(&driver->ring, 1);
 		return;
@@ -534,12 +609,29 @@ static void enter(struct ew__driver *driver, int64_t deadline_ns)
 	io_uring_submit_and_wait_timeout(&driver->ring, &cqe, 1, &timeout, NULL);
 }
 
+/* Asks those again that were not found, when it is time. Returns until when a wait may last. */
+static int64_t ask_again(struct ew__driver *driver, int64_t deadline_ns)
+{
+	int64_t left_ns = driver->ask_again_ns - real_now(), again_ns = ew_after(left_ns);
+	struct ew__op *op;
+
+	if (left_ns > 0)
+		return deadline_ns < again_ns ? deadline_ns : again_ns;
+	while ((op = driver->unheard)) {
+		driver->unheard = op->next;
+		append_cancel(driver, op);
+	}
+	return deadline_ns;
+}
+
 struct ew__op *ew__driver_poll(struct ew__driver *driver, int64_t deadline_ns)
 {
 	struct ew__op *done;
 
 	if (driver->done)
 		deadline_ns = EW_NOW;
+	if (driver->unheard)
+		deadline_ns = ask_again(driver, deadline_ns);
 	submit_queued(driver);
 	/* The submission queue was full: make room, do not wait. */
 	while (driver->queued || driver->cancels) {

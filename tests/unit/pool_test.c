@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The pool of threads: every job is done, on no more threads than allowed, and none outlives the runtime.
+ */
+
+#include "io.h"
+#include "io/pool.h"
+
+#include <pthread.h>
+#include <sys/resource.h>
+
+static int run_with(unsigned workers, unsigned threads, ew_task_fn *fn, void *argument)
+{
+	const struct ew_run_options options = { .workers_count = workers,
+						.offload_threads = threads,
+						.report = note_report };
+
+	reports.count = 0;
+	return ew_run(&options, fn, argument);
+}
+
+/* ---- threads ---- */
+
+struct meeting {
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	unsigned wanted;
+	unsigned present;
+	unsigned most;
+	unsigned calls;
+};
+
+/* Stays until @wanted calls are present at once. */
+static int meet(void *argument)
+{
+	struct meeting *meeting = argument;
+
+	pthread_mutex_lock(&meeting->mutex);
+	meeting->calls++;
+	if (++meeting->present > meeting->most)
+		meeting->most = meeting->present;
+	pthread_cond_broadcast(&meeting->changed);
+	while (meeting->most < meeting->wanted)
+		pthread_cond_wait(&meeting->changed, &meeting->mutex);
+	meeting->present--;
+	pthread_mutex_unlock(&meeting->mutex);
+	return 0;
+}
+
+static int meet_task(void *meeting)
+{
+	int returned;
+
+	return ew_offload(meet, meeting, &returned);
+}
+
+static int meet_many(void *meeting)
+{
+	unsigned i;
+	EW_SCOPE(scope);
+
+	for (i = 0; i < 200; i++)
+		EXPECT_EQ(ew_spawn(&scope, meet_task, meeting), 0);
+	return ew_scope_join(&scope);
+}
+
+static void test_threads(unsigned threads, unsigned wanted)
+{
+	struct meeting meeting = {
+		.mutex = PTHREAD_MUTEX_INITIALIZER,
+		.changed = PTHREAD_COND_INITIALIZER,
+		.wanted = wanted,
+	};
+
+	EXPECT_EQ(run_with(1, threads, meet_many, &meeting), 0);
+	EXPECT_EQ(meeting.calls, 200);
+	EXPECT_EQ(meeting.most, wanted);
+}
+
+/* As many calls are made at once as there may be threads, and no more. */
+TEST(pool_has_as_many_threads_as_are_allowed)
+{
+	test_threads(0, EW__POOL_THREADS_DEFAULT);
+	test_threads(1, 1);
+	test_threads(7, 7);
+	test_threads(EW__POOL_THREADS_MAX, EW__POOL_THREADS_MAX);
+}
+
+static int do_nothing(void *argument)
+{
+	(void)argument;
+	return 0;
+}
+
+TEST(pool_of_too_many_threads_is_refused)
+{
+	EXPECT_EQ(run_with(1, EW__POOL_THREADS_MAX + 1, do_nothing, NULL), -EINVAL);
+}
+
+static int meet_without_threads(void *argument)
+{
+	struct rlimit limit;
+
+	EXPECT_EQ(getrlimit(RLIMIT_NPROC, &limit), 0);
+	limit.rlim_cur = 1;
+	EXPECT_EQ(setrlimit(RLIMIT_NPROC, &limit), 0);
+	return meet_many(argument);
+}
+
+/* No thread can be started any more: the first one does all of it. */
+TEST(pool_goes_on_when_no_thread_can_be_started)
+{
+	struct meeting meeting = {
+		.mutex = PTHREAD_MUTEX_INITIALIZER,
+		.changed = PTHREAD_COND_INITIALIZER,
+		.wanted = 1,
+	};
+
+	become_ordinary();
+	EXPECT_EQ(run_with(1, 4, meet_without_threads, &meeting), 0);
+	EXPECT_EQ(meeting.calls, 200);
+	EXPECT_EQ(meeting.most, 1);
+}
+
+/* ---- jobs ---- */
+
+struct counting {
+	atomic_uint calls;
+};
+
+static int count(void *argument)
+{
+	atomic_fetch_add(&((struct counting *)argument)->calls, 1);
+	return 0;
+}
+
+static int count_task(void *argument)
+{
+	int returned;
+	unsigned i;
+
+	for (i = 0; i < 50; i++)
+		EXPECT_EQ(ew_offload(count, argument, &returned), 0);
+	return 0;
+}
+
+static int count_many(void *argument)
+{
+	unsigned i;
+	EW_SCOPE(scope);
+
+	for (i = 0; i < 200; i++)
+		EXPECT_EQ(ew_spawn(&scope, count_task, argument, .worker = 1 + i % 2), 0);
+	return ew_scope_join(&scope);
+}
+
+TEST(pool_does_all_jobs_of_two_workers)
+{
+	struct counting counting = { 0 };
+
+	EXPECT_EQ(run_with(2, 4, count_many, &counting), 0);
+	EXPECT_EQ(atomic_load(&counting.calls), 10000);
+}
+
+/* Taken back from the front, the middle and the end of the queue; what is left is done in its order. */
+#define JOBS_COUNT 6
+
+struct ordered {
+	struct ew__job job;
+	unsigned number;
+	bool completed;
+};
+
+static struct meeting door = {
+	.mutex = PTHREAD_MUTEX_INITIALIZER,
+	.changed = PTHREAD_COND_INITIALIZER,
+	.wanted = 2,
+};
+static char order[JOBS_COUNT + 1];
+
+static void run_ordered(struct ew__job *job)
+{
+	order[strlen(order)] = (char)('0' + ((struct ordered *)job)->number);
+}
+
+static void complete_ordered(struct ew__job *job)
+{
+	((struct ordered *)job)->completed = true;
+}
+
+static int withdraw(void *argument)
+{
+	struct ordered jobs[JOBS_COUNT];
+	struct ew__pool *pool = ew__worker->pool;
+	unsigned i;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&scope, meet_task, &door), 0);
+	TURNS_UNTIL(({
+		pthread_mutex_lock(&door.mutex);
+		i = door.present;
+		pthread_mutex_unlock(&door.mutex);
+		i == 1;
+	}));
+	for (i = 0; i < JOBS_COUNT; i++) {
+		jobs[i] = (struct ordered){
+			.job = { .run = run_ordered, .complete = complete_ordered }, .number = i
+		};
+		ew__pool_submit(pool, &jobs[i].job);
+	}
+	EXPECT(ew__pool_withdraw(pool, &jobs[0].job));
+	EXPECT(ew__pool_withdraw(pool, &jobs[3].job));
+	EXPECT(ew__pool_withdraw(pool, &jobs[5].job));
+	EXPECT(!ew__pool_withdraw(pool, &jobs[3].job));
+	ew__pool_submit(pool, &jobs[3].job);
+	/* The one thread may go on. */
+	EXPECT_EQ(pthread_mutex_lock(&door.mutex), 0);
+	door.most = door.wanted;
+	pthread_cond_broadcast(&door.changed);
+	pthread_mutex_unlock(&door.mutex);
+	TURNS_UNTIL(jobs[3].completed);
+	EXPECT_STR(order, "1243");
+	EXPECT(!jobs[0].completed && !jobs[5].completed);
+	EXPECT(!ew__pool_withdraw(pool, &jobs[1].job));
+	return ew_scope_join(&scope);
+}
+
+TEST(pool_jobs_are_withdrawn_from_anywhere_in_the_queue)
+{
+	EXPECT_EQ(run_with(1, 1, withdraw, NULL), 0);
+}
+
+/* ---- the end of a runtime ---- */
+
+static int end_with_job(void *argument)
+{
+	EW_OWN(ew_file, file);
+
+	EXPECT_EQ(ew_file_open(NULL, "/dev/null", O_RDONLY, 0, &file), 0);
+	ew_abort(&file);
+	return count_task(argument);
+}
+
+/* Whoever brings the last result may still be ringing at the worker's door when the runtime goes. */
+TEST(pool_ends_with_the_runtime_however_late_its_last_job)
+{
+	struct descriptors before = descriptors_now();
+	struct counting counting = { 0 };
+	unsigned i;
+
+	for (i = 0; i < 300; i++)
+		EXPECT_EQ(run_with(1 + i % 2, 2, end_with_job, &counting), 0);
+	EXPECT_EQ(atomic_load(&counting.calls), 15000);
+	expect_same_descriptors(&before);
+}
+
+static void *set_event(void *event)
+{
+	ew_event_set(event);
+	return NULL;
+}
+
+static int await_thread(void *argument)
+{
+	struct ew_event event = { 0 };
+
+	EXPECT_EQ(pthread_create(argument, NULL, set_event, &event), 0);
+	return ew_event_wait(&event, EW_NEVER);
+}
+
+TEST(pool_or_not_a_foreign_thread_may_ring_last)
+{
+	pthread_t thread;
+	unsigned i;
+
+	for (i = 0; i < 300; i++) {
+		EXPECT_EQ(run_with(1, 1, await_thread, &thread), 0);
+		EXPECT_EQ(pthread_join(thread, NULL), 0);
+	}
+}
+
+TEST_MAIN()
