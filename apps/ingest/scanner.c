@@ -207,16 +207,6 @@ bool scanner_ready(struct scanner *scanner, char *ret_reason)
 	return ready;
 }
 
-bool scanner_tested(struct scanner *scanner)
-{
-	bool tested;
-
-	pthread_mutex_lock(&scanner->lock);
-	tested = scanner->trust != TRUST_UNTESTED;
-	pthread_mutex_unlock(&scanner->lock);
-	return tested;
-}
-
 void scanner_engine(struct scanner *scanner, char *ret_engine)
 {
 	pthread_mutex_lock(&scanner->lock);

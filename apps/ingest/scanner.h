@@ -60,8 +60,5 @@ EW_SUSPENDS int scanner_scan(struct scanner *scanner, struct ew_file *file, uint
 /* Whether uploads may come; @ret_reason gets a sentence in both cases, SCANNER_REASON_BYTES. */
 bool scanner_ready(struct scanner *scanner, char *ret_reason);
 
-/* Whether the first test is over, with whatever result. */
-bool scanner_tested(struct scanner *scanner);
-
 /* Engine and signature version as last heard; VERDICT_TEXT_BYTES. */
 void scanner_engine(struct scanner *scanner, char *ret_engine);

@@ -280,14 +280,14 @@ static int open_listeners(struct server *server, struct worker *workers, unsigne
 	return r;
 }
 
-/* A first answer of the scanner is worth a moment, so that the block can name its signatures. */
+/* A scanner that is just starting is worth a moment, so that the block can name its signatures. */
 static int await_first_test(struct server *server)
 {
 	int64_t deadline = ew_after(FIRST_TEST_WAIT);
+	char reason[SCANNER_REASON_BYTES];
 	int r = 0;
 
-	while (r == 0 && server->options->scanner_kind != SCANNER_NONE &&
-	       !scanner_tested(server->scanner) && ew_now() < deadline)
+	while (r == 0 && !scanner_ready(server->scanner, reason) && ew_now() < deadline)
 		r = ew_sleep(LOOK_INTERVAL);
 	return r;
 }

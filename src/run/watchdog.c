@@ -13,10 +13,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOOK_EVERY_NS	 (100 * EW_MILLISECOND)
-#define ANSWER_WITHIN_NS (300 * EW_MILLISECOND)
-#define TASKS_NAMED_MAX	 32
-#define EXIT_STUCK	 70 /* EX_SOFTWARE, sysexits.h */
+#define LOOK_EVERY_NS	   (100 * EW_MILLISECOND)
+#define ANSWER_WITHIN_NS   (300 * EW_MILLISECOND)
+#define REPORTED_WITHIN_NS (100 * EW_MILLISECOND)
+#define TASKS_NAMED_MAX	   32
+#define EXIT_STUCK	   70 /* EX_SOFTWARE, sysexits.h */
 
 static void describe(struct ew__message *message)
 {
@@ -80,6 +81,9 @@ static void leave_stuck(struct ew__watchdog *watchdog)
 			ew__report("stuck: worker %u does not answer: a task blocks its thread",
 				   thread->worker.number);
 	}
+	/* The program's report function may hand lines to a thread. */
+	if (!sleep_for(watchdog, REPORTED_WITHIN_NS))
+		return;
 	fflush(stderr);
 	_exit(EXIT_STUCK);
 }
