@@ -4,6 +4,9 @@
  * load is no surprise. Whoever waits for a slot holds a connection but no file yet, so the waiting
  * room counts one descriptor for each; the reserve is for listeners, rings, scanners, directories
  * and probes.
+ *
+ * Slots that were not asked for leave their share to connections: a server of one slot must not be
+ * out of reach for its health check because a few dozen clients keep a connection open.
  */
 #include "capacity.h"
 
@@ -19,7 +22,7 @@ static uint64_t smaller(uint64_t a, uint64_t b)
 int capacity_compute(struct capacity *capacity, char *error, size_t error_bytes)
 {
 	uint64_t taken = CAPACITY_DESCRIPTORS_RESERVE + capacity->waiting;
-	uint64_t fit;
+	uint64_t fit, spare;
 
 	capacity->by_descriptors = capacity->descriptors > taken ? (capacity->descriptors - taken) /
 									   CAPACITY_DESCRIPTORS_EACH
@@ -48,6 +51,10 @@ int capacity_compute(struct capacity *capacity, char *error, size_t error_bytes)
 	}
 
 	capacity->slots = capacity->asked_slots ? capacity->asked_slots : fit;
+	/* Each upload's file is taken off; what is left is at least the uploads' own connections. */
+	spare = smaller(capacity->descriptors - taken - capacity->slots, capacity->by_memory);
+	capacity->connections =
+		smaller(CAPACITY_SLOTS_MAX, spare) + capacity->waiting + CAPACITY_OTHER_CONNECTIONS;
 	return 0;
 }
 

@@ -13,6 +13,9 @@
 #define CAPACITY_DESCRIPTORS_RESERVE 256
 #define CAPACITY_DESCRIPTORS_EACH    2 /* a connection and a file */
 
+/* Connections that are not uploads: health checks, metrics, the idle. From the reserve. */
+#define CAPACITY_OTHER_CONNECTIONS 32
+
 /*
  * Two buffers of 64 KiB for the body, 32 KiB of headers and buffered answer, 32 KiB of stack and
  * records.
@@ -30,10 +33,11 @@ struct capacity {
 	uint64_t by_descriptors;
 	uint64_t by_memory;
 	uint64_t slots;
+	uint64_t connections;
 };
 
 /**
- * capacity_compute() - how many upload slots there are
+ * capacity_compute() - how many upload slots there are, and how many connections
  * @capacity:    the first half is given, the second half is filled in
  * @error:       receives one sentence when it does not work out
  * @error_bytes: room in @error

@@ -337,11 +337,14 @@ static int await_slot(struct server *server, struct ew_permit **permit)
 
 	r = ew_semaphore_try_acquire(server->uploads, permit);
 	if (r == -EAGAIN) {
-		atomic_fetch_add(&server->metrics.uploads_waiting, 1);
+		if (atomic_fetch_add(&server->metrics.uploads_waiting, 1) == 0)
+			atomic_store(&server->wait_moved_ns, since);
 		r = ew_semaphore_acquire(server->uploads, ew_after(WAIT_MAX), permit);
 		atomic_fetch_sub(&server->metrics.uploads_waiting, 1);
 		if (r == 0 || r == -ETIMEDOUT)
 			note_wait(server, ew_now() - since);
+		if (r == 0)
+			atomic_store(&server->wait_moved_ns, ew_now());
 	}
 	if (r == 0)
 		slots_move(&server->metrics.upload_slots, SLOT_FREE, SLOT_HELD);
@@ -354,9 +357,19 @@ static void leave_slot(struct server *server, struct ew_permit **permit)
 	ew_permit_release(permit);
 }
 
+/* The mean of those who got a slot; longer if the first in line waits longer already. */
+static int64_t measured_wait(struct server *server)
+{
+	int64_t mean = atomic_load(&server->wait_ns), first = 0;
+
+	if (atomic_load(&server->metrics.uploads_waiting) > 0)
+		first = ew_now() - atomic_load(&server->wait_moved_ns);
+	return first > mean ? first : mean;
+}
+
 static int refuse_wait(struct server *server, struct http_request *request, int r)
 {
-	int seconds = (int)(atomic_load(&server->wait_ns) / EW_SECOND) + 1;
+	int seconds = (int)(measured_wait(server) / EW_SECOND) + 1;
 	char detail[160];
 
 	if (r == -ECANCELED)

@@ -30,12 +30,7 @@
 /* What an ending may take once it has been asked for. */
 #define ENDING_BUDGET (20 * EW_SECOND)
 
-/*
- * Connections that are not uploads: health checks, metrics, the idle. From the reserve in
- * capacity.h.
- */
-#define OTHER_CONNECTIONS 32
-#define SEALING_MAX	  16
+#define SEALING_MAX 16
 
 #define BACKLOG		4096
 #define STORIES_MIN	1024
@@ -449,8 +444,8 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 	server->stories =
 		story_ring_new(2 * (size_t)slots > STORIES_MIN ? 2 * (size_t)slots : STORIES_MIN);
 	server->uploads = ew_semaphore_new(slots, (unsigned int)options->waiting);
-	server->connections = ew_semaphore_new(
-		slots + (unsigned int)options->waiting + OTHER_CONNECTIONS, EW_WORKERS_MAX);
+	server->connections =
+		ew_semaphore_new((unsigned int)server->capacity.connections, EW_WORKERS_MAX);
 	server->sealing = ew_semaphore_new(SEALING_MAX, slots);
 	if (!server->stories || !server->uploads || !server->connections || !server->sealing) {
 		snprintf(error, error_bytes, "out of memory");

@@ -27,9 +27,10 @@ struct server {
 	struct story_ring *stories;
 	struct scanner *scanner;
 	struct ew_semaphore *connections;
-	struct ew_semaphore *uploads; /* the upload slots */
-	struct ew_semaphore *sealing; /* a file that is being sealed is open twice */
-	_Atomic int64_t wait_ns;      /* for an upload slot, a running mean */
+	struct ew_semaphore *uploads;  /* the upload slots */
+	struct ew_semaphore *sealing;  /* a file that is being sealed is open twice */
+	_Atomic int64_t wait_ns;       /* for an upload slot, a running mean */
+	_Atomic int64_t wait_moved_ns; /* when the line last moved, or began */
 
 	struct ew_event drain;
 	_Atomic int64_t grace_end_ns; /* set before @drain */

@@ -13,6 +13,8 @@
 
 #include <endwell/private.h>
 
+struct ew__runtime;
+
 /**
  * struct ew_resource_type - how a kind of resource ends
  * @name:       for reports
@@ -39,6 +41,7 @@ struct ew_resource {
 	const struct ew_site *site; /* the line that made it */
 	struct ew_resource *next;   /* all that live, for the report at the end */
 	struct ew_resource *prev;
+	const struct ew__runtime *runtime; /* in which it was made; NULL: outside of one */
 };
 
 /**

@@ -23,6 +23,7 @@ void ew_resource_init(struct ew_resource *resource, const struct ew_resource_typ
 	resource->type = type;
 	resource->site = site ? site : &unknown;
 	resource->prev = NULL;
+	resource->runtime = ew__worker ? ew__worker->runtime : NULL;
 	ew__lock(&living.lock);
 	resource->next = living.first;
 	if (living.first)
@@ -53,12 +54,25 @@ const struct ew_resource *ew__resources_newest(void)
 	return newest;
 }
 
+/* The newest that was made in @runtime, or outside of any. */
+static struct ew_resource *newest_of(const struct ew__runtime *runtime)
+{
+	struct ew_resource *resource;
+
+	ew__lock(&living.lock);
+	for (resource = living.first; resource; resource = resource->next)
+		if (!resource->runtime || resource->runtime == runtime)
+			break;
+	ew__unlock(&living.lock);
+	return resource;
+}
+
 unsigned ew__resources_abort_forgotten(void)
 {
 	struct ew_resource *resource;
 	unsigned count = 0;
 
-	while ((resource = living.first)) {
+	while ((resource = newest_of(ew__worker->runtime))) {
 		ew__report("%s made at %s:%d (%s) has no owner at the end of the runtime: aborted",
 			   resource->type->name, resource->site->file, resource->site->line,
 			   resource->site->name);

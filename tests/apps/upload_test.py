@@ -255,6 +255,23 @@ def test_waiting_room_is_first_come_first_served_and_bounded():
         server.wait_idle()
 
 
+def test_refusal_says_how_long_the_first_in_line_waits_already():
+    """Nobody has got a slot yet, so there is no mean: a wait of seconds must not be called one second."""
+    with Server("none", "--upload-slots", "1", "--waiting", "1") as server:
+        holder, first = server.connect(), server.connect()
+        holder.sendall(ingest.head("holder", 2) + b"a")
+        ingest.wait_until(lambda: server.slots("upload", "held") == 1, 10, "the slot is taken")
+        first.sendall(ingest.head("first", 1) + b"x")
+        ingest.wait_until(lambda: server.metric("ingest_uploads_waiting") == 1, 10, "one waits")
+        time.sleep(3)
+        refused = server.put("refused", b"x")
+        refused.problem(503, "busy")
+        check(int(refused.headers["Retry-After"]) >= 3, refused.headers["Retry-After"])
+        holder.sendall(b"b")
+        equal([ingest.read_answer(connection).status for connection in (holder, first)], [201, 201])
+        server.wait_idle()
+
+
 def test_one_who_leaves_the_waiting_room_makes_room():
     with Server("none", "--upload-slots", "1", "--waiting", "1") as server:
         holder = server.connect()
@@ -325,6 +342,15 @@ def test_connections_do_not_take_the_descriptors_of_uploads():
             connection.close()
         server.wait_idle()
         check("accept-failed" not in server.log(), "no descriptor was missing")
+
+
+def test_few_slots_do_not_mean_few_connections():
+    with Server("none", "--upload-slots", "1", "--waiting", "0") as server:
+        idle = [server.connect() for _ in range(200)]
+        equal(server.request("GET", "/healthz", timeout=5).status, 200)
+        equal(server.put("f", b"x", timeout=5).status, 201)
+        for connection in idle:
+            connection.close()
 
 
 def test_standard_error_that_nobody_reads_ends_nothing():

@@ -38,6 +38,27 @@ TEST(capacity_is_the_smallest_of_three)
 	EXPECT_EQ(capacity.slots, 334);
 }
 
+/* Every descriptor is in the sum once: connections, one file for each upload, and the rest of the reserve. */
+TEST(capacity_that_uploads_leave_goes_to_connections)
+{
+	struct capacity capacity = { .descriptors = 20000,
+				     .waiting = 100,
+				     .memory_bytes = 8 * GIB };
+	char error[256];
+
+	EXPECT_EQ(capacity_compute(&capacity, error, sizeof(error)), 0);
+	EXPECT_EQ(capacity.connections, 9822 + 100 + 32);
+	capacity.asked_slots = 1;
+	EXPECT_EQ(capacity_compute(&capacity, error, sizeof(error)), 0);
+	EXPECT_EQ(capacity.connections, 10000 + 100 + 32);
+	capacity.descriptors = 1024;
+	EXPECT_EQ(capacity_compute(&capacity, error, sizeof(error)), 0);
+	EXPECT_EQ(capacity.connections + capacity.slots, 1024 - 256 + 32);
+	capacity.memory_bytes = 100 * CAPACITY_UPLOAD_BYTES;
+	EXPECT_EQ(capacity_compute(&capacity, error, sizeof(error)), 0);
+	EXPECT_EQ(capacity.connections, 100 + 100 + 32);
+}
+
 TEST(capacity_asked_for_is_given_or_refused)
 {
 	struct capacity capacity = {

@@ -168,6 +168,21 @@ static UNUSED void become_ordinary(void)
 	EXPECT_EQ(prctl(PR_SET_DUMPABLE, 1), 0);
 }
 
+/* ---- limits ---- */
+
+/* The soft one; returns what it was. */
+static UNUSED rlim_t set_limit(int resource, rlim_t soft)
+{
+	struct rlimit limit;
+	rlim_t before;
+
+	EXPECT_EQ(getrlimit(resource, &limit), 0);
+	before = limit.rlim_cur;
+	limit.rlim_cur = soft;
+	EXPECT_EQ(setrlimit(resource, &limit), 0);
+	return before;
+}
+
 /* ---- plain peers ---- */
 
 /* A connected pair: one end as a socket of the library, the other a plain descriptor. */

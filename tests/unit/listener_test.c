@@ -6,8 +6,6 @@
 
 #include "io.h"
 
-#include <sys/resource.h>
-
 #define ROUNDS_COUNT 10000
 
 static socklen_t address_bytes(const struct sockaddr_storage *address)
@@ -313,15 +311,6 @@ TEST(listener_forgotten_on_another_worker_is_reported_and_aborted)
 
 /* ---- without descriptors ---- */
 
-static void set_descriptors_limit(rlim_t limit)
-{
-	struct rlimit rlimit;
-
-	EXPECT_EQ(getrlimit(RLIMIT_NOFILE, &rlimit), 0);
-	rlimit.rlim_cur = limit;
-	EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &rlimit), 0);
-}
-
 static int run_out_of_descriptors(void *argument)
 {
 	struct accepting accepting = { 0 };
@@ -329,6 +318,7 @@ static int run_out_of_descriptors(void *argument)
 	EW_OWN(ew_listener, listener);
 	EW_OWN(ew_socket, socket);
 	int peers[4], lowest;
+	rlim_t usual;
 	unsigned i;
 
 	(void)argument;
@@ -337,11 +327,11 @@ static int run_out_of_descriptors(void *argument)
 	connect_many(&address, peers, 4);
 	lowest = dup(peers[0]);
 	close(lowest);
-	set_descriptors_limit((rlim_t)lowest);
+	usual = set_limit(RLIMIT_NOFILE, (rlim_t)lowest);
 	for (i = 0; i < 3; i++)
 		EXPECT_EQ(ew_listener_accept(listener, &socket), -EMFILE);
 	EXPECT(!socket);
-	set_descriptors_limit(1024);
+	set_limit(RLIMIT_NOFILE, usual);
 	while (accepting.taken < 4) {
 		int r = ew_listener_accept(listener, &socket);
 

@@ -244,6 +244,8 @@ static int call_many(void *argument)
 			for (i = 0; i < ONCE_COUNT; i++)
 				EXPECT_EQ(ew_spawn(&scope, once_task, &once[i]), 0);
 			take_turns(chance(4));
+			if (round % 10 == 0)
+				TURNS_UNTIL(ew_scope_children_count(&scope) < ONCE_COUNT);
 			ew_scope_cancel(&scope, EW_REASON_REQUESTED);
 		}
 		for (i = 0; i < ONCE_COUNT; i++) {

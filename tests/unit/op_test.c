@@ -302,10 +302,9 @@ static int work_without_threads(void *argument)
 	EW_OWN(ew_file, dir);
 	EW_OWN(ew_file, file);
 	EW_OWN(ew_tempfile, tempfile);
-	struct rlimit limit = { 1, 1 };
+	rlim_t before = set_limit(RLIMIT_NPROC, 1);
 	char text[8];
 
-	EXPECT_EQ(setrlimit(RLIMIT_NPROC, &limit), 0);
 	EXPECT_EQ(ew_file_open(NULL, directory->path, O_RDONLY | O_DIRECTORY, 0, &dir), 0);
 	EXPECT_EQ(ew_file_open(dir, "file", O_RDWR | O_CREAT | O_EXCL, 0600, &file), 0);
 	EXPECT_EQ(ew_file_write(file, "hello", 5, 0), 0);
@@ -328,6 +327,7 @@ static int work_without_threads(void *argument)
 	EXPECT_EQ(ew_tempfile_close(&tempfile), 0);
 	EXPECT_STR(file_text(directory, "published"), "bytes");
 	EXPECT_EQ(kernel_threads_count(), 0);
+	set_limit(RLIMIT_NPROC, before);
 	return 0;
 }
 
@@ -394,30 +394,22 @@ TEST(op_run_on_a_kernel_without_io_uring_says_so)
 	expect_refused(-ENOSYS, "this kernel has no io_uring");
 }
 
-static void set_descriptors_limit(rlim_t limit)
-{
-	struct rlimit rlimit;
-
-	EXPECT_EQ(getrlimit(RLIMIT_NOFILE, &rlimit), 0);
-	rlimit.rlim_cur = limit;
-	EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &rlimit), 0);
-}
-
 /* Whichever of the descriptors that two workers need is the one too many, the others are given back. */
 TEST(op_run_without_descriptors_fails_and_leaves_nothing)
 {
 	struct descriptors before = descriptors_now();
 	int lowest = dup(STDIN_FILENO), r = -1;
 	unsigned more, failures = 0;
+	rlim_t usual;
 	bool ran;
 
 	close(lowest);
 	for (more = 0; r < 0; more++) {
 		EXPECT(more < 64);
 		ran = false;
-		set_descriptors_limit((rlim_t)lowest + more);
+		usual = set_limit(RLIMIT_NOFILE, (rlim_t)lowest + more);
 		r = run_workers(2, do_nothing, &ran);
-		set_descriptors_limit(1024);
+		set_limit(RLIMIT_NOFILE, usual);
 		EXPECT_EQ(ran, r == 0);
 		EXPECT_EQ(reports.count, r < 0);
 		failures += r < 0;
@@ -481,6 +473,26 @@ struct forgetting {
 	unsigned count;
 };
 
+static int accept_task(void *listener)
+{
+	EW_OWN(ew_socket, socket);
+
+	EXPECT_EQ(ew_listener_accept(listener, &socket), -ECANCELED);
+	return 0;
+}
+
+/* Leaves the listener accepting and the socket watched. */
+static void leave_armed(struct ew_listener *listener, struct ew_socket *socket)
+{
+	EW_SCOPE(scope);
+
+	ew_socket_cancel_on_hangup(socket, &scope, true);
+	EXPECT_EQ(ew_spawn(&scope, accept_task, listener), 0);
+	take_turns(3);
+	ew_socket_forget_hangup(socket);
+	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+}
+
 /* One of each kind, owned by nobody when its task ends. */
 static int forget_task(void *argument)
 {
@@ -501,23 +513,18 @@ static int forget_task(void *argument)
 	struct ew_process *process = NULL;
 	struct ew_signals *signals = NULL;
 	struct ew_permit *permit = NULL;
-	EW_OWN(ew_socket, none);
-	EW_SCOPE(scope, .deadline_ns = ew_after(EW_MILLISECOND));
 
 	EXPECT_EQ(ew_file_open(NULL, forgetting->directory.path, O_RDONLY | O_DIRECTORY, 0, &dir),
 		  0);
 	EXPECT_EQ(ew_tempfile_open(dir, &tempfile), 0);
 	forgetting->peer = unix_peer(&socket);
-	ew_socket_cancel_on_hangup(socket, &scope, true);
-	ew_socket_forget_hangup(socket);
 	EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(address), 8, &listener), 0);
+	leave_armed(listener, socket);
 	EXPECT_EQ(ew_pipe_open(&ends[0], &ends[1]), 0);
 	EXPECT_EQ(ew_process_spawn(&sleep, &process), 0);
 	forgetting->child = ew_process_pid(process);
 	EXPECT_EQ(ew_signals_open(&signals_set, &signals), 0);
 	EXPECT_EQ(ew_semaphore_try_acquire(forgetting->semaphore, &permit), 0);
-	/* Leaves the listener accepting. */
-	EXPECT_EQ(ew_listener_accept(listener, &none), -ECANCELED);
 	forgetting->count += 9;
 	return 0;
 }
@@ -562,6 +569,51 @@ TEST(op_run_ends_what_was_forgotten_of_each_kind)
 	EXPECT_EQ(ew_semaphore_count(semaphore).free, 2);
 	ew_semaphore_free(semaphore);
 	directory_remove(&forgetting[0].directory);
+}
+
+struct neighbour {
+	struct ew_event made;
+	struct ew_event other_ended;
+};
+
+static int own_until_other_ends(void *argument)
+{
+	struct neighbour *neighbour = argument;
+	EW_OWN(ew_file, file);
+
+	EXPECT_EQ(ew_file_open(NULL, "/dev/null", O_RDONLY, 0, &file), 0);
+	ew_event_set(&neighbour->made);
+	EXPECT_EQ(ew_event_wait(&neighbour->other_ended, EW_NEVER), 0);
+	EXPECT(fcntl(ew_file_fd(file), F_GETFD) >= 0);
+	return ew_file_close(&file);
+}
+
+static void *run_neighbour(void *argument)
+{
+	const struct ew_run_options options = { .workers_count = 1, .report = note_report };
+
+	EXPECT_EQ(ew_run(&options, own_until_other_ends, argument), 0);
+	return NULL;
+}
+
+static int await_neighbour(void *argument)
+{
+	struct neighbour *neighbour = argument;
+
+	return ew_event_wait(&neighbour->made, EW_NEVER);
+}
+
+/* Two threads, a runtime each: what one forgot is its own affair. */
+TEST(op_run_ends_nothing_of_another_runtime)
+{
+	struct neighbour neighbour = { .made = { 0 } };
+	pthread_t thread;
+
+	EXPECT_EQ(pthread_create(&thread, NULL, run_neighbour, &neighbour), 0);
+	EXPECT_EQ(run_workers(1, await_neighbour, &neighbour), 0);
+	ew_event_set(&neighbour.other_ended);
+	EXPECT_EQ(pthread_join(thread, NULL), 0);
+	EXPECT_EQ(reports.count, 0);
 }
 
 TEST_MAIN()

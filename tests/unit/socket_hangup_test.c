@@ -377,6 +377,7 @@ static void make_armed(struct shared *shared)
 {
 	EW_SCOPE(scope);
 
+	shared->socket = NULL;
 	shared->peer = unix_peer(&shared->socket);
 	ew_socket_cancel_on_hangup(shared->socket, &scope, true);
 	take_turns(2);
@@ -512,7 +513,7 @@ static int move_armed(void *fn)
 
 static int move_lent(void *fn)
 {
-	struct shared shared;
+	struct shared shared = { .socket = NULL };
 	const char *data;
 	EW_SCOPE(scope);
 

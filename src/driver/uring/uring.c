@@ -139,6 +139,13 @@ static int setup_ring(struct ew__driver *driver, char *why, size_t why_bytes)
 			why, why_bytes,
 			"this kernel's io_uring lacks SINGLE_ISSUER and DEFER_TASKRUN; Linux 6.1 or newer is needed");
 		break;
+	case ENOMEM:
+		snprintf(
+			why, why_bytes,
+			"io_uring has no memory (io_uring_setup: %s): the rings, about 100 KiB for each worker, may "
+			"count against the limit of locked memory (ulimit -l)",
+			strerror(-r));
+		break;
 	default:
 		snprintf(why, why_bytes, "io_uring could not be set up (io_uring_setup: %s)",
 			 strerror(-r));
@@ -449,6 +456,16 @@ static void finish(struct ew__driver *driver, struct ew__op *op)
 	append_done(driver, op);
 }
 
+#ifdef EW_VALGRIND
+/* Of one part, as all of ours are. */
+static void mark_message_defined(const struct msghdr *message, size_t bytes)
+{
+	VALGRIND_MAKE_MEM_DEFINED(message, sizeof(*message));
+	VALGRIND_MAKE_MEM_DEFINED(message->msg_control, message->msg_controllen);
+	VALGRIND_MAKE_MEM_DEFINED(message->msg_iov->iov_base, bytes);
+}
+#endif
+
 static void mark_defined(const struct ew__op *op)
 {
 #ifdef EW_VALGRIND
@@ -456,6 +473,8 @@ static void mark_defined(const struct ew__op *op)
 		VALGRIND_MAKE_MEM_DEFINED(op->address, op->result);
 	if (op->result == 0 && op->code == EW__OP_STATX)
 		VALGRIND_MAKE_MEM_DEFINED(op->address2, 256);
+	if (op->result >= 0 && op->code == EW__OP_RECVMSG)
+		mark_message_defined(op->address, (size_t)op->result);
 #endif
 	(void)op;
 }
@@ -556,24 +575,24 @@ static void reap(struct ew__driver *driver)
 }
 
 #ifdef EW_VALGRIND
+#define LOOK_EVERY_NS (5 * EW_MILLISECOND)
+
 /*
  * Valgrind (3.19) runs one thread at a time and does not let go of the others during io_uring_enter(2), so the thread
- * that would end the wait could not run. In poll(2) it does.
+ * that would end the wait could not run. In ppoll(2) it does; so the wait is there, in pieces, for the doorbell.
  */
 static void wait_beside_the_ring(struct ew__driver *driver, int64_t deadline_ns)
 {
-	struct pollfd ring = { .fd = driver->ring.ring_fd, .events = POLLIN };
+	struct pollfd doorbell = { .fd = driver->doorbell, .events = POLLIN };
 	int64_t left_ns = deadline_ns - ew_now();
 	struct timespec timeout = { 0 };
 
+	if (left_ns > 0)
+		timeout.tv_nsec = left_ns < LOOK_EVERY_NS ? left_ns : LOOK_EVERY_NS;
 	io_uring_submit_and_get_events(&driver->ring);
 	if (io_uring_cq_ready(&driver->ring))
 		return;
-	if (left_ns > 0) {
-		timeout.tv_sec = left_ns / EW_SECOND;
-		timeout.tv_nsec = left_ns % EW_SECOND;
-	}
-	(void)ppoll(&ring, 1, deadline_ns == EW_NEVER ? NULL : &timeout, NULL);
+	(void)ppoll(&doorbell, 1, &timeout, NULL);
 	io_uring_get_events(&driver->ring);
 }
 #endif
