@@ -22,6 +22,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,10 +61,29 @@ static bool is_inside(const char *path, const char *folder)
 	return strncmp(path, folder, bytes) == 0 && (path[bytes] == '/' || path[bytes] == '\0');
 }
 
+/* What is published in a new folder is as durable as the folder's own name. */
+static int sync_parent(const char *path, char *error, size_t error_bytes)
+{
+	char *copy = strdup(path);
+	int fd, r = 0;
+
+	if (!copy)
+		return say(error, error_bytes, -ENOMEM, "cannot sync the folder above", path);
+	fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	free(copy);
+	if (fd < 0 || fsync(fd) < 0)
+		r = say(error, error_bytes, -errno, "cannot sync the folder above", path);
+	if (fd >= 0)
+		close(fd);
+	return r;
+}
+
 /* Makes a folder unless it is there; its parents must be. */
 static int make_folder(const char *path, mode_t mode, char *error, size_t error_bytes)
 {
-	if (mkdir(path, mode) < 0 && errno != EEXIST)
+	if (mkdir(path, mode) == 0)
+		return sync_parent(path, error, error_bytes);
+	if (errno != EEXIST)
 		return say(error, error_bytes, -errno, "cannot make the folder", path);
 	return 0;
 }
@@ -440,6 +460,8 @@ int bucket_publish(struct bucket *bucket, struct upload *upload, struct ew_tempf
 	r = hook_hold(upload->name);
 	if (r < 0)
 		return r;
+	if (atomic_load(&bucket->suspect))
+		return -EIO;
 
 	/* What a name needs to become durable is there before the name is. */
 	spare = calloc(1, sizeof(*spare));

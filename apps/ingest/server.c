@@ -275,15 +275,23 @@ static int open_listeners(struct server *server, struct worker *workers, unsigne
 	return r;
 }
 
-/* A scanner that is just starting is worth a moment, so that the block can name its signatures. */
-static int await_first_test(struct server *server)
+/*
+ * A scanner that is just starting is worth a moment, so that the block can name its signatures.
+ * Returns the number of a signal that came meanwhile.
+ */
+static int await_first_test(struct server *server, struct ew_signals *signals)
 {
 	int64_t deadline = ew_after(FIRST_TEST_WAIT);
 	char reason[SCANNER_REASON_BYTES];
 	int r = 0;
 
-	while (r == 0 && !scanner_ready(server->scanner, reason) && ew_now() < deadline)
-		r = ew_sleep(LOOK_INTERVAL);
+	while (r == 0 && !scanner_ready(server->scanner, reason) && ew_now() < deadline) {
+		EW_SCOPE(look, .deadline_ns = ew_after(LOOK_INTERVAL));
+
+		r = ew_scope_finish(&look, ew_signals_wait(signals));
+		if (r == -ETIMEDOUT)
+			r = 0;
+	}
 	return r;
 }
 
@@ -291,11 +299,11 @@ static int await_shutdown(struct server *server, struct ew_signals *signals, str
 {
 	int r;
 
-	r = await_first_test(server);
-	if (r < 0)
-		return r;
-	print_block(server, workers[0].listener);
-	r = ew_signals_wait(signals);
+	r = await_first_test(server, signals);
+	if (r == 0) {
+		print_block(server, workers[0].listener);
+		r = ew_signals_wait(signals);
+	}
 	if (r > 0)
 		begin_drain(server);
 	return r;

@@ -335,9 +335,11 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 		sigaddset(&blocked, SIGPIPE);
 		pthread_sigmask(SIG_BLOCK, &blocked, &before);
 		ew__overflow_install();
-		ew__virtual_now_ns = runtime.options.virtual_time ? EW_SECOND : 0;
+		if (runtime.options.virtual_time)
+			ew__virtual_now_ns = EW_SECOND;
 		r = run(&runtime, &call);
-		ew__virtual_now_ns = 0;
+		if (runtime.options.virtual_time)
+			ew__virtual_now_ns = 0;
 		pthread_sigmask(SIG_SETMASK, &before, NULL);
 		atomic_store(&current_runtime, NULL);
 	}
