@@ -57,7 +57,7 @@ EW_SUSPENDS EW_API int ew_file_statvfs(struct ew_file *file, struct statvfs *ret
 EW_SUSPENDS EW_API int ew_file_truncate(struct ew_file *file, int64_t size_bytes);
 EW_SUSPENDS EW_API int ew_file_chmod(struct ew_file *file, mode_t mode);
 
-/** ew_file_link() - give an open file the name @name in @dir; never overwrites: -EEXIST (linkat(2)) */
+/** ew_file_link() - give an open file the name @name in @dir; never overwrites: -EEXIST (linkat(2)); -EPERM: a temporary file is published instead */
 EW_SUSPENDS EW_API int ew_file_link(struct ew_file *file, struct ew_file *dir, const char *name);
 
 /** ew_file_rename() - @flags as renameat2(2), e.g. RENAME_NOREPLACE */

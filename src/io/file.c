@@ -297,7 +297,7 @@ int ew_file_chmod(struct ew_file *file, mode_t mode)
 	return run_call(call_chmod, &call);
 }
 
-int ew_file_link(struct ew_file *file, struct ew_file *dir, const char *name)
+int ew__file_link(struct ew_file *file, struct ew_file *dir, const char *name)
 {
 	char path[32];
 	struct ew__task_op link = {
@@ -313,6 +313,17 @@ int ew_file_link(struct ew_file *file, struct ew_file *dir, const char *name)
 	/* AT_EMPTY_PATH would want CAP_DAC_READ_SEARCH before kernel 6.10. */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fd);
 	return ew__op_run_file(&link, "a link");
+}
+
+int ew_file_link(struct ew_file *file, struct ew_file *dir, const char *name)
+{
+	int r;
+
+	if (file->resource.type)
+		return ew__file_link(file, dir, name);
+	/* A temporary file's: it would be truncated under that name when it ends. */
+	r = ew__enter();
+	return r < 0 ? r : -EPERM;
 }
 
 int ew_file_rename(struct ew_file *from_dir, const char *from, struct ew_file *to_dir,

@@ -10,7 +10,7 @@
 #include <endwell/file.h>
 
 struct ew_file {
-	struct ew_resource resource;
+	struct ew_resource resource; /* no type: part of a temporary file */
 	struct ew__close_job close_job;
 	int fd;
 	bool stream; /* a FIFO or a terminal: it has no offsets, and nothing ends a read there that waits for a writer */
@@ -18,6 +18,9 @@ struct ew_file {
 
 /* dir's descriptor; NULL: the working directory. */
 int ew__directory_fd(const struct ew_file *dir);
+
+/* linkat(2) through the ring, also for what ew_file_link() refuses. */
+int ew__file_link(struct ew_file *file, struct ew_file *dir, const char *name);
 
 /* openat(2) through the ring; the descriptor, or -errno. The caller has checked for a cancel. */
 int ew__open_at(const struct ew_file *dir, const char *path, int flags, mode_t mode);

@@ -127,7 +127,7 @@ int ew_tempfile_seal(struct ew_tempfile *tempfile)
 
 int ew_tempfile_publish(struct ew_tempfile *tempfile, struct ew_file *dir, const char *name)
 {
-	int r = ew_file_link(&tempfile->file, dir, name);
+	int r = ew__file_link(&tempfile->file, dir, name);
 
 	/* In doubt it has the name: a published file must not be truncated. */
 	if (r == 0 || ew_outcome() == EW_OUTCOME_UNKNOWN)

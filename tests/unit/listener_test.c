@@ -210,6 +210,50 @@ TEST(listener_takes_more_than_its_queue_holds)
 	directory_remove(&directory);
 }
 
+static unsigned descriptors_count(void)
+{
+	DIR *open_ones = opendir("/proc/self/fd");
+	unsigned count = 0;
+
+	EXPECT(open_ones);
+	while (readdir(open_ones))
+		count++;
+	closedir(open_ones);
+	return count;
+}
+
+static int accept_one_by_one(void *argument)
+{
+	struct accepting accepting = { 0 };
+	struct sockaddr_storage address;
+	EW_OWN(ew_listener, listener);
+	unsigned before, i;
+	int peers[50];
+
+	(void)argument;
+	listen_unix(&listener, &address);
+	ew_listener_one_by_one(listener);
+	accepting.listener = listener;
+	connect_many(&address, peers, 50);
+	before = descriptors_count();
+	for (i = 0; i < 50; i++) {
+		EXPECT_EQ(accept_task(&accepting), 0);
+		take_turns(3);
+		EXPECT_EQ(descriptors_count(), before);
+	}
+	for (i = 0; i < 50; i++)
+		close(peers[i]);
+	return ew_listener_close(&listener);
+}
+
+/* With fifty in the backlog, the process has no descriptor more than for the one that was asked for. */
+TEST(listener_one_by_one_accepts_nothing_ahead)
+{
+	directory_make(&directory);
+	EXPECT_EQ(run_workers(1, accept_one_by_one, NULL), 0);
+	directory_remove(&directory);
+}
+
 enum way { BY_CLOSE, BY_ABORT, BY_PANIC, BY_FORGETTING };
 
 struct leaving {

@@ -114,6 +114,21 @@ TEST(tempfile_published_has_its_name_and_its_bytes)
 	EXPECT_EQ(run_in_workplace(publish, 1), 0);
 }
 
+static int link_instead(struct workplace *workplace)
+{
+	EW_OWN(ew_tempfile, tempfile);
+
+	tempfile_make(workplace, &tempfile);
+	EXPECT_EQ(ew_file_link(ew_tempfile_file(tempfile), workplace->dir, "name"), -EPERM);
+	return 0;
+}
+
+/* Under a name that its end does not know of it would be truncated: no name may be there. */
+TEST(tempfile_is_published_not_linked)
+{
+	EXPECT_EQ(run_in_workplace(link_instead, 0), 0);
+}
+
 static int publish_and_abort(struct workplace *workplace)
 {
 	EW_OWN(ew_tempfile, tempfile);
