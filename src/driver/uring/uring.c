@@ -579,7 +579,8 @@ static void reap(struct ew__driver *driver)
 
 /*
  * Valgrind (3.19) runs one thread at a time and does not let go of the others during io_uring_enter(2), so the thread
- * that would end the wait could not run. In ppoll(2) it does; so the wait is there, in pieces, for the doorbell.
+ * that would end the wait could not run. In ppoll(2) it does. The wait is for the doorbell, and in pieces: a poll of
+ * the ring itself was seen to sleep through a completion (DEFER_TASKRUN, 6.18).
  */
 static void wait_beside_the_ring(struct ew__driver *driver, int64_t deadline_ns)
 {
