@@ -17,7 +17,8 @@
  *
  * A binary prints `ok NAME`, `skip NAME: why` or `not ok NAME: file:line: what`, and exits 1 if any test
  * failed. Its argument selects tests by a part of their names; `--no-fork` stays in one process, for
- * debuggers. EW_TEST_SCALE multiplies the deadline, for Valgrind and sanitizers.
+ * debuggers. EW_TEST_SCALE multiplies the deadline, for Valgrind and sanitizers; EW_TEST_LEAVE_OUT, beginnings of
+ * names with blanks between them, skips tests where they cannot work.
  */
 
 #include <errno.h>
@@ -101,6 +102,21 @@ static inline void ew_test_expect_str(const char *file, int line, const char *ex
 		return;
 	ew_test_fail(file, line, "%s: \"%.160s\" != \"%.160s\"", expressions, a ? a : "(null)",
 		     b ? b : "(null)");
+}
+
+/* Does the environment ask for this test to be left out? */
+static inline bool ew_test_left_out(const char *name)
+{
+	const char *word = getenv("EW_TEST_LEAVE_OUT");
+
+	while (word && *(word += strspn(word, " "))) {
+		size_t bytes = strcspn(word, " ");
+
+		if (!strncmp(name, word, bytes))
+			return true;
+		word += bytes;
+	}
+	return false;
 }
 
 /* Waits for @child until the deadline, then kills it. Returns false when it had to. */
@@ -190,7 +206,9 @@ static inline int ew_test_main(int argc, char **argv)
 			continue;
 		count++;
 		ew_test_name = test->name;
-		if (fork_each) {
+		if (ew_test_left_out(test->name)) {
+			printf("skip %s: left out by EW_TEST_LEAVE_OUT\n", test->name);
+		} else if (fork_each) {
 			passed &= ew_test_run_forked(test);
 		} else {
 			test->run();
