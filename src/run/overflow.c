@@ -48,7 +48,7 @@ static void handle(int signal_number, siginfo_t *info, void *context)
 
 	(void)context;
 	if (ew__stack_guard_hit(info->si_addr, &top)) {
-		task = (const struct ew_task *)(((uintptr_t)top - sizeof(*task)) & ~(uintptr_t)63);
+		task = ew__task_on_stack(top);
 		append(line, sizeof(line), "endwell: stack overflow in task ");
 		append(line, sizeof(line), task->site->name);
 		append(line, sizeof(line), ", spawned at ");

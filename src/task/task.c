@@ -27,7 +27,7 @@ static struct ew_task *task_on_new_stack(void)
 
 	if (ew__stack_get(&stack) < 0)
 		return NULL;
-	task = (struct ew_task *)(((uintptr_t)stack.top - sizeof(*task)) & ~(uintptr_t)63);
+	task = ew__task_on_stack(stack.top);
 	task->stack = stack;
 	return task;
 }

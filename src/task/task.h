@@ -53,6 +53,19 @@ struct ew_task {
 	struct ew__stack stack;
 };
 
+/*
+ * Where the task of a stack lives: below the top by one of eight distances. Stacks lie a power of two apart, and without
+ * that the same frames of all tasks would share a few cache sets, and each load from one stack wait for the last
+ * store to another (the processor compares the low 12 bits of the addresses first).
+ */
+static inline struct ew_task *ew__task_on_stack(char *top)
+{
+	uintptr_t shift = (uintptr_t)top / EW__STACK_BYTES % 8 * 128;
+
+	return (struct ew_task *)(((uintptr_t)top - shift - sizeof(struct ew_task)) &
+				  ~(uintptr_t)63);
+}
+
 /* NULL outside a task. */
 static inline struct ew_task *ew__task(void)
 {
