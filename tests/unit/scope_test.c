@@ -565,7 +565,7 @@ TEST(cancel_requested_sees_another_threads_cancel)
 
 static int compute_until_deadline(void *argument)
 {
-	EW_SCOPE(outer, .deadline_ns = ew_after(5 * EW_MILLISECOND));
+	EW_SCOPE(outer, .deadline_ns = ew_after(5 * EW_MILLISECOND * ew_test_scale()));
 	EW_SCOPE(scope);
 
 	(void)argument;
