@@ -38,6 +38,10 @@ def processes(pattern):
     return found
 
 
+def parent_of(pid):
+    return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
 def test_scanner_killed_is_503_and_its_return_is_noticed():
     with Clamd() as clamd, Server(f"clamd:{clamd.socket}") as server:
         equal(server.put("before", b"x").status, 201)
@@ -316,20 +320,21 @@ def test_grandchild_in_a_session_of_its_own_keeps_the_slot():
 def test_killed_supervisor_does_not_free_the_slot_of_what_it_left():
     """Nobody sweeps any more, and the slot is held until the inherited pipe reaches its end."""
     with ingest.folder() as place:
-        marker = f"76.{os.getpid()}"
+        marker, program = f"76.{os.getpid()}", f"77.{os.getpid()}"
         path = script(place, "scan", "file=$(cat | tr -d '\\0')\n"
-                      f"case $file in *slow*) setsid sleep {marker} & sleep 60;; *EICAR*) exit 1;; esac\nexit 0\n")
+                      f"case $file in *slow*) setsid sleep {marker} >/dev/null 2>&1 &\n"
+                      f"exec sleep {program};; *EICAR*) exit 1;; esac\nexit 0\n")
         with Server(f"exec:{path}", "--scan-limit", "1M") as server:
             upload = ingest.in_background(server.put, "f", b"slow")
             left = wait_until(lambda: processes(f"sleep\0{marker}"), 20, "the grandchild lives")
-            for supervisor in processes("supervise-scanner"):
-                parent = pathlib.Path(f"/proc/{supervisor}/stat").read_text().rsplit(")", 1)[1].split()[1]
-                if int(parent) == server.process.pid:
-                    os.kill(supervisor, signal.SIGKILL)
-            wait_until(lambda: not processes(f"/bin/sh\0{path}"), 20, "the program has gone with its supervisor")
-            time.sleep(0.5)
+            wait_until(lambda: processes(f"sleep\0{program}"), 20, "the program is as far as it goes")
+            (supervisor,) = [pid for pid in processes("supervise-scanner") if parent_of(pid) == server.process.pid]
+            os.kill(supervisor, signal.SIGKILL)
+            wait_until(lambda: not os.path.exists(f"/proc/{supervisor}"), 20, "the server has seen its end")
+            wait_until(lambda: not processes(f"sleep\0{program}"), 20, "the program has gone with its supervisor")
             equal(server.slots("scan", "held"), 1, "the slot is held")
             check(upload.is_alive(), "there is no answer yet")
+            equal(processes(f"sleep\0{marker}"), left, "the grandchild outlives them")
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
             upload.result().problem(503, "scanner-unavailable")
