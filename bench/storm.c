@@ -394,12 +394,9 @@ static void print_row(const char *name, const struct figures *figures, unsigned 
 		const char *name;
 		double (*value)(const struct figures *figures);
 	} columns[] = {
-		{ "all gone", gone },
-		{ "probe p99 before", p99_before },
-		{ "during", p99_during },
-		{ "(max", max_during },
-		{ "after", p99_after },
-		{ "clients' end", clients_end },
+		{ "all gone", gone },	  { "probe p99 before", p99_before },
+		{ "during", p99_during }, { "(max", max_during },
+		{ "after", p99_after },	  { "clients' end", clients_end },
 	};
 
 	printf("  %-10s", name);
