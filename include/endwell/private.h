@@ -72,6 +72,7 @@ struct ew__head {
 	uint8_t refusals;     /* in a row */
 	uint8_t no_drop;
 	uint8_t endings; /* closes being run */
+	uint8_t leaving; /* cancelled, also where a shield stands before it: runs behind those that are not */
 };
 
 /* The running task's; NULL outside a runtime and in the scheduler. */

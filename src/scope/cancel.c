@@ -49,6 +49,9 @@ void ew__cancel_update(struct ew_task *task)
 			break;
 	}
 	task->head.refuse = refuse;
+	while (node && !atomic_load_explicit(&node->reason, memory_order_relaxed))
+		node = node->parent;
+	task->head.leaving = node || (refuse & EW__REFUSE_CANCEL);
 }
 
 static int64_t entry_reserve_ns(const struct ew_entry *entry)

@@ -179,7 +179,7 @@ static void leave(struct ew_scope *scope)
 	task->head.node = scope->node.parent;
 	ew__entry_leave(&scope->entry);
 	scope->open = false;
-	if (task->head.refuse)
+	if (task->head.refuse || task->head.leaving)
 		ew__cancel_update(task);
 }
 

@@ -149,8 +149,11 @@ static inline int spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument,
 	task->sibling_link = &scope->children;
 	scope->children = task;
 	scope->children_count++;
-	if (ew__current)
+	if (ew__current) {
 		task->head.refuse = ew__current->refuse & EW__REFUSE_SWEEP;
+		if (ew__unlikely(ew__current->leaving))
+			ew__cancel_update(task);
+	}
 	*ret_task = task;
 	return 0;
 }

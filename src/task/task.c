@@ -54,6 +54,7 @@ struct ew_task *ew__task_new(struct ew_worker *worker, ew_task_fn *fn, void *arg
 	task->head.refusals = 0;
 	task->head.no_drop = 0;
 	task->head.endings = 0;
+	task->head.leaving = 0;
 	task->wait = NULL;
 	task->worker = worker;
 	task->fn = fn;
@@ -82,16 +83,24 @@ void ew__task_free(struct ew_task *task)
 	ew__stack_put(&stack);
 }
 
+static void line_up(struct ew_task *task, struct ew_task **first, struct ew_task **last)
+{
+	task->next = NULL;
+	if (*first)
+		(*last)->next = task;
+	else
+		*first = task;
+	*last = task;
+}
+
 void ew__task_ready(struct ew_task *task)
 {
 	struct ew_worker *worker = task->worker;
 
-	task->next = NULL;
-	if (worker->ready)
-		worker->ready_last->next = task;
+	if (ew__unlikely(task->head.leaving))
+		line_up(task, &worker->leaving, &worker->leaving_last);
 	else
-		worker->ready = task;
-	worker->ready_last = task;
+		line_up(task, &worker->ready, &worker->ready_last);
 }
 
 /* Takes the next context to run: a ready task, or the scheduler. */
@@ -131,7 +140,7 @@ void ew__yield(void)
 	struct ew_worker *worker = task->worker;
 
 	next = worker->ready;
-	if (ew__unlikely(!next || worker->switches_left == 0)) {
+	if (ew__unlikely(!next || worker->switches_left == 0 || task->head.leaving)) {
 		ew__task_ready(task);
 		ew__current = NULL;
 		ew__context_switch(&task->context, &worker->scheduler, 0);

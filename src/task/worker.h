@@ -17,7 +17,8 @@ struct ew__pool;
 
 struct ew_worker {
 	struct ew_task *ready,
-		*ready_last;	/* the run queue; ready_last counts only while ready is set */
+		*ready_last; /* the run queue; ready_last counts only while ready is set */
+	struct ew_task *leaving, *leaving_last; /* the run queue of those that are cancelled */
 	uint32_t switches_left; /* until the scheduler must look at the driver again */
 	unsigned number;	/* 1-based */
 	struct ew_task *kept;	/* ended; their stacks are used again */

@@ -654,4 +654,89 @@ TEST(questions_outside_a_runtime_have_answers)
 	EXPECT(ew_now() > 0);
 }
 
+#define CROWD 1000
+
+struct crowd {
+	struct ew_event called;
+	unsigned ended;
+	unsigned ended_before_the_call;
+};
+
+static int leave_when_told(void *argument)
+{
+	struct crowd *crowd = argument;
+	int r = ew_sleep(3600 * EW_SECOND);
+
+	crowd->ended++;
+	return r;
+}
+
+static int answer_when_called(void *argument)
+{
+	struct crowd *crowd = argument;
+	int r = ew_event_wait(&crowd->called, EW_NEVER);
+
+	crowd->ended_before_the_call = crowd->ended;
+	return r;
+}
+
+static int call_behind_a_crowd(void *argument)
+{
+	struct crowd *crowd = argument;
+	EW_SCOPE(living);
+	EW_SCOPE(leaving, .policy = EW_POLICY_INDEPENDENT);
+
+	EXPECT_EQ(ew_spawn(&living, answer_when_called, crowd), 0);
+	for (unsigned i = 0; i < CROWD; i++)
+		EXPECT_EQ(ew_spawn(&leaving, leave_when_told, crowd), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	ew_scope_cancel(&leaving, EW_REASON_REQUESTED);
+	ew_event_set(&crowd->called);
+	EXPECT_EQ(ew_scope_join(&leaving), -ECANCELED);
+	return ew_scope_join(&living);
+}
+
+/* The crowd was ready first, and is woken first in a queue that knows no difference. */
+TEST(cancelled_tasks_run_behind_those_that_live)
+{
+	struct crowd crowd = { 0 };
+
+	EXPECT_EQ(run_virtual(call_behind_a_crowd, &crowd), 0);
+	EXPECT_EQ(crowd.ended, CROWD);
+	EXPECT_EQ(crowd.ended_before_the_call, 0);
+}
+
+static int yield_until_all_have_left(void *argument)
+{
+	struct crowd *crowd = argument;
+
+	while (crowd->ended < CROWD)
+		EXPECT_EQ(ew_yield(), 0);
+	return 0;
+}
+
+static int leave_beside_a_yielder(void *argument)
+{
+	struct crowd *crowd = argument;
+	EW_SCOPE(living);
+	EW_SCOPE(leaving, .policy = EW_POLICY_INDEPENDENT);
+
+	EXPECT_EQ(ew_spawn(&living, yield_until_all_have_left, crowd), 0);
+	for (unsigned i = 0; i < CROWD; i++)
+		EXPECT_EQ(ew_spawn(&leaving, leave_when_told, crowd), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	ew_scope_cancel(&leaving, EW_REASON_REQUESTED);
+	EXPECT_EQ(ew_scope_join(&leaving), -ECANCELED);
+	return ew_scope_join(&living);
+}
+
+/* Somebody who is always ready cannot keep them from ending. */
+TEST(cancelled_tasks_run_although_others_never_rest)
+{
+	struct crowd crowd = { 0 };
+
+	EXPECT_EQ(run_virtual(leave_beside_a_yielder, &crowd), 0);
+	EXPECT_EQ(crowd.ended, CROWD);
+}
+
 TEST_MAIN()
