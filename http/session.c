@@ -4,9 +4,10 @@
  * One task per connection reads a head, runs the handler, reads the next head. Three things are worth
  * knowing before reading on.
  *
- * The client's leaving is a cancel. Each request has a scope, and while its handler runs the socket
+ * The client's leaving is a cancel. Each connection has a scope, and while a handler runs the socket
  * watches for a hangup on that scope's behalf, whether or not anybody is reading. The handler needs no
- * code for it, and the session need not know what the handler was waiting for.
+ * code for it, and the session need not know what the handler was waiting for. The scope holds all that
+ * the connection does, its own end included, so that the worker knows it for one that is leaving.
  *
  * Buffers are lent. Received bytes arrive in a buffer of the worker, of which there are few, so none is
  * held while the session cannot know how long it will be: when a handler starts, when it works on a
@@ -39,6 +40,7 @@
 struct http_session {
 	struct http_service *service;
 	struct ew_socket *socket; /* owned by the place that http_session_serve() was given */
+	struct ew_scope *scope;	  /* the connection's; a hangup cancels it */
 	struct http_session *idle_next;
 	struct http_session **idle_link; /* NULL: not between requests */
 	struct ew_scope *idle_scope;
@@ -502,23 +504,21 @@ static int run_handler(struct http_request *request)
 {
 	struct http_session *session = request->session;
 	struct http_service *service = session->service;
-	enum ew_reason reason;
 	int r;
 
 	EW_SCOPE(scope);
 
 	request->scope = &scope;
-	ew_socket_cancel_on_hangup(session->socket, &scope, !service->half_close_finish);
+	ew_socket_cancel_on_hangup(session->socket, session->scope, !service->half_close_finish);
 
 	EW_GUARD(hangup, session->socket, .close = forget_hangup, .abort = forget_hangup_now);
 
 	r = service->handler(request, service->userdata);
 	ew_socket_forget_hangup(session->socket);
 	ew_guard_disarm(&hangup);
-	reason = ew_scope_reason(&scope);
 	r = ew_scope_finish(&scope, r);
 	request->scope = NULL;
-	if (reason == EW_REASON_PEER)
+	if (ew_scope_reason(session->scope) == EW_REASON_PEER)
 		return -ECONNRESET;
 	/* A handler may bring -ECANCELED out of a scope of its own; only one from further out ends the connection. */
 	return r == -ECANCELED && ew_cancel_requested() ? r : 0;
@@ -614,7 +614,7 @@ static int serve(struct http_session *session)
 	return r < 0 ? r : 0;
 }
 
-int http_session_serve(struct http_service *service, struct ew_socket **socket)
+static int serve_in(struct ew_scope *scope, struct http_service *service, struct ew_socket **socket)
 {
 	struct http_session *session = malloc(sizeof(*session));
 	int r, r2;
@@ -629,6 +629,7 @@ int http_session_serve(struct http_service *service, struct ew_socket **socket)
 	memset(session, 0, offsetof(struct http_session, parser));
 	http_parser_init(&session->parser);
 	session->service = service;
+	session->scope = scope;
 	session->socket = *socket;
 	session->input = "";
 	tune(ew_socket_fd(*socket));
@@ -639,4 +640,11 @@ int http_session_serve(struct http_service *service, struct ew_socket **socket)
 		r = r2;
 	r2 = ew_close(socket);
 	return r < 0 ? r : r2;
+}
+
+int http_session_serve(struct http_service *service, struct ew_socket **socket)
+{
+	EW_SCOPE(scope);
+
+	return ew_scope_finish(&scope, serve_in(&scope, service, socket));
 }

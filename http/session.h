@@ -16,8 +16,9 @@
  *		return http_respond(request, 200, "text/plain", NULL, "thanks\n", 7);
  *	}
  *
- * A handler contains no code for a client that leaves: request->scope is cancelled then, whatever the
- * handler is waiting for, and its suspending calls return -ECANCELED.
+ * A handler contains no code for a client that leaves: the connection's scope, around request->scope, is
+ * cancelled then with reason EW_REASON_PEER, whatever the handler is waiting for, and its suspending calls
+ * return -ECANCELED.
  */
 
 #include "head.h"

@@ -467,7 +467,7 @@ static int handle_wait(struct http_request *request, void *userdata)
 	world->handled++;
 	ew_event_set(&world->started);
 	world->handler_result = ew_event_wait(&world->go, ew_after(60 * EW_SECOND));
-	world->reason = ew_scope_reason(request->scope);
+	world->reason = ew_cancel_reason();
 	if (world->handler_result < 0)
 		return world->handler_result;
 	return http_respond(request, 204, NULL, NULL, NULL, 0);
@@ -552,7 +552,7 @@ TEST(http_session_shutdown_while_the_handler_waits_cancels_it)
 
 	run(&world, handle_wait, client_sees_shutdown);
 	EXPECT_EQ(world.handler_result, -ECANCELED);
-	EXPECT_EQ(world.reason, EW_REASON_NONE);
+	EXPECT_EQ(world.reason, EW_REASON_LEFT);
 	EXPECT_EQ(world.serve_result, -ECANCELED);
 }
 
