@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A log line must not stop a worker, and standard error may be a pipe that nobody reads. So lines
- * go into a bounded buffer and a thread of its own writes them; when the buffer is full the newest
- * line is dropped and counted, and the next line that fits says how many are missing.
+ * go into a bounded buffer and a thread of its own writes them, from a second buffer that it has in
+ * exchange, so that the lock is held for one line at most; when the buffer is full the newest line
+ * is dropped and counted, and the next line that fits says how many are missing.
  *
  * The format is logfmt: key=value, space between, values in double quotes where they need them.
  * Quotes, backslashes and control characters are escaped, so that no file name can forge a line.
@@ -29,13 +30,15 @@ static struct {
 	pthread_t thread;
 	bool running;
 	bool stopping;
-	bool busy; /* the thread is in write(2) with what it took */
+	bool busy;    /* the thread is in write(2) with what it took */
+	bool waiting; /* the thread, for a line */
 	size_t used;
 	size_t dropped_unsaid;
-	char queue[QUEUE_BYTES];
-	char taken[QUEUE_BYTES];
+	char *queue;
+	char buffers[2][QUEUE_BYTES];
 } logger = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
+	.queue = logger.buffers[0],
 };
 
 static _Atomic uint64_t dropped_total;
@@ -59,19 +62,22 @@ static void *write_loop(void *unused)
 	(void)unused;
 	pthread_mutex_lock(&logger.lock);
 	for (;;) {
+		const char *taken = logger.queue;
 		size_t bytes;
 
+		logger.waiting = true;
 		while (logger.used == 0 && !logger.stopping)
 			pthread_cond_wait(&logger.work, &logger.lock);
+		logger.waiting = false;
 		if (logger.used == 0)
 			break;
 
 		bytes = logger.used;
-		memcpy(logger.taken, logger.queue, bytes);
+		logger.queue = logger.buffers[taken == logger.buffers[0]];
 		logger.used = 0;
 		logger.busy = true;
 		pthread_mutex_unlock(&logger.lock);
-		write_all(logger.taken, bytes);
+		write_all(taken, bytes);
 		pthread_mutex_lock(&logger.lock);
 		logger.busy = false;
 		pthread_cond_broadcast(&logger.idle);
@@ -164,7 +170,8 @@ static void submit(const char *text, size_t bytes)
 		logger.dropped_unsaid++;
 		atomic_fetch_add_explicit(&dropped_total, 1, memory_order_relaxed);
 	}
-	pthread_cond_signal(&logger.work);
+	if (logger.waiting)
+		pthread_cond_signal(&logger.work);
 	pthread_mutex_unlock(&logger.lock);
 }
 
