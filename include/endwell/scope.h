@@ -95,6 +95,7 @@ EW_API void ew__scope_leave(struct ew_scope *scope);
 /**
  * ew_scope_join() - wait until every child has ended; the scope stays open
  *
+ * By the task whose block it is, as ew_scope_finish() and ew_scope_close().
  * Suspends:     until the last child has ended. Never refused: a cancel makes the children end.
  * Return:       0, or the first error of a child in order of completion (EW_POLICY_FIRST_ERROR).
  * Errors:       of children that a cancel cut short: -ETIMEDOUT the scope's own deadline passed, -ECANCELED

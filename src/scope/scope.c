@@ -157,6 +157,7 @@ void ew__scope_enter(struct ew_scope *scope)
 /* Waits for children and for a cancel on its way from another thread; never refused. */
 static void await_children(struct ew_scope *scope)
 {
+	ew_assert(scope->owner == ew__task()); /* there is one joiner */
 	while (scope->children_count || atomic_load(&scope->cancel_posted)) {
 		scope->join_wait.cancel = NULL;
 		scope->joiner = &scope->join_wait;
@@ -262,6 +263,8 @@ int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns, enum ew_reason r
 		return 0;
 	if (!ew__task())
 		return ew__outside();
+	ew_assert(scope->owner == ew__task()); /* there is one joiner */
+	ew_assert(reason != EW_REASON_NONE);
 	grace.why = ew__enter();
 	if (grace.why == 0 && deadline_ns <= ew_now())
 		grace.why = -ETIMEDOUT;

@@ -16,6 +16,12 @@ static int sleep_long(void *argument)
 	return r;
 }
 
+static int sleep_for_ever(void *argument)
+{
+	(void)argument;
+	return ew_sleep_until(EW_NEVER);
+}
+
 static int count_end(void *argument)
 {
 	int r = ew_sleep(3600 * EW_SECOND);
@@ -869,6 +875,61 @@ static int sibling_spawn(void *argument)
 TEST(scope_join_waits_for_children_that_children_spawned)
 {
 	EXPECT_EQ(run_virtual(sibling_spawn, NULL), 0);
+}
+
+static int join_anothers(void *argument)
+{
+	return ew_scope_join(argument);
+}
+
+static int join_by_two(void *argument)
+{
+	EW_SCOPE(helpers);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&scope, sleep_long, NULL), 0);
+	EXPECT_EQ(ew_spawn(&helpers, join_anothers, &scope), 0);
+	return ew_scope_join(&scope);
+}
+
+static void process_join_by_two(void)
+{
+	alarm(10);
+	(void)!run_virtual(join_by_two, NULL);
+}
+
+/* There is one place for whoever waits: the second one would take it from the first, who then waited for ever. */
+TEST(scope_joined_by_another_task_is_a_bug_that_ends_the_process)
+{
+	struct ended ended = run_process(process_join_by_two);
+
+	EXPECT(WIFSIGNALED(ended.status) && WTERMSIG(ended.status) == SIGABRT);
+	EXPECT(strstr(ended.text, "join_anothers"));
+}
+
+static int close_without_reason(void *argument)
+{
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&scope, sleep_for_ever, NULL), 0);
+	return ew_scope_close(&scope, EW_NOW, EW_REASON_NONE);
+}
+
+static void process_close_without_reason(void)
+{
+	alarm(10);
+	(void)!run_virtual(close_without_reason, NULL);
+}
+
+/* A cancel without a reason would be none, and the wait for the children would not end. */
+TEST(scope_close_without_a_reason_is_a_bug_that_ends_the_process)
+{
+	struct ended ended = run_process(process_close_without_reason);
+
+	EXPECT(WIFSIGNALED(ended.status) && WTERMSIG(ended.status) == SIGABRT);
+	EXPECT(strstr(ended.text, "reason != EW_REASON_NONE"));
 }
 
 TEST_MAIN()
