@@ -122,7 +122,8 @@ EW_SUSPENDS EW_API int ew_scope_finish(struct ew_scope *scope, int r);
  * Suspends:     until the last child has ended. No child outlives this call.
  * Cancellation: of the caller ends the grace period at once.
  * Return:       0, or the first child's error in completion order.
- * Errors:       -ETIMEDOUT children had to be cancelled because the deadline passed, -ECANCELED caller cancelled.
+ * Errors:       children had to be cancelled: -ETIMEDOUT @deadline_ns, or the scope's own deadline, passed;
+ *               -ECANCELED caller cancelled.
  */
 EW_SUSPENDS EW_API int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns,
 				      enum ew_reason reason);

@@ -190,14 +190,18 @@ void ew__scope_leave(struct ew_scope *scope)
 		leave(scope);
 }
 
+/* How a cancel comes out of the scope. */
+static int cancel_result(const struct ew_scope *scope)
+{
+	return ew_scope_reason(scope) == EW_REASON_DEADLINE ? -ETIMEDOUT : -ECANCELED;
+}
+
 /* What the children's ends mean for the block. */
 static int children_result(const struct ew_scope *scope)
 {
 	if (scope->first_error)
 		return scope->first_error;
-	if (!scope->children_cut)
-		return 0;
-	return ew_scope_reason(scope) == EW_REASON_DEADLINE ? -ETIMEDOUT : -ECANCELED;
+	return scope->children_cut ? cancel_result(scope) : 0;
 }
 
 int ew_scope_join(struct ew_scope *scope)
@@ -222,7 +226,7 @@ int ew_scope_finish(struct ew_scope *scope, int r)
 	if (r < 0 && r != -ECANCELED)
 		return r;
 	if (r == -ECANCELED && !scope->first_error)
-		return ew_scope_reason(scope) == EW_REASON_DEADLINE ? -ETIMEDOUT : -ECANCELED;
+		return cancel_result(scope);
 	return children < 0 ? children : r;
 }
 
@@ -276,6 +280,8 @@ int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns, enum ew_reason r
 		scope->joiner = NULL;
 		ew__timer_cancel(scope->worker, &grace.timer);
 	}
+	if (grace.why == -ECANCELED)
+		grace.why = cancel_result(scope);
 	if (scope->children_count)
 		ew__scope_cancel_here(scope, reason);
 	else

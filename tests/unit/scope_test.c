@@ -932,4 +932,22 @@ TEST(scope_close_without_a_reason_is_a_bug_that_ends_the_process)
 	EXPECT(strstr(ended.text, "reason != EW_REASON_NONE"));
 }
 
+static int close_beyond_own_deadline(void *argument)
+{
+	int cancelled = 0;
+	EW_SCOPE(scope, .deadline_ns = ew_after(EW_SECOND));
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&scope, sleep_long, &cancelled), 0);
+	EXPECT_EQ(ew_scope_close(&scope, EW_NEVER, EW_REASON_SHUTDOWN), -ETIMEDOUT);
+	EXPECT_EQ(cancelled, -ECANCELED);
+	EXPECT_EQ(ew_scope_reason(&scope), EW_REASON_DEADLINE);
+	return ew_yield();
+}
+
+TEST(scope_close_with_a_deadline_of_the_scope_comes_out_as_timed_out)
+{
+	EXPECT_EQ(run_virtual(close_beyond_own_deadline, NULL), 0);
+}
+
 TEST_MAIN()
