@@ -191,6 +191,17 @@ void ew__cancel_spread(struct ew_task *task, struct ew_entry *oldest)
 	}
 }
 
+void ew__refused(struct ew_task *task)
+{
+	if (task->head.refusals) {
+		/* With virtual time such a loop would also stop the clock that leads to its force. */
+		if (ew__virtual_now_ns)
+			ew__virtual_now_ns += REFUSAL_COSTS_NS;
+		ew__yield();
+	}
+	task->head.refusals = 1;
+}
+
 int ew__refuse(void)
 {
 	struct ew_task *task = ew__task();
@@ -204,14 +215,7 @@ int ew__refuse(void)
 	if ((task->head.refuse & EW__REFUSE_FORCE) && task->droppable && !task->head.no_drop &&
 	    !task->head.endings)
 		ew__task_drop(task);
-	/* The second refusal in a row yields: a loop that ignores them cannot stop its worker. */
-	if (task->head.refusals) {
-		/* With virtual time such a loop would also stop the clock that leads to its force. */
-		if (ew__virtual_now_ns)
-			ew__virtual_now_ns += REFUSAL_COSTS_NS;
-		ew__yield();
-	}
-	task->head.refusals = 1;
+	ew__refused(task);
 	task->outcome = EW_OUTCOME_NONE;
 	return -ECANCELED;
 }

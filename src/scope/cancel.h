@@ -17,6 +17,9 @@
 int ew__refuse(void);
 int ew__outside(void);
 
+/* Counts a refusal of the running task; the second in a row yields: a loop that ignores them cannot stop its worker. */
+void ew__refused(struct ew_task *task);
+
 /*
  * First in each suspending call: 0, or what to return. -ECANCELED: nothing has happened. May drop the task,
  * or let others run; whatever the caller holds must be registered by then.

@@ -204,11 +204,19 @@ static int children_result(const struct ew_scope *scope)
 	return scope->children_cut ? cancel_result(scope) : 0;
 }
 
+/* By a call: one that need not wait is no refusal, but a loop of such calls may be all that a cancelled task does. */
+static void join(struct ew_scope *scope)
+{
+	if (!scope->children_count && (ew__current->refuse & EW__REFUSE_CANCEL))
+		ew__refused(ew__task());
+	await_children(scope);
+}
+
 int ew_scope_join(struct ew_scope *scope)
 {
 	if (!ew__task())
 		return ew__outside();
-	await_children(scope);
+	join(scope);
 	return children_result(scope);
 }
 
@@ -220,7 +228,7 @@ int ew_scope_finish(struct ew_scope *scope, int r)
 		return ew__outside();
 	if (r < 0 && scope->children_count)
 		ew__scope_cancel_here(scope, EW_REASON_LEFT);
-	await_children(scope);
+	join(scope);
 	leave(scope);
 	children = children_result(scope);
 	if (r < 0 && r != -ECANCELED)

@@ -950,4 +950,40 @@ TEST(scope_close_with_a_deadline_of_the_scope_comes_out_as_timed_out)
 	EXPECT_EQ(run_virtual(close_beyond_own_deadline, NULL), 0);
 }
 
+static int note_turn(void *argument)
+{
+	*(bool *)argument = true;
+	return 0;
+}
+
+static int join_again_and_again(void *argument)
+{
+	bool had_turn = false;
+	int i;
+	EW_SCOPE(helpers);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+	EXPECT_EQ(ew_spawn(&helpers, note_turn, &had_turn), 0);
+	for (i = 0; i < 1000 && !had_turn; i++)
+		(void)!ew_scope_join(&scope);
+	EXPECT(had_turn);
+	had_turn = false;
+	EXPECT_EQ(ew_spawn(&helpers, note_turn, &had_turn), 0);
+	for (i = 0; i < 1000 && !had_turn; i++) {
+		EW_SCOPE(inner);
+
+		(void)!ew_scope_finish(&inner, 0);
+	}
+	EXPECT(had_turn);
+	return 0;
+}
+
+/* Joins are not refused, but a supervisor that starts and joins without looking is such a loop, too. */
+TEST(cancel_joining_loop_lets_other_tasks_run)
+{
+	EXPECT_EQ(run_virtual(join_again_and_again, NULL), 0);
+}
+
 TEST_MAIN()
