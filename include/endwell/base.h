@@ -30,8 +30,8 @@
 #define EW_MILLISECOND (1000 * EW_MICROSECOND)
 #define EW_SECOND      (1000 * EW_MILLISECOND)
 
-/** EW_NOW, EW_NEVER - deadlines that have always and never passed. */
-#define EW_NOW	 ((int64_t)0)
+/** EW_NOW, EW_NEVER - deadlines that have always and never passed. 0 is neither: as an option it is the default. */
+#define EW_NOW	 ((int64_t)1)
 #define EW_NEVER INT64_MAX
 
 /** struct ew_site - where in the program something was made */

@@ -45,7 +45,7 @@ enum ew_policy {
  * struct ew_scope - caller's memory, lives in the block that declares it
  *
  * Fields before the line are options, set by the declaring macro; all are optional.
- * @deadline_ns: absolute; when it passes, the scope is cancelled with EW_REASON_DEADLINE
+ * @deadline_ns: absolute; when it passes, the scope is cancelled with EW_REASON_DEADLINE; 0: none
  * @budget_ns:   time from a cancel of this scope until its tasks are forced; 0: only an ancestor's
  *               budget, or that of the run, bounds it
  * @policy:      what a failing child means

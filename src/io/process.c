@@ -101,7 +101,7 @@ static int await_end(struct ew_process *process, int64_t deadline_ns)
 	int r;
 
 	/* To a scope 0 is no deadline at all. */
-	EW_SCOPE(waiting, .deadline_ns = deadline_ns > EW_NOW ? deadline_ns : 1);
+	EW_SCOPE(waiting, .deadline_ns = deadline_ns > EW_NOW ? deadline_ns : EW_NOW);
 
 	do
 		r = ew__op_run_polled(&end, "the end of a process");

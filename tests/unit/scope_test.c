@@ -986,4 +986,18 @@ TEST(cancel_joining_loop_lets_other_tasks_run)
 	EXPECT_EQ(run_virtual(join_again_and_again, NULL), 0);
 }
 
+static int open_with_deadline_now(void *argument)
+{
+	EW_SCOPE(scope, .deadline_ns = EW_NOW);
+
+	(void)argument;
+	EXPECT_EQ(ew_scope_reason(&scope), EW_REASON_DEADLINE);
+	return ew_scope_finish(&scope, ew_yield());
+}
+
+TEST(scope_with_the_deadline_now_is_cancelled_from_the_start)
+{
+	EXPECT_EQ(run_virtual(open_with_deadline_now, NULL), -ETIMEDOUT);
+}
+
 TEST_MAIN()
