@@ -77,7 +77,7 @@ EW_SUSPENDS EW_API int ew_sleep(int64_t duration_ns);
  */
 EW_API _Noreturn void ew_panic(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-static inline void ew__no_drop_leave(uint8_t **count)
+static inline void ew__no_drop_leave(uint16_t **count)
 {
 	if (*count)
 		--**count;
@@ -85,7 +85,7 @@ static inline void ew__no_drop_leave(uint8_t **count)
 
 /** EW_NO_DROP() - until the block's end this task must not be ended where it stands (foreign code, a held lock) */
 #define EW_NO_DROP()                                                                               \
-	uint8_t *ew__no_drop __attribute__((unused, cleanup(ew__no_drop_leave))) =                 \
+	uint16_t *ew__no_drop __attribute__((unused, cleanup(ew__no_drop_leave))) =                \
 		ew__current ? (++ew__current->no_drop, &ew__current->no_drop) : NULL
 
 /** ew_task_name() - the running task's function as spawned; "" outside a task */

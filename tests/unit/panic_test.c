@@ -505,4 +505,37 @@ TEST(assert_failed_names_condition_and_task)
 	EXPECT(strstr(ended.text, "panic_test.c"));
 }
 
+static __attribute__((noinline)) void hold(int depth)
+{
+	EW_NO_DROP();
+
+	if (depth == 256)
+		ew_panic("that deep");
+	if (depth < 300)
+		hold(depth + 1);
+}
+
+static int hold_deep(void *argument)
+{
+	(void)argument;
+	hold(1);
+	return 0;
+}
+
+static void process_hold_deep(void)
+{
+	struct ew_run_options options = { .workers_count = 1 };
+
+	(void)!ew_run(&options, hold_deep, NULL);
+}
+
+/* A parser's callbacks may nest: the count of stretches holds as many as a stack does. */
+TEST(panic_in_256_nested_no_drop_stretches_ends_the_process)
+{
+	struct ended ended = run_process(process_hold_deep);
+
+	EXPECT(WIFSIGNALED(ended.status) && WTERMSIG(ended.status) == SIGABRT);
+	EXPECT(strstr(ended.text, "that deep"));
+}
+
 TEST_MAIN()
