@@ -299,5 +299,8 @@ _Noreturn void ew_panic(const char *format, ...)
 	}
 	ew__report("task %s, spawned at %s:%d, panicked: %s", task->site->name, task->site->file,
 		   task->site->line, text);
+	/* Nobody is left to lead the main task's children to their end but the run's budget. */
+	if (!task->scope->owner)
+		ew__scope_cancel_here(task->scope, EW_REASON_CHILD);
 	ew__task_drop(task);
 }

@@ -538,4 +538,36 @@ TEST(panic_in_256_nested_no_drop_stretches_ends_the_process)
 	EXPECT(strstr(ended.text, "that deep"));
 }
 
+static int end_slowly(void *argument)
+{
+	GUARD(slow, argument, .budget_ns = 3600 * EW_SECOND);
+
+	return ew_sleep_until(EW_NEVER);
+}
+
+static int panic_main_with_a_child(void *argument)
+{
+	EW_SCOPE(scope);
+
+	EXPECT_EQ(ew_spawn(&scope, end_slowly, argument), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	ew_panic("main");
+}
+
+/* The run's budget counts from the panic, not from when everything has ended. */
+TEST(panic_of_the_main_task_forces_within_the_runs_budget)
+{
+	struct ew_run_options options = { .workers_count = 1,
+					  .virtual_time = true,
+					  .report = note_report,
+					  .shutdown_budget_ns = 10 * EW_SECOND };
+	struct probe probe = { .name = "slow", .takes_ns = 1000 * EW_SECOND };
+
+	EXPECT_EQ(ew_run(&options, panic_main_with_a_child, &probe), -ENOTRECOVERABLE);
+	EXPECT_EQ(probe.closed, 0);
+	EXPECT_EQ(probe.aborted, 1);
+	EXPECT(probe.ended_ns - probe.began_ns >= 9 * EW_SECOND);
+	EXPECT(probe.ended_ns - probe.began_ns <= 10 * EW_SECOND);
+}
+
 TEST_MAIN()
