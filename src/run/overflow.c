@@ -3,7 +3,8 @@
 /*
  * A fault in a stack's guard is an overflow of the task that lives at the top of that stack. The handler
  * runs on a stack of its own, uses only what is async-signal-safe, says one line, and lets the
- * fault happen again with the default action, so that a core dump shows the place.
+ * fault happen again with the default action, so that a core dump shows the place. A signal that was sent
+ * (kill(2), raise(3)) would not come again by itself.
  */
 
 #include "run/overflow.h"
@@ -47,7 +48,7 @@ static void handle(int signal_number, siginfo_t *info, void *context)
 	char *top;
 
 	(void)context;
-	if (ew__stack_guard_hit(info->si_addr, &top)) {
+	if (info->si_code > 0 && ew__stack_guard_hit(info->si_addr, &top)) {
 		task = ew__task_on_stack(top);
 		append(line, sizeof(line), "endwell: stack overflow in task ");
 		append(line, sizeof(line), task->site->name);
@@ -61,6 +62,8 @@ static void handle(int signal_number, siginfo_t *info, void *context)
 		(void)!write(STDERR_FILENO, line, strlen(line));
 	}
 	signal(signal_number, SIG_DFL);
+	if (info->si_code <= 0)
+		raise(signal_number);
 }
 
 void ew__overflow_install(void)

@@ -8,6 +8,7 @@
 
 #include <dirent.h>
 #include <endwell/offload.h>
+#include <fcntl.h>
 #include <sys/eventfd.h>
 
 static int return_argument(void *argument)
@@ -407,6 +408,29 @@ static int offload_refused(void *argument)
 TEST(offload_in_a_cancelled_scope_is_not_started)
 {
 	EXPECT_EQ(run_virtual(offload_refused, NULL), 0);
+}
+
+static int raise_segv(void *argument)
+{
+	(void)argument;
+	raise(SIGSEGV);
+	return 0;
+}
+
+static void process_raise_segv(void)
+{
+	struct ew_run_options options = { .workers_count = 1 };
+
+	signal(SIGSEGV, SIG_DFL);
+	(void)!ew_run(&options, raise_segv, NULL);
+}
+
+/* A fault would come again by itself; a signal that somebody has sent does not. */
+TEST(segv_that_is_sent_ends_the_process)
+{
+	struct ended ended = run_process(process_raise_segv);
+
+	EXPECT(WIFSIGNALED(ended.status) && WTERMSIG(ended.status) == SIGSEGV);
 }
 
 TEST_MAIN()
