@@ -11,7 +11,8 @@
 /**
  * ew_now() - the monotonic clock, in nanoseconds
  *
- * Inside a runtime that was started with virtual time this is the virtual time.
+ * In the tasks of a runtime that was started with virtual time this is the virtual time; other threads,
+ * those of its pool included, see the real one.
  * Source: CLOCK_MONOTONIC, clock_gettime(2); 19 ns a call.
  */
 EW_API int64_t ew_now(void);

@@ -28,7 +28,7 @@
 __thread struct ew_worker *ew__worker;
 __thread struct ew__head *ew__current;
 __thread const struct ew_site *ew__made_at;
-int64_t ew__virtual_now_ns;
+__thread int64_t ew__virtual_now_ns;
 
 int64_t ew_now(void)
 {

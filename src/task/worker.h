@@ -43,8 +43,8 @@ struct ew_worker {
 
 extern __thread struct ew_worker *ew__worker;
 
-/* The virtual clock's value; 0: the clock is real. One worker then. */
-extern int64_t ew__virtual_now_ns;
+/* The virtual clock's value; 0: the clock is real. Of the thread of the only worker. */
+extern __thread int64_t ew__virtual_now_ns;
 
 /* Everything up to the first turn, on the worker's own thread. */
 int ew__worker_open(struct ew_worker *worker, char *why, size_t why_bytes);

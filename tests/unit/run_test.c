@@ -433,4 +433,52 @@ TEST(segv_that_is_sent_ends_the_process)
 	EXPECT(WIFSIGNALED(ended.status) && WTERMSIG(ended.status) == SIGSEGV);
 }
 
+static pthread_barrier_t clocks;
+
+static int stay_in_the_future(void *argument)
+{
+	int r = ew_sleep(1000 * 86400 * EW_SECOND);
+
+	(void)argument;
+	pthread_barrier_wait(&clocks);
+	pthread_barrier_wait(&clocks);
+	return r;
+}
+
+static void *run_in_the_future(void *argument)
+{
+	struct ew_run_options options = { .workers_count = 1, .virtual_time = true };
+
+	*(int *)argument = ew_run(&options, stay_in_the_future, NULL);
+	return NULL;
+}
+
+static int look_at_the_clock(void *argument)
+{
+	int64_t before_ns = ew_now(), passed_ns;
+	pthread_t thread;
+	int r = 1;
+
+	(void)argument;
+	pthread_barrier_init(&clocks, NULL, 2);
+	EXPECT_EQ(pthread_create(&thread, NULL, run_in_the_future, &r), 0);
+	pthread_barrier_wait(&clocks);
+	passed_ns = ew_now() - before_ns;
+	pthread_barrier_wait(&clocks);
+	EXPECT_EQ(pthread_join(thread, NULL), 0);
+	pthread_barrier_destroy(&clocks);
+	EXPECT_EQ(r, 0);
+	EXPECT(passed_ns >= 0);
+	EXPECT(passed_ns < 3600 * EW_SECOND);
+	return 0;
+}
+
+TEST(run_with_virtual_time_leaves_the_clocks_of_other_runs_alone)
+{
+	struct ew_run_options options = { .workers_count = 1 };
+
+	EXPECT_EQ(ew_run(&options, look_at_the_clock, NULL), 0);
+	EXPECT_EQ(run_virtual(look_at_the_clock, NULL), 0);
+}
+
 TEST_MAIN()
