@@ -36,7 +36,7 @@ struct ew_task *ew__task_new(struct ew_worker *worker, ew_task_fn *fn, void *arg
 			     const struct ew_site *site)
 {
 	struct ew_worker *here = ew__worker;
-	struct ew_task *task = here ? here->kept : NULL;
+	struct ew_task *task = here->kept;
 
 	if (task) {
 		here->kept = task->next;
@@ -67,6 +67,7 @@ struct ew_task *ew__task_new(struct ew_worker *worker, ew_task_fn *fn, void *arg
 	atomic_store_explicit(&task->cancel_posted, false, memory_order_relaxed);
 	task->result = 0;
 	task->ending_error = 0;
+	task->waiting_since_ns = here->now_ns;
 	task->outcome = EW_OUTCOME_NONE;
 	task->droppable = false;
 	task->remote = false;

@@ -481,4 +481,16 @@ TEST(run_with_virtual_time_leaves_the_clocks_of_other_runs_alone)
 	EXPECT_EQ(run_virtual(look_at_the_clock, NULL), 0);
 }
 
+/* How long the task has waited for its turn: not since the machine was started. */
+TEST(shutdown_that_does_not_end_knows_how_long_a_task_has_waited)
+{
+	struct ended ended = run_process(process_stuck);
+	const char *line = strstr(ended.text, "task spin_for_ever ("), *turn;
+
+	EXPECT(line);
+	turn = strstr(line, "its turn, ");
+	EXPECT(turn);
+	EXPECT(atoll(turn + strlen("its turn, ")) < 10000L * ew_test_scale());
+}
+
 TEST_MAIN()
