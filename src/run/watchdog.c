@@ -62,8 +62,9 @@ static bool sleep_for(struct ew__watchdog *watchdog, int64_t duration_ns)
 	return !stopped;
 }
 
-static void leave_stuck(struct ew__watchdog *watchdog)
+static void *name_what_is_stuck(void *argument)
 {
+	struct ew__watchdog *watchdog = argument;
 	struct ew__runtime *runtime = watchdog->runtime;
 	struct ew__worker_thread *thread;
 	unsigned i;
@@ -74,18 +75,33 @@ static void leave_stuck(struct ew__watchdog *watchdog)
 		ew__post(&runtime->threads[i].worker, &runtime->threads[i].describe);
 	}
 	if (!sleep_for(watchdog, ANSWER_WITHIN_NS))
-		return;
+		return NULL;
 	for (i = 0; i < runtime->workers_count; i++) {
 		thread = &runtime->threads[i];
 		if (!atomic_load(&thread->described))
 			ew__report("stuck: worker %u does not answer: a task blocks its thread",
 				   thread->worker.number);
 	}
-	/* The program's report function may hand lines to a thread. */
-	if (!sleep_for(watchdog, REPORTED_WITHIN_NS))
-		return;
 	fflush(stderr);
-	_exit(EXIT_STUCK);
+	return NULL;
+}
+
+/* The reports come from one thread more: whoever is to read them may be what is stuck. */
+static void leave_stuck(struct ew__watchdog *watchdog)
+{
+	pthread_t reporter;
+	bool reporting = pthread_create(&reporter, NULL, name_what_is_stuck, watchdog) == 0;
+
+	if (!reporting)
+		name_what_is_stuck(watchdog);
+	/* The program's report function, too, may hand lines to a thread. */
+	if (sleep_for(watchdog, ANSWER_WITHIN_NS + REPORTED_WITHIN_NS)) {
+		if (reporting)
+			(void)pthread_tryjoin_np(reporter, NULL);
+		_exit(EXIT_STUCK);
+	}
+	if (reporting)
+		pthread_join(reporter, NULL);
 }
 
 static void *watch(void *argument)
@@ -127,7 +143,7 @@ void ew__watchdog_stop(struct ew__watchdog *watchdog)
 		return;
 	pthread_mutex_lock(&watchdog->mutex);
 	watchdog->stop = true;
-	pthread_cond_signal(&watchdog->changed);
+	pthread_cond_broadcast(&watchdog->changed);
 	pthread_mutex_unlock(&watchdog->mutex);
 	pthread_join(watchdog->thread, NULL);
 }

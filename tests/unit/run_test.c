@@ -493,4 +493,30 @@ TEST(shutdown_that_does_not_end_knows_how_long_a_task_has_waited)
 	EXPECT(atoll(turn + strlen("its turn, ")) < 10000L * ew_test_scale());
 }
 
+/* Standard error is a pipe that is full and that nobody reads. */
+static void process_stuck_and_unheard(void)
+{
+	int pipe_fd[2];
+
+	alarm(10 * (unsigned)ew_test_scale());
+	if (pipe2(pipe_fd, O_NONBLOCK) < 0)
+		return;
+	while (write(pipe_fd[1], "x", 1) == 1)
+		;
+	fcntl(pipe_fd[1], F_SETFL, 0);
+	dup2(pipe_fd[1], STDERR_FILENO);
+	process_stuck();
+}
+
+TEST(shutdown_that_does_not_end_leaves_also_when_nobody_reads_its_reports)
+{
+	struct ended ended;
+
+	if (SANITIZED)
+		SKIP("the thread sanitizer's _exit() writes what standard error holds");
+	ended = run_process(process_stuck_and_unheard);
+	EXPECT(WIFEXITED(ended.status));
+	EXPECT_EQ(WEXITSTATUS(ended.status), 70);
+}
+
 TEST_MAIN()
