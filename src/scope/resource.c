@@ -54,14 +54,14 @@ const struct ew_resource *ew__resources_newest(void)
 	return newest;
 }
 
-/* The newest that was made in @runtime, or outside of any. */
+/* The newest that was made in @runtime: what was made outside is owned there, whatever runs and ends meanwhile. */
 static struct ew_resource *newest_of(const struct ew__runtime *runtime)
 {
 	struct ew_resource *resource;
 
 	ew__lock(&living.lock);
 	for (resource = living.first; resource; resource = resource->next)
-		if (!resource->runtime || resource->runtime == runtime)
+		if (resource->runtime == runtime)
 			break;
 	ew__unlock(&living.lock);
 	return resource;

@@ -441,4 +441,26 @@ TEST(semaphore_serves_in_order_of_arrival_across_workers)
 	ew_semaphore_free(semaphore);
 }
 
+static int do_nothing(void *argument)
+{
+	(void)argument;
+	return 0;
+}
+
+/* What was made outside a runtime belongs to the thread that made it, also while one runs and ends. */
+TEST(permit_taken_outside_a_runtime_outlives_a_run)
+{
+	semaphore = ew_semaphore_new(1, 0);
+	{
+		EW_OWN(ew_permit, permit);
+
+		EXPECT_EQ(ew_semaphore_try_acquire(semaphore, &permit), 0);
+		EXPECT_EQ(run_virtual(do_nothing, NULL), 0);
+		EXPECT_EQ(reports.count, 0);
+		expect_counts(0, 1, 0);
+	}
+	expect_counts(1, 0, 0);
+	ew_semaphore_free(semaphore);
+}
+
 TEST_MAIN()
