@@ -27,7 +27,7 @@ void (*ew__sweep_point)(struct ew_task *task);
 bool ew__node_is_cancelled(const struct ew_node *node)
 {
 	for (; node; node = node->parent) {
-		if (atomic_load_explicit(&node->reason, memory_order_relaxed))
+		if (atomic_load_explicit(&node->reason, memory_order_acquire))
 			return true;
 		if (node->kind == EW__NODE_SHIELD)
 			return false;
@@ -125,7 +125,8 @@ static void spread_to_remote(struct ew__message *message)
 {
 	struct ew_task *task = ew__container_of(message, struct ew_task, cancel_message);
 
-	atomic_store(&task->cancel_posted, false);
+	/* A read, too: what the scope's worker wrote before it saw that a message is on its way is seen here. */
+	(void)atomic_exchange(&task->cancel_posted, false);
 	ew__cancel_spread(task, NULL);
 }
 
@@ -234,7 +235,7 @@ bool ew_cancel_requested(void)
 	int64_t now_ns = ew_now();
 
 	for (node = task ? task->head.node : NULL; node; node = node->parent) {
-		if (atomic_load_explicit(&node->reason, memory_order_relaxed))
+		if (atomic_load_explicit(&node->reason, memory_order_acquire))
 			return true;
 		if (node->kind == EW__NODE_SHIELD)
 			return atomic_load_explicit(&node->end_ns, memory_order_relaxed) <= now_ns;

@@ -301,7 +301,7 @@ int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns, enum ew_reason r
 
 enum ew_reason ew_scope_reason(const struct ew_scope *scope)
 {
-	return (enum ew_reason)atomic_load_explicit(&scope->node.reason, memory_order_relaxed);
+	return (enum ew_reason)atomic_load_explicit(&scope->node.reason, memory_order_acquire);
 }
 
 bool ew_scope_is_cancelled(const struct ew_scope *scope)
