@@ -62,8 +62,7 @@ struct ew_scope {
 	struct ew_worker *worker;
 	struct ew_task *children; /* newest first */
 	uint32_t children_count;
-	uint32_t children_cut;	 /* ended with -ECANCELED after the cancel */
-	int64_t children_end_ns; /* what the ladders around it leave, as of its opening */
+	uint32_t children_cut; /* ended with -ECANCELED after the cancel */
 	int32_t first_error;
 	struct ew__wait *joiner; /* set while its block waits for children */
 	struct ew__wait join_wait;

@@ -132,7 +132,6 @@ static void init(struct ew_scope *scope, struct ew_worker *worker)
 void ew__scope_init_root(struct ew_scope *scope, struct ew_worker *worker)
 {
 	init(scope, worker);
-	scope->children_end_ns = EW_NEVER;
 }
 
 void ew__scope_enter(struct ew_scope *scope)
@@ -142,7 +141,6 @@ void ew__scope_enter(struct ew_scope *scope)
 	ew_assert(task); /* a scope needs a task to own its children */
 	init(scope, task->worker);
 	scope->owner = task;
-	scope->children_end_ns = ew__ladder_end(task, task->head.newest);
 	ew__entry_enter(&scope->entry, EW__ENTRY_SCOPE);
 	scope->node.parent = task->head.node;
 	task->head.node = &scope->node;

@@ -137,7 +137,6 @@ static inline int spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument,
 		return -EAGAIN;
 	task->scope = scope;
 	task->base.parent = &scope->node;
-	atomic_store_explicit(&task->base.end_ns, scope->children_end_ns, memory_order_relaxed);
 	/* A ladder may run already, behind a shield around the scope. */
 	atomic_store_explicit(&task->base.end_ns, ew__children_end(scope), memory_order_relaxed);
 	task->ended = task_ended;
