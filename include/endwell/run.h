@@ -44,8 +44,8 @@ struct ew_run_options {
  * Returns when every task has ended, every resource is closed or aborted and the kernel is done with all memory lent.
  * Return:  @fn's result.
  * Errors:  -EDEADLK called from a task (reported: a child scope is what is wanted); -EINVAL options that do not
- *          fit together; -ENOSYS, -EPERM, -EACCES or -ENOMEM: io_uring is missing, refused or has no memory (reported
- *          in one sentence with the cause).
+ *          fit together; -ENOSYS, -EPERM, -EACCES, -ENOMEM or -EMFILE: io_uring is missing, refused, or has no
+ *          memory or descriptor; -EAGAIN no thread or stack (all reported in one sentence with the cause).
  */
 EW_API int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument);
 

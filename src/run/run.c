@@ -233,8 +233,10 @@ static int run_main(struct ew__runtime *runtime, struct main_call *call)
 	int r;
 
 	r = ew_spawn(&runtime->root, main_task, call);
-	if (r < 0)
+	if (r < 0) {
+		ew__report("no memory for the stack of the main task");
 		return r;
+	}
 	call->runtime->root.children->site = EW_SITE("main task");
 	ew__worker_loop_until(&threads[0].worker, &runtime->root.children_count);
 	if (runtime->root.first_error && runtime->main_result == 0)
@@ -325,9 +327,11 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 			ew_task_name());
 		return -EDEADLK;
 	}
+	atomic_store(&current_runtime, &runtime);
 	r = prepare(&runtime, options);
+	if (r < 0 && r != -EINVAL)
+		ew__report("no memory or thread for the runtime (%s)", strerror(-r));
 	if (r == 0) {
-		atomic_store(&current_runtime, &runtime);
 		if (runtime.options.signals)
 			blocked = *runtime.options.signals;
 		else
@@ -341,8 +345,8 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 		if (runtime.options.virtual_time)
 			ew__virtual_now_ns = 0;
 		pthread_sigmask(SIG_SETMASK, &before, NULL);
-		atomic_store(&current_runtime, NULL);
 	}
+	atomic_store(&current_runtime, NULL);
 	ew__pool_free(runtime.pool);
 	free(runtime.threads);
 	return r;

@@ -92,6 +92,52 @@ TEST(run_after_run_leaves_no_descriptor_and_no_thread)
 		sched_yield();
 }
 
+static int spawn_on_both(void *argument)
+{
+	EW_SCOPE(scope);
+
+	EXPECT_EQ(ew_spawn(&scope, return_argument, argument, .worker = 1), 0);
+	EXPECT_EQ(ew_spawn(&scope, return_argument, argument, .worker = 2), 0);
+	return ew_scope_finish(&scope, 7);
+}
+
+static uint64_t address_space(void)
+{
+	FILE *file = fopen("/proc/self/statm", "r");
+	unsigned long long pages;
+
+	EXPECT(file != NULL);
+	EXPECT_EQ(fscanf(file, "%llu", &pages), 1);
+	fclose(file);
+	return pages * 4096;
+}
+
+/* With a little more address space each time: threads, rings, tables and stacks are missing in turn. */
+TEST(run_that_cannot_start_says_why_and_leaves_nothing)
+{
+	unsigned descriptors = descriptors_count(), reasons = 0;
+	struct rlimit plenty, little;
+	uint64_t extra;
+	int seven = 7, r = 0;
+
+	if (SANITIZED || RUNNING_ON_VALGRIND)
+		SKIP("the sanitizer needs the address space");
+	EXPECT_EQ(getrlimit(RLIMIT_AS, &plenty), 0);
+	for (extra = 0; r != 7; extra += 1024 * 1024) {
+		little = plenty;
+		little.rlim_cur = address_space() + extra;
+		EXPECT_EQ(setrlimit(RLIMIT_AS, &little), 0);
+		r = run_workers(2, spawn_on_both, &seven);
+		EXPECT_EQ(setrlimit(RLIMIT_AS, &plenty), 0);
+		EXPECT(r == 7 || r == -EAGAIN || r == -ENOMEM);
+		EXPECT(r == 7 || reports.count > 0);
+		reasons += r != 7 && !reported("no descriptor or memory for a worker", NULL);
+		EXPECT_EQ(descriptors_count(), descriptors);
+	}
+	EXPECT(reasons > 0);
+	EXPECT_EQ(run_workers(2, spawn_on_both, &seven), 7);
+}
+
 static int see_signals(void *argument)
 {
 	sigset_t set;
