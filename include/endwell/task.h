@@ -3,7 +3,8 @@
 
 /*
  * Tasks: functions on their own stacks
- * A task runs on one worker until it returns; its locals never move.
+ * A task runs on one worker until it returns; its locals never move. What belongs to a thread (errno, the signal
+ * mask, the rounding mode) is shared by the tasks of a worker.
  */
 
 #include <endwell/resource.h>
@@ -36,7 +37,8 @@ EW_MUST_CHECK EW_API int ew__spawn_take(struct ew_scope *scope, ew_task_take_fn 
  * ew_spawn() - start a task as child of a scope: ew_spawn(&scope, fn, argument, .worker = 2)
  *
  * Does not suspend; must be called by a task on the scope's own worker. The child is started even if it is cancelled first.
- * Errors:       -ECANCELED the scope is cancelled, -EAGAIN no memory for a stack; nothing is taken.
+ * Errors:       -ECANCELED the scope is cancelled, -EAGAIN no memory for a stack, -EINVAL there is no such
+ *               worker; nothing is taken.
  */
 #define ew_spawn(scope, fn, argument, ...)                                                         \
 	ew__spawn(scope, fn, argument, (struct ew_spawn_options){ __VA_ARGS__ }, EW_SITE(#fn))

@@ -3,7 +3,8 @@
 
 /*
  * Context switch: from one stack to another
- * Saves what the ABI wants preserved, tells the sanitizers, jumps.
+ * Saves the registers that the ABI wants preserved, but not the floating-point control modes, which are the
+ * thread's; tells the sanitizers, jumps.
  */
 
 #include <stddef.h>
