@@ -73,15 +73,24 @@ def end_process(process, seconds=20):
     return process.returncode
 
 
+def command(*words):
+    """The exit status of a tool of the system."""
+    return subprocess.run(words, capture_output=True, env={**os.environ, "PATH": PATH}, check=False).returncode
+
+
 @contextlib.contextmanager
 def folder(memory=False):
-    """A new folder, below /dev/shm if @memory, where free space is quiet enough to be measured."""
-    base = "/dev/shm" if memory and os.access("/dev/shm", os.W_OK) else None
+    """A new folder; if @memory, where free space can be measured: in a volume that nobody else writes to, or, for who may
+    not mount one, below /dev/shm, which is quiet."""
+    base = "/dev/shm" if memory and not IS_ROOT and os.access("/dev/shm", os.W_OK) else None
     path = tempfile.mkdtemp(prefix="ew-ingest-test.", dir=base)
+    mounted = memory and IS_ROOT and not command("mount", "-t", "tmpfs", "-o", "size=90%", "tmpfs", path)
     os.chmod(path, 0o755)
     try:
         yield pathlib.Path(path)
     finally:
+        if mounted:
+            command("umount", "-l", path)
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -224,7 +233,9 @@ class Server:
         self.context.__exit__(None, None, None)
 
     def log(self):
-        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        """All whole lines: the last one may just be being written."""
+        text = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        return text[:text.rfind("\n") + 1]
 
     def request(self, method, path, body=None, headers=None, timeout=60):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout * SCALE)

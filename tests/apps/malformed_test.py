@@ -54,7 +54,7 @@ def statuses(received):
 
 def test_malformed_requests_get_their_status_and_a_closed_connection():
     wrong, acknowledged = [], set()
-    with Server() as server:
+    with Server(memory=True) as server:
         baseline = Baseline(server)
         for outcome, name, data in table():
             if not outcome.isdigit():
@@ -74,7 +74,7 @@ def test_malformed_requests_get_their_status_and_a_closed_connection():
 
 def test_well_formed_requests_of_the_table_are_all_answered():
     wrong = []
-    with Server("none", "--client-half-close", "finish") as server:
+    with Server("none", "--client-half-close", "finish", memory=True) as server:
         baseline = Baseline(server)
         for outcome, name, data in table():
             if not outcome.startswith("ok:"):
@@ -91,7 +91,7 @@ def test_well_formed_requests_of_the_table_are_all_answered():
 def test_close_at_every_byte_of_an_upload_publishes_nothing():
     data = (b"PUT /files/cut HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
             b"Connection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
-    with Server() as server:
+    with Server(memory=True) as server:
         baseline = Baseline(server)
         for end in range(len(data)):
             with server.connect() as connection:
