@@ -3,26 +3,24 @@
 """Shutdown: within the grace uploads finish, after it they are cut, a second signal does not wait; the exit status tells."""
 
 import signal
-import time
 
 import ingest
 from ingest import Server, check, equal, wait_until
 
 
-def ends(server, status, seconds=20):
+def ends(server, status, seconds=30):
+    """Within far less than a grace of 600 s."""
     equal(server.process.wait(seconds * ingest.SCALE), status, f"exit status: {server.log()[-800:]}")
 
 
 def test_idle_server_ends_at_once():
     for number in (signal.SIGTERM, signal.SIGINT):
-        with Server() as server:
+        with Server("none", "--grace", "600") as server:
             idle = server.connect()
             idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             equal(ingest.read_answer(idle).status, 200)
-            start = time.monotonic()
             server.process.send_signal(number)
             ends(server, 0)
-            check(time.monotonic() - start < 5 * ingest.SCALE, "at once")
             check(idle.recv(1) == b"", "the idle connection was closed")
 
 
@@ -37,6 +35,7 @@ def test_upload_finishes_within_the_grace():
         answer = ingest.read_answer(connection)
         equal(answer.status, 201)
         equal(answer.headers["Connection"], "close")
+        connection.close()
         ends(server, 0)
         equal((server.bucket / "f").read_bytes(), b"abcd")
 
@@ -59,6 +58,7 @@ def test_next_upload_is_refused_while_draining():
         wait_until(refused, 10, "new connections are refused")
         busy.sendall(b"cd")
         equal(ingest.read_answer(busy).status, 201)
+        busy.close()
         ends(server, 0)
 
 
@@ -81,10 +81,8 @@ def test_second_signal_does_not_wait():
         wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "event=draining" in server.log(), 10, "draining")
-        start = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         ends(server, 4)
-        check(time.monotonic() - start < 10 * ingest.SCALE, "at once")
         equal(server.transitions("f"), ["RECEIVING", "CANCELLED"])
         equal(server.published(), [])
 
