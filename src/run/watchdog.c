@@ -14,7 +14,8 @@
 #include <unistd.h>
 
 #define LOOK_EVERY_NS	   (100 * EW_MILLISECOND)
-#define ANSWER_WITHIN_NS   (300 * EW_MILLISECOND)
+#define ANSWER_LOOK_NS	   (10 * EW_MILLISECOND)
+#define ANSWER_LOOKS	   30
 #define REPORTED_WITHIN_NS (100 * EW_MILLISECOND)
 #define TASKS_NAMED_MAX	   32
 #define EXIT_STUCK	   70 /* EX_SOFTWARE, sysexits.h */
@@ -62,6 +63,27 @@ static bool sleep_for(struct ew__watchdog *watchdog, int64_t duration_ns)
 	return !stopped;
 }
 
+static bool all_described(const struct ew__runtime *runtime)
+{
+	unsigned i;
+
+	for (i = 0; i < runtime->workers_count; i++)
+		if (!atomic_load(&runtime->threads[i].described))
+			return false;
+	return true;
+}
+
+/* Counted in looks, not by the clock: when the whole process stands still, the workers lose no more than one. */
+static bool await_descriptions(struct ew__watchdog *watchdog)
+{
+	unsigned looks;
+
+	for (looks = 0; looks < ANSWER_LOOKS && !all_described(watchdog->runtime); looks++)
+		if (!sleep_for(watchdog, ANSWER_LOOK_NS))
+			return false;
+	return true;
+}
+
 static void *name_what_is_stuck(void *argument)
 {
 	struct ew__watchdog *watchdog = argument;
@@ -74,7 +96,7 @@ static void *name_what_is_stuck(void *argument)
 		runtime->threads[i].describe.deliver = describe;
 		ew__post(&runtime->threads[i].worker, &runtime->threads[i].describe);
 	}
-	if (!sleep_for(watchdog, ANSWER_WITHIN_NS))
+	if (!await_descriptions(watchdog))
 		return NULL;
 	for (i = 0; i < runtime->workers_count; i++) {
 		thread = &runtime->threads[i];
@@ -83,6 +105,7 @@ static void *name_what_is_stuck(void *argument)
 				   thread->worker.number);
 	}
 	fflush(stderr);
+	atomic_store(&watchdog->named, true);
 	return NULL;
 }
 
@@ -91,11 +114,15 @@ static void leave_stuck(struct ew__watchdog *watchdog)
 {
 	pthread_t reporter;
 	bool reporting = pthread_create(&reporter, NULL, name_what_is_stuck, watchdog) == 0;
+	unsigned looks;
 
 	if (!reporting)
 		name_what_is_stuck(watchdog);
+	for (looks = 0; looks < ANSWER_LOOKS + 10 && !atomic_load(&watchdog->named); looks++)
+		if (!sleep_for(watchdog, ANSWER_LOOK_NS))
+			break;
 	/* The program's report function, too, may hand lines to a thread. */
-	if (sleep_for(watchdog, ANSWER_WITHIN_NS + REPORTED_WITHIN_NS)) {
+	if (sleep_for(watchdog, REPORTED_WITHIN_NS)) {
 		if (reporting)
 			(void)pthread_tryjoin_np(reporter, NULL);
 		_exit(EXIT_STUCK);

@@ -14,6 +14,7 @@ struct ew__watchdog {
 	pthread_cond_t changed;
 	bool running;
 	bool stop;
+	_Atomic bool named; /* what is stuck has been said */
 };
 
 /* Does nothing unless the program asked for it (exit_when_stuck). */
