@@ -346,7 +346,7 @@ static void *watch(void *argument)
 	pthread_mutex_lock(&sweep->mutex);
 	while (!sweep->over) {
 		seen = sweep->run;
-		clock_gettime(CLOCK_REALTIME, &until);
+		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_sec += seconds;
 		for (r = 0; r == 0 && sweep->run == seen && !sweep->over;)
 			r = pthread_cond_timedwait(&sweep->changed, &sweep->mutex, &until);
@@ -359,10 +359,14 @@ static void *watch(void *argument)
 
 static void sweep_watched(struct sweep *sweep)
 {
+	pthread_condattr_t monotonic;
 	pthread_t watcher;
 
 	pthread_mutex_init(&sweep->mutex, NULL);
-	pthread_cond_init(&sweep->changed, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&sweep->changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	if (pthread_create(&watcher, NULL, watch, sweep) != 0) {
 		fail(sweep, "no thread to watch the runs");
 		return;
