@@ -256,7 +256,8 @@ static int lose_reader(void *argument)
 	transfer.pipe = sink;
 	EW_SCOPE(scope);
 	EXPECT_EQ(ew_spawn(&scope, write_task, &transfer), 0);
-	EXPECT_EQ(ew_sleep(5 * EW_MILLISECOND), 0);
+	while (bytes_in(source) == 0)
+		EXPECT_EQ(ew_yield(), 0);
 	EXPECT_EQ(ew_pipe_close(&source), 0);
 	EXPECT_EQ(ew_scope_join(&scope), 0);
 	EXPECT_EQ(transfer.result, -EPIPE);
@@ -368,7 +369,8 @@ static int cancel_write(void *argument)
 	transfer.pipe = sink;
 	EW_SCOPE(scope);
 	EXPECT_EQ(ew_spawn(&scope, write_task, &transfer), 0);
-	EXPECT_EQ(ew_sleep(5 * EW_MILLISECOND), 0);
+	while (bytes_in(source) == 0)
+		EXPECT_EQ(ew_yield(), 0);
 	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
 	EXPECT_EQ(ew_scope_join(&scope), 0);
 	EXPECT_EQ(transfer.result, -ECANCELED);

@@ -208,6 +208,8 @@ static int wait_in_two_tasks(void *argument)
 	EXPECT_EQ(ew_spawn(&scope, wait_task, &waiters[1]), 0);
 	EXPECT_EQ(ew_sleep(2 * EW_MILLISECOND), 0);
 	EXPECT_EQ(kill(getpid(), SIGUSR1), 0);
+	while (waiters[0].result + waiters[1].result == 0)
+		EXPECT_EQ(ew_yield(), 0);
 	EXPECT_EQ(ew_sleep(2 * EW_MILLISECOND), 0);
 	EXPECT_EQ(waiters[0].result + waiters[1].result, SIGUSR1);
 	EXPECT_EQ(kill(getpid(), SIGUSR2), 0);
