@@ -195,12 +195,16 @@ static UNUSED int unix_peer(struct ew_socket **ret_socket)
 	return fds[1];
 }
 
+/*
+ * Each process has an address of its own in 127.128.0.0/9: a port that it has given up is not taken by another's
+ * connection, which comes from 127.0.0.1.
+ */
 static UNUSED struct sockaddr_in loopback(uint16_t port)
 {
 	return (struct sockaddr_in){
 		.sin_family = AF_INET,
 		.sin_port = htons(port),
-		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+		.sin_addr.s_addr = htonl(0x7f800000u | (uint32_t)getpid()),
 	};
 }
 

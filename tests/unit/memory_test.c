@@ -55,6 +55,7 @@ enum way { BY_NAME, BY_LEAVING, BY_CANCEL, BY_FORCE, BY_PANIC };
 
 struct state {
 	struct ew_semaphore *semaphore;
+	struct directory place;
 	struct ew_file *dir;
 	struct sockaddr_storage address;
 	enum way way;
@@ -167,7 +168,7 @@ static int hold_and_end(void *argument)
 	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT,
 		 .budget_ns = state->way == BY_FORCE ? EW_NANOSECOND : 0);
 
-	EXPECT_EQ(ew_file_open(NULL, "/var/tmp", O_RDONLY | O_DIRECTORY, 0, &state->dir), 0);
+	EXPECT_EQ(ew_file_open(NULL, state->place.path, O_RDONLY | O_DIRECTORY, 0, &state->dir), 0);
 	EXPECT_EQ(ew_spawn(&scope, hold_all, state), 0);
 	if (state->way == BY_CANCEL || state->way == BY_FORCE) {
 		TURNS_UNTIL(refusing);
@@ -181,12 +182,14 @@ static int hold_and_end(void *argument)
 static void expect_ended(enum way way)
 {
 	struct state state = { .way = way, .semaphore = ew_semaphore_new(1, 1) };
-	struct descriptors before = descriptors_now();
+	struct descriptors before;
 	struct ew_run_options options = { .workers_count = 1 };
 	sigset_t signals;
 
 	if (!OWN_ALLOCATOR)
 		SKIP("the sanitizer has the allocator");
+	directory_make(&state.place);
+	before = descriptors_now();
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGUSR1);
 	options.signals = &signals;
@@ -194,8 +197,8 @@ static void expect_ended(enum way way)
 	refusing = false;
 	close(state.peer);
 	close(state.queued_peer);
-	unlink("/var/tmp/plain");
 	expect_same_descriptors(&before);
+	directory_remove(&state.place);
 	EXPECT_EQ(waitpid(-1, NULL, WNOHANG), -1);
 	EXPECT_EQ(errno, ECHILD);
 	EXPECT_EQ(ew_semaphore_count(state.semaphore).free, 1);

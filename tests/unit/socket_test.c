@@ -308,12 +308,17 @@ TEST(socket_connect_cancelled_says_whether_it_had_begun)
 
 static int connect_to_nobody(void *argument)
 {
-	struct dial dial;
+	int bound = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct dial dial = { .address = loopback(0) };
+	socklen_t bytes = sizeof(dial.address);
 
 	(void)argument;
-	close(plain_listener(&dial.address));
+	/* Its port is taken, and nobody listens there. */
+	EXPECT_EQ(bind(bound, (struct sockaddr *)&dial.address, bytes), 0);
+	EXPECT_EQ(getsockname(bound, (struct sockaddr *)&dial.address, &bytes), 0);
 	EXPECT_EQ(dial_task(&dial), 0);
 	EXPECT_EQ(dial.result, -ECONNREFUSED);
+	close(bound);
 	return 0;
 }
 
