@@ -368,9 +368,19 @@ def head(name, length=None, extra=""):
     return f"PUT /files/{name} HTTP/1.1\r\nHost: 127.0.0.1\r\n{framing}{extra}\r\n".encode()
 
 
+class Exactly:
+    """Lets a response take no byte of the next one, which may have come with it."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def makefile(self, mode):
+        return self.connection.makefile(mode, 1)
+
+
 def read_answer(connection):
     """One whole answer from a raw connection; None when it was closed instead."""
-    answer = http.client.HTTPResponse(connection)
+    answer = http.client.HTTPResponse(Exactly(connection))
     try:
         answer.begin()
         return Answer(answer.status, answer.headers, answer.read())
