@@ -464,46 +464,103 @@ TEST(sweep_pipe)
 	expect_sweep(&options, pipes, 4);
 }
 
-static int run_program(char *const *argv, bool to_the_end)
+static int start_program(char *const *argv, int stdin_fd, struct ew_process **ret_process)
 {
-	struct ew_process_options options = { .path = argv[0],
-					      .argv = argv,
-					      .stdin_fd = -1,
-					      .stdout_fd = -1,
-					      .stderr_fd = -1,
-					      .keep_fd = -1 };
-	int status = 0, r;
-	EW_OWN(ew_process, process);
+	const struct ew_process_options options = { .path = argv[0],
+						    .argv = argv,
+						    .stdin_fd = stdin_fd,
+						    .stdout_fd = -1,
+						    .stderr_fd = -1,
+						    .keep_fd = -1 };
 
-	r = ew_process_spawn(&options, &process);
-	if (r == 0 && to_the_end)
-		r = ew_process_wait(process, EW_NEVER, &status);
-	if (r < 0)
-		return r;
-	return ew_process_close(&process);
+	return ew_process_spawn(&options, ret_process);
 }
 
-static int short_process(void *argument)
+/* A sweep wants the same calls to wait in each run, so when a program ends is not left to the machine. */
+static void await_zombie(const struct ew_process *process)
+{
+	siginfo_t info;
+
+	EXPECT_EQ(waitid(P_PID, (id_t)ew_process_pid(process), &info, WEXITED | WNOWAIT), 0);
+}
+
+static int ended_process(void *argument)
 {
 	char *argv[] = { "/bin/true", NULL };
+	int status, r;
+	EW_OWN(ew_process, process);
 
 	(void)argument;
-	return run_program(argv, true);
+	r = start_program(argv, -1, &process);
+	if (r == 0) {
+		await_zombie(process);
+		r = ew_process_wait(process, EW_NEVER, &status);
+	}
+	return r < 0 ? r : ew_process_close(&process);
 }
 
+TEST(sweep_process_that_has_ended)
+{
+	if (RUNNING_ON_VALGRIND)
+		SKIP("this Valgrind has no pidfd_open");
+	expect_sweeps(ended_process, 2);
+}
+
+struct told {
+	struct ew_process *process;
+	int fd;
+};
+
+static int tell_to_end(void *argument)
+{
+	const struct told *told = argument;
+
+	EXPECT_EQ(write(told->fd, "\n", 1), 1);
+	await_zombie(told->process);
+	return 0;
+}
+
+static int ending_process(void *argument)
+{
+	char *argv[] = { "/bin/sh", "-c", "read -r line", NULL };
+	struct told told;
+	int status, r;
+	EW_OWN(ew_pipe, inside);
+	EW_OWN(ew_pipe, outside);
+	EW_OWN(ew_process, process);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = ew_pipe_open(&inside, &outside);
+	if (r == 0)
+		r = start_program(argv, ew_pipe_fd(inside), &process);
+	if (r == 0) {
+		told = (struct told){ .process = process, .fd = ew_pipe_fd(outside) };
+		r = ew_spawn(&scope, tell_to_end, &told);
+	}
+	if (r == 0)
+		r = ew_process_wait(process, EW_NEVER, &status);
+	r = ew_scope_finish(&scope, r);
+	return r < 0 ? r : ew_process_close(&process);
+}
+
+/* It runs as long as nobody waits for it. */
 TEST(sweep_process_that_ends)
 {
 	if (RUNNING_ON_VALGRIND)
 		SKIP("this Valgrind has no pidfd_open");
-	expect_sweeps(short_process, 2);
+	expect_sweeps(ending_process, 3);
 }
 
 static int long_process(void *argument)
 {
 	char *argv[] = { "/bin/sleep", "1000", NULL };
+	int r;
+	EW_OWN(ew_process, process);
 
 	(void)argument;
-	return run_program(argv, false);
+	r = start_program(argv, -1, &process);
+	return r < 0 ? r : ew_process_close(&process);
 }
 
 TEST(sweep_process_that_is_terminated)
