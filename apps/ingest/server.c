@@ -309,6 +309,22 @@ static int await_shutdown(struct server *server, struct ew_signals *signals, str
 	return r;
 }
 
+/* clamd does not stop when we do; what it still scans is waited for within the grace. */
+static int await_scanner(struct server *server)
+{
+	int r = 0;
+
+	while (r == 0 && !atomic_load(&server->forced) &&
+	       ew_now() < atomic_load(&server->grace_end_ns)) {
+		struct slots_view view = slots_look(&server->metrics.scan_slots);
+
+		if (view.count[SLOT_HELD] + view.count[SLOT_CANCELLING] == 0)
+			break;
+		r = ew_sleep(LOOK_INTERVAL);
+	}
+	return r;
+}
+
 static int run_workers(struct server *server, struct ew_signals *signals, struct worker *workers,
 		       unsigned int count)
 {
@@ -326,23 +342,9 @@ static int run_workers(struct server *server, struct ew_signals *signals, struct
 		r = ew_spawn(&watching, await_second_signal, &force);
 	if (r == 0)
 		r = ew_scope_join(&running);
+	if (r == 0)
+		r = await_scanner(server);
 	return atomic_load(&server->forced) ? 0 : r;
-}
-
-/* clamd does not stop when we do; what it still scans is waited for within the grace. */
-static int await_scanner(struct server *server)
-{
-	int r = 0;
-
-	while (r == 0 && !atomic_load(&server->forced) &&
-	       ew_now() < atomic_load(&server->grace_end_ns)) {
-		struct slots_view view = slots_look(&server->metrics.scan_slots);
-
-		if (view.count[SLOT_HELD] + view.count[SLOT_CANCELLING] == 0)
-			break;
-		r = ew_sleep(LOOK_INTERVAL);
-	}
-	return r;
 }
 
 static int run_services(struct server *server, struct ew_signals *signals, struct worker *workers,
@@ -357,8 +359,6 @@ static int run_services(struct server *server, struct ew_signals *signals, struc
 		r = scanner_start(server->scanner, &services, server->bucket.staging);
 	if (r == 0)
 		r = run_workers(server, signals, workers, count);
-	if (r == 0)
-		r = await_scanner(server);
 	closed = ew_scope_close(&services, EW_NOW, EW_REASON_SHUTDOWN);
 	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
 }

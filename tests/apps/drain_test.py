@@ -5,12 +5,20 @@
 import signal
 
 import ingest
-from ingest import Server, check, equal, wait_until
+from ingest import Clamd, Server, check, equal, wait_until
 
 
 def ends(server, status, seconds=30):
     """Within far less than a grace of 600 s."""
     equal(server.process.wait(seconds * ingest.SCALE), status, f"exit status: {server.log()[-800:]}")
+
+
+def refuses(server):
+    try:
+        server.connect().close()
+        return False
+    except OSError:
+        return True
 
 
 def test_idle_server_ends_at_once():
@@ -48,14 +56,7 @@ def test_next_upload_is_refused_while_draining():
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "event=draining" in server.log(), 10, "draining")
 
-        def refused():
-            try:
-                server.connect().close()
-                return False
-            except OSError:
-                return True
-
-        wait_until(refused, 10, "new connections are refused")
+        wait_until(lambda: refuses(server), 10, "new connections are refused")
         busy.sendall(b"cd")
         equal(ingest.read_answer(busy).status, 201)
         busy.close()
@@ -85,6 +86,22 @@ def test_second_signal_does_not_wait():
         ends(server, 4)
         equal(server.transitions("f"), ["RECEIVING", "CANCELLED"])
         equal(server.published(), [])
+
+
+def test_second_signal_does_not_wait_for_the_scanner():
+    """No upload is left, only a scan slot whose scanner has not stopped; the grace is longer than the test."""
+    with Clamd() as clamd, Server(f"clamd:{clamd.socket}", "--grace", "600") as server:
+        clamd.stop_answering()
+        connection = server.connect()
+        connection.sendall(ingest.head("f", 1) + b"x")
+        wait_until(lambda: server.slots("scan", "held") == 1, 20, "a scan is on its way")
+        ingest.reset(connection)
+        wait_until(lambda: server.slots("scan", "cancelling") == 1, 20, "the slot is cancelling")
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: refuses(server), 10, "draining")
+        server.process.send_signal(signal.SIGTERM)
+        ends(server, 4)
+        check("event=scan-slot-presumed" in server.log(), server.log()[-500:])
 
 
 def test_restart_takes_the_same_bucket():
