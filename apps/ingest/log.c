@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,10 +44,10 @@ static struct {
 
 static _Atomic uint64_t dropped_total;
 
-static void write_all(const char *text, size_t bytes)
+static void write_all(int fd, const char *text, size_t bytes)
 {
 	while (bytes > 0) {
-		ssize_t n = write(STDERR_FILENO, text, bytes);
+		ssize_t n = write(fd, text, bytes);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -77,7 +78,7 @@ static void *write_loop(void *unused)
 		logger.used = 0;
 		logger.busy = true;
 		pthread_mutex_unlock(&logger.lock);
-		write_all(taken, bytes);
+		write_all(STDERR_FILENO, taken, bytes);
 		pthread_mutex_lock(&logger.lock);
 		logger.busy = false;
 		pthread_cond_broadcast(&logger.idle);
@@ -139,6 +140,23 @@ uint64_t log_dropped(void)
 	return atomic_load_explicit(&dropped_total, memory_order_relaxed);
 }
 
+static void *write_block(void *text)
+{
+	write_all(STDOUT_FILENO, text, strlen(text));
+	free(text);
+	return NULL;
+}
+
+void log_block(char *text)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, write_block, text) == 0)
+		pthread_detach(thread);
+	else
+		write_block(text);
+}
+
 static bool enqueue(const char *text, size_t bytes)
 {
 	if (logger.used + bytes > QUEUE_BYTES)
@@ -156,7 +174,7 @@ static void submit(const char *text, size_t bytes)
 	pthread_mutex_lock(&logger.lock);
 	if (!logger.running) {
 		pthread_mutex_unlock(&logger.lock);
-		write_all(text, bytes);
+		write_all(STDERR_FILENO, text, bytes);
 		return;
 	}
 	if (logger.dropped_unsaid > 0) {

@@ -22,6 +22,12 @@ void log_stop(int64_t deadline_ns);
 /* Lines that were thrown away because standard error does not take them. */
 uint64_t log_dropped(void);
 
+/*
+ * A text for standard output, which need not have a reader either: a thread for it alone writes it.
+ * Takes @text, from malloc(), always.
+ */
+void log_block(char *text);
+
 /* A line: begin, any number of pairs, end. Values are quoted and escaped where they need it. */
 void log_begin(struct log_line *line, const char *level, const char *event);
 void log_text(struct log_line *line, const char *key, const char *value);

@@ -227,35 +227,48 @@ static void print_address(const struct ew_listener *listener, char *ret_text, si
 static void print_block(struct server *server, const struct ew_listener *listener)
 {
 	const struct options *options = server->options;
+	char *text = NULL;
+	size_t bytes;
+	FILE *block = open_memstream(&text, &bytes);
 	char address[96], sum[256], engine[VERDICT_TEXT_BYTES], reason[SCANNER_REASON_BYTES];
 
+	if (!block)
+		return;
 	print_address(listener, address, sizeof(address));
 	capacity_print(&server->capacity, sum, sizeof(sum));
 	scanner_engine(server->scanner, engine);
 
-	printf("ew-ingest %s\n", EW_INGEST_VERSION);
-	printf("  address  %s%s\n", address,
-	       options->loopback ? "" : ", open to whoever reaches it (--public)");
-	printf("  bucket   %s, files of at most %llu bytes get mode %04o\n", options->bucket,
-	       (unsigned long long)server_size_max(server), (unsigned int)options->mode);
+	fprintf(block, "ew-ingest %s\n", EW_INGEST_VERSION);
+	fprintf(block, "  address  %s%s\n", address,
+		options->loopback ? "" : ", open to whoever reaches it (--public)");
+	fprintf(block, "  bucket   %s, files of at most %llu bytes get mode %04o\n",
+		options->bucket, (unsigned long long)server_size_max(server),
+		(unsigned int)options->mode);
 	if (options->scanner_kind == SCANNER_NONE)
-		printf("  scanner  none: WARNING: files are published without having been looked at\n");
+		fprintf(block,
+			"  scanner  none: WARNING: files are published without having been looked at\n");
 	else if (scanner_ready(server->scanner, reason))
-		printf("  scanner  %s, %s\n", options->scanner, engine);
+		fprintf(block, "  scanner  %s, %s\n", options->scanner, engine);
 	else
-		printf("  scanner  %s, not ready, uploads get 503: %s\n", options->scanner, reason);
+		fprintf(block, "  scanner  %s, not ready, uploads get 503: %s\n", options->scanner,
+			reason);
 	for (size_t i = 0; i < options->scanner_notes.count; i++)
-		printf("           %s\n", options->scanner_notes.items[i]);
-	printf("  driver   %s, %u workers\n", ew_driver_name(), ew_workers_count());
-	printf("  limits   %s\n", sum);
-	printf("           %llu scans at the same time, %llu requests wait for an upload slot, "
-	       "shutdown within %lld s\n",
-	       (unsigned long long)(options->scanner_kind == SCANNER_NONE ? 0
-									  : options->scan_slots),
-	       (unsigned long long)options->waiting,
-	       (long long)(options->grace_ns / EW_SECOND + ENDING_BUDGET / EW_SECOND));
-	printf("  try      curl -T FILE %s/files/NAME\n", address);
-	fflush(stdout);
+		fprintf(block, "           %s\n", options->scanner_notes.items[i]);
+	fprintf(block, "  driver   %s, %u workers\n", ew_driver_name(), ew_workers_count());
+	fprintf(block, "  limits   %s\n", sum);
+	fprintf(block,
+		"           %llu scans at the same time, %llu requests wait for an upload slot, "
+		"shutdown within %lld s\n",
+		(unsigned long long)(options->scanner_kind == SCANNER_NONE ? 0
+									   : options->scan_slots),
+		(unsigned long long)options->waiting,
+		(long long)(options->grace_ns / EW_SECOND + ENDING_BUDGET / EW_SECOND));
+	fprintf(block, "  try      curl -T FILE %s/files/NAME\n", address);
+
+	if (fclose(block) == 0)
+		log_block(text);
+	else
+		free(text);
 }
 
 static int open_listeners(struct server *server, struct worker *workers, unsigned int count)

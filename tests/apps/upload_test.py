@@ -368,6 +368,48 @@ def test_standard_error_that_nobody_reads_ends_nothing():
                 equal([entry.stat().st_size for entry in (server.folder / f"other{number}.state").iterdir()], [0])
 
 
+def full_pipe():
+    """Both ends of a pipe that takes nothing more; who writes into it waits."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(writer, True)
+    return reader, writer
+
+
+def is_alive(server):
+    try:
+        return server.request("GET", "/healthz", timeout=5).status == 200
+    except OSError:
+        return False
+
+
+def test_standard_output_that_nobody_reads_stops_nothing():
+    """The start block cannot be written; uploads are taken all the same, and the first signal is heard."""
+    reader, writer = full_pipe()
+    with ingest.folder() as place, open(place / "log", "wb") as log, socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+        holder.close()
+        server = Server()
+        server.port = port
+        process = subprocess.Popen([ingest.SERVER, "serve", "--listen", f"127.0.0.1:{port}", "--bucket", place / "b",
+                                    "--scanner", "none"], stdout=writer, stderr=log)
+        try:
+            ingest.wait_until(lambda: is_alive(server), 10, "it answers")
+            for number in range(10):
+                equal(server.put(f"f{number}", b"x", timeout=10).status, 201)
+            process.send_signal(signal.SIGTERM)
+            equal(process.wait(20 * ingest.SCALE), 0)
+        finally:
+            ingest.end_process(process, 1)
+            os.close(reader)
+            os.close(writer)
+
+
 class LoggingNowhere(Server):
     """A server that a shell starts in a folder of somebody else; only its requests are used."""
 
