@@ -166,24 +166,29 @@ static bool enqueue(const char *text, size_t bytes)
 	return true;
 }
 
+/* Under the lock: what is missing here is said as soon as there is room for it. */
+static void say_dropped(void)
+{
+	struct log_line line;
+
+	if (logger.dropped_unsaid == 0)
+		return;
+	log_begin(&line, "warn", "log-dropped");
+	log_number(&line, "lines", (int64_t)logger.dropped_unsaid);
+	line.text[line.used++] = '\n';
+	if (enqueue(line.text, line.used))
+		logger.dropped_unsaid = 0;
+}
+
 static void submit(const char *text, size_t bytes)
 {
-	char missing[96];
-	int length;
-
 	pthread_mutex_lock(&logger.lock);
 	if (!logger.running) {
 		pthread_mutex_unlock(&logger.lock);
 		write_all(STDERR_FILENO, text, bytes);
 		return;
 	}
-	if (logger.dropped_unsaid > 0) {
-		length =
-			snprintf(missing, sizeof(missing),
-				 "level=warn event=log-dropped lines=%zu\n", logger.dropped_unsaid);
-		if (enqueue(missing, (size_t)length))
-			logger.dropped_unsaid = 0;
-	}
+	say_dropped();
 	if (!enqueue(text, bytes)) {
 		logger.dropped_unsaid++;
 		atomic_fetch_add_explicit(&dropped_total, 1, memory_order_relaxed);

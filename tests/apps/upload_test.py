@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Uploads that go well, and those that are refused: what clients see, and what is in the bucket afterwards."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -408,6 +409,39 @@ def test_standard_output_that_nobody_reads_stops_nothing():
             ingest.end_process(process, 1)
             os.close(reader)
             os.close(writer)
+
+
+def test_missing_log_lines_are_said_like_any_other():
+    """A pipe of one page that nobody reads: when lines are dropped, the line that says so has its time and level."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    with ingest.folder() as place:
+        process = subprocess.Popen([ingest.SERVER, "serve", "--listen", "127.0.0.1:0", "--bucket", place / "b", "--scanner",
+                                    "none"], stdout=subprocess.PIPE, stderr=writer)
+        os.close(writer)
+        try:
+            server = Server()
+            for line in process.stdout:
+                if line.strip().startswith(b"address"):
+                    server.port = int(line.rsplit(b":", 1)[1])
+                if line.strip().startswith(b"try "):
+                    break
+
+            def dropped():
+                for _ in range(200):
+                    equal(server.request("GET", "/" + "x" * 300).status, 404)
+                return server.metric("ingest_log_lines_dropped_total") > 0
+
+            ingest.wait_until(dropped, 60, "lines are dropped")
+            process.send_signal(signal.SIGTERM)
+            with os.fdopen(reader, errors="replace") as log:
+                lines = log.read().splitlines()
+            equal(process.wait(20 * ingest.SCALE), 0)
+        finally:
+            ingest.end_process(process, 1)
+            process.stdout.close()
+        equal([line[:80] for line in lines if not line.startswith("time=")], [], "every line has its time")
+        check(any(" level=warn event=log-dropped lines=" in line for line in lines), lines[-3:])
 
 
 class LoggingNowhere(Server):
