@@ -272,10 +272,12 @@ static bool has_length(const struct http_head *head)
 
 static bool is_encoded(const struct http_head *head)
 {
-	const struct http_slice *encoding = http_head_find(head, "Content-Encoding");
-
-	return (encoding && !http_slice_equal(*encoding, "identity")) ||
-	       http_head_find(head, "Content-Range");
+	/* The field may come in several lines, which together are one list. */
+	for (size_t i = 0; i < head->headers_count; i++)
+		if (http_slice_equal(head->headers[i].name, "Content-Encoding") &&
+		    !http_slice_equal(head->headers[i].value, "identity"))
+			return true;
+	return http_head_find(head, "Content-Range");
 }
 
 /* Refuses what the head alone tells; true with an answer given and its result in @ret_r. */

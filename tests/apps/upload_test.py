@@ -170,6 +170,10 @@ def test_lengths():
         server.wait_idle()
         equal(server.put("f", b"x", headers={"Content-Encoding": "gzip"}).status, 415)
         equal(server.put("f", b"x", headers={"Content-Range": "bytes 0-0/1"}).status, 415)
+        connection = server.connect()
+        connection.sendall(ingest.head("f", 1, "Content-Encoding: identity\r\nContent-Encoding: gzip\r\n") + b"x")
+        ingest.read_answer(connection).problem(415, "content-encoding")
+        equal(server.put("identity", b"x", headers={"Content-Encoding": "identity"}).status, 201)
 
 
 def test_early_refusal_is_seen_while_the_body_is_being_sent():
