@@ -135,6 +135,7 @@ static int scan(struct server *server, struct upload *upload, struct ew_tempfile
 
 	if (server->options->scanner_kind == SCANNER_NONE) {
 		memcpy(verdict.sha256, upload->sha256, sizeof(verdict.sha256));
+		atomic_fetch_add(&server->metrics.scans[VERDICT_UNSCANNED], 1);
 	} else {
 		upload_move(upload, STATE_SCANNING, "");
 		r = scanner_scan(server->scanner, ew_tempfile_file(file), upload->size_bytes,

@@ -64,6 +64,7 @@ def test_answer_and_story_of_a_published_file():
         equal(body["sha256"], hashlib.sha256(b"hello").hexdigest())
         equal(body["verdict"], "unscanned")
         check("warning" in body, "an unscanned file is warned about")
+        equal(server.metric('ingest_scans_total{result="unscanned"}'), 1)
         equal(answer.headers["Location"], f"/uploads/{body['id']}")
         check("WARNING" in "\n".join(server.block), "the start block warns too")
 
