@@ -314,13 +314,17 @@ static bool refuse_head(struct server *server, struct http_request *request, cha
 
 static int refuse_admission(struct server *server, struct http_request *request, int r)
 {
+	char detail[160];
+
 	switch (r) {
 	case -ECANCELED: return r;
 	case -EEXIST: return routes_problem(server, request, PROBLEM_TAKEN, NULL, 0);
 	case -ENOSPC:
 		return routes_problem(server, request, PROBLEM_NO_SPACE,
 				      "Less than 5 % of the volume would stay free.", 0);
-	default: return routes_problem(server, request, PROBLEM_STORAGE, strerror(-r), 0);
+	default:
+		snprintf(detail, sizeof(detail), "%s.", strerror(-r));
+		return routes_problem(server, request, PROBLEM_STORAGE, detail, 0);
 	}
 }
 

@@ -478,7 +478,8 @@ def test_removed_bucket_is_not_ready():
         server.bucket.mkdir()
         ready, reason = server.check("disk")
         check(not ready and "removed" in reason, reason)
-        server.put("g", b"x").problem(500, "storage")
+        detail = server.put("g", b"x").problem(500, "storage")
+        check(detail.startswith("No such file or directory. "), detail)
         equal(server.published(), [])
 
 
