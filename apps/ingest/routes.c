@@ -85,6 +85,7 @@ static int method_not_allowed(struct server *server, struct http_request *reques
 
 	answer_problem(&answer, PROBLEM_METHOD, NULL, NULL);
 	answer.allow = allow;
+	log_refusal(request, answer.status, problem_title(PROBLEM_METHOD));
 	return routes_answer(server, request, &answer);
 }
 

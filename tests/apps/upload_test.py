@@ -147,6 +147,7 @@ def test_methods_and_paths():
             equal(answer.status, 405, method)
             equal(answer.headers["Allow"], "PUT", method)
         equal(server.request("PUT", "/healthz", b"x").headers["Allow"], "GET, HEAD")
+        ingest.wait_until(lambda: server.log().count("event=refused status=405 ") == 5, 5, "one line for each")
         server.request("GET", "/").problem(404, "not-found")
         server.request("GET", "/files").problem(404, "not-found")
         equal(server.request("GET", "/healthz").body, b"ok\n")
