@@ -79,9 +79,11 @@ static int sync_parent(const char *path, char *error, size_t error_bytes)
 }
 
 /* Makes a folder unless it is there; its parents must be. */
-static int make_folder(const char *path, mode_t mode, char *error, size_t error_bytes)
+static int make_folder(const char *path, mode_t mode, bool *ret_made, char *error,
+		       size_t error_bytes)
 {
-	if (mkdir(path, mode) == 0)
+	*ret_made = mkdir(path, mode) == 0;
+	if (*ret_made)
 		return sync_parent(path, error, error_bytes);
 	if (errno != EEXIST)
 		return say(error, error_bytes, -errno, "cannot make the folder", path);
@@ -136,16 +138,22 @@ static int check_apart(const char *path, const char *state, char *error, size_t 
 int bucket_prepare(struct bucket *bucket, const char *path, const char *state, char *error,
 		   size_t error_bytes)
 {
+	bool bucket_made = false, state_made = false;
 	int r;
 
 	*bucket = (struct bucket){ .lock_fd = -1 };
 	pthread_mutex_init(&bucket->sync_lock, NULL);
 
-	r = make_folder(path, 0755, error, error_bytes);
+	r = make_folder(path, 0755, &bucket_made, error, error_bytes);
 	if (r == 0)
-		r = make_folder(state, 0700, error, error_bytes);
+		r = make_folder(state, 0700, &state_made, error, error_bytes);
 	if (r == 0)
 		r = check_apart(path, state, error, error_bytes);
+	/* Nothing but published files is ever found in a bucket. */
+	if (r < 0 && state_made)
+		rmdir(state);
+	if (r < 0 && bucket_made)
+		rmdir(path);
 	if (r == 0)
 		r = take_lock(bucket, state, error, error_bytes);
 	return r;

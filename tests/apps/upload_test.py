@@ -307,6 +307,7 @@ def test_state_folder_is_private_and_used_once():
                                  "none", "--state", server.bucket / "inside"], capture_output=True, timeout=60, check=False)
         equal(inside.returncode, 1)
         check(b"must not contain each other" in inside.stderr, inside.stderr.decode())
+        equal(server.published(), [], "what was made for it is gone again")
 
 
 def test_port_in_use_and_bad_options_are_said():
