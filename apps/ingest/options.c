@@ -464,7 +464,7 @@ const char *options_help(void)
 	       "  --mode OCTAL                permissions of published files (0640)\n"
 	       "  --size-max BYTES            largest upload (10G); K, M, G, T are powers of 1024\n"
 	       "  --scan-limit BYTES          largest file the scanner takes; larger ones are refused early\n"
-	       "                              (exec: 100M; clamd: what it announces)\n"
+	       "                              (exec: 100M; clamd: no limit of its own)\n"
 	       "  --upload-slots N            uploads at the same time (as many as fit)\n"
 	       "  --scan-slots N              scans at the same time (4); keep it below clamd's MaxThreads\n"
 	       "  --waiting N                 requests that may wait for an upload slot (100)\n"

@@ -221,6 +221,18 @@ def test_program_as_scanner():
             server.wait_idle()
 
 
+def test_limit_of_a_program_is_as_the_manual_says():
+    manual = (ingest.ROOT / "docs" / "operating-ingest.md").read_text()
+    (row,) = [line for line in manual.splitlines() if line.startswith("| `--scan-limit")]
+    with ingest.folder() as place:
+        path = script(place, "find", f"if head -c 100 | {FIND[3:]}")
+        with Server(f"exec:{path}") as server:
+            connection = server.connect()
+            connection.sendall(ingest.head("f", (100 << 20) + 1))
+            ingest.read_answer(connection).problem(413, "too-large")
+            check("`exec:` 100M" in row, row)
+
+
 def test_clamscan_as_scanner():
     clamd = Clamd()
     with clamd:
