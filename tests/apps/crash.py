@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of crashes share: filesystems of their own, a storm of uploads, and what must be true afterwards."""
+
+import collections
+import contextlib
+import ctypes
+import hashlib
+import os
+import pathlib
+import random
+import subprocess
+import tempfile
+import threading
+import pathlib
+
+import ingest
+from ingest import wait_until
+
+CLONE_NEWNS = 0x20000
+LIBC = ctypes.CDLL(None, use_errno=True)
+FILESYSTEMS = {
+    # Nothing but the server's own syncs shall make anything durable, so ext4's journal does not commit by the clock.
+    "ext4": {"make": ["mkfs.ext4", "-q", "-F"], "mount": "loop,commit=600", "megabytes": 256},
+    # The least that mkfs.xfs makes is 300 MB. A copy has the UUID of its original, which may be mounted beside it.
+    "xfs": {"make": ["mkfs.xfs", "-q", "-f"], "mount": "loop,nouuid", "megabytes": 400},
+}
+
+
+def seed():
+    """Of everything that the clients choose by chance; EW_CRASH_SEED=N chooses the same again."""
+    value = int(os.environ.get("EW_CRASH_SEED", random.randrange(1 << 32)))
+    print(f"EW_CRASH_SEED={value}", flush=True)
+    return value
+
+
+@contextlib.contextmanager
+def replayable(value):
+    """A failure says which seed it had."""
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"EW_CRASH_SEED={value}: {error}") from error
+
+
+def run(*command):
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False,
+                            env={**os.environ, "PATH": ingest.PATH})
+    if result.returncode:
+        raise AssertionError(f"{' '.join(map(str, command))}: {result.stderr.strip()[-300:]}")
+
+
+def unmount(path):
+    """What a process that just ended had open is let go a moment after its end."""
+    def is_done():
+        with contextlib.suppress(AssertionError):
+            run("umount", path)
+            return True
+        return False
+
+    try:
+        wait_until(is_done, 30, f"{path} can be unmounted")
+    except AssertionError:
+        run("umount", "--lazy", path)
+        raise
+
+
+@contextlib.contextmanager
+def mounted(options, what, place, *, kind=None):
+    place.mkdir(exist_ok=True)
+    run("mount", "-o", options, *(["-t", kind] if kind else []), what, place)
+    try:
+        yield place
+    finally:
+        unmount(place)
+
+
+@contextlib.contextmanager
+def workplace(megabytes=4096):
+    """A folder in memory where filesystems can be made and mounted.
+
+    This process gets a mount namespace of its own. When it ends, in whatever way, the namespace goes with it, with the
+    mounts, the loop devices, and the images on them.
+    """
+    if not ingest.IS_ROOT:
+        raise ingest.Skip("mounting a filesystem needs root")
+    if not getattr(workplace, "is_private", False):
+        if LIBC.unshare(CLONE_NEWNS) != 0:
+            raise ingest.Skip(f"no mount namespace of our own: {os.strerror(ctypes.get_errno())}")
+        run("mount", "--make-rprivate", "/")
+        workplace.is_private = True
+    place = pathlib.Path(tempfile.mkdtemp(prefix="ew-ingest-crash."))
+    try:
+        with mounted(f"size={megabytes}m,mode=755", "none", place, kind="tmpfs"):
+            yield place
+    finally:
+        place.rmdir()
+
+
+def make_image(kind, path, megabytes=None):
+    with open(path, "wb") as file:
+        file.truncate((megabytes or FILESYSTEMS[kind]["megabytes"]) << 20)
+    run(*FILESYSTEMS[kind]["make"], path)
+
+
+def mounted_image(kind, image, place):
+    return mounted(FILESYSTEMS[kind]["mount"], image, place, kind=kind)
+
+
+def nameless_bytes(mount):
+    """Space that is taken and belongs to nothing that has a name: what the filesystem itself needs, and what was left."""
+    folder = os.open(mount, os.O_RDONLY)
+    LIBC.syncfs(folder)
+    os.close(folder)
+    status = os.statvfs(mount)
+    named = 0
+    for parent, folders, files in os.walk(mount):
+        named += sum(os.lstat(os.path.join(parent, name)).st_blocks * 512 for name in folders + files)
+    return (status.f_blocks - status.f_bfree) * status.f_frsize - named
+
+
+def held_bytes(mount, pid):
+    """Space of files without a name that a process has open there."""
+    files = {}
+    for link in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            target = os.readlink(link)
+            if target.startswith(f"{mount}/") and target.endswith("(deleted)"):
+                status = link.stat()
+                files[status.st_ino] = status.st_blocks * 512
+    return sum(files.values())
+
+
+def expect_no_space_lost(mount, empty, slack=0, holder=None):
+    """Each byte that is taken belongs to a name, but for what the empty filesystem took, and for what @holder has open."""
+    def lost():
+        return nameless_bytes(mount) - empty - (held_bytes(mount, holder) if holder else 0)
+
+    try:
+        wait_until(lambda: abs(lost()) <= slack, 20, "no space is lost")
+    except AssertionError:
+        raise AssertionError(f"{lost()} bytes belong to no name") from None
+
+
+class Storm:
+    """Clients that upload without a pause: small and large, some slow, some that leave, some that want the same name.
+
+    `sent` has, for each name, the digests of the bodies that may stand behind it, noted before the first byte is sent.
+    `acknowledged` has each 201, noted when it has been read.
+    """
+
+    WAYS = {"plain": 52, "slow": 12, "chunked": 12, "cut": 14, "left": 10}
+    SIZES = (((0, 0), 5), ((1, 4096), 45), ((4097, 100_000), 38), ((100_001, 1_000_000), 12))
+
+    def __init__(self, server, seed_value, label, clients=16):
+        self.server, self.seed, self.label = server, seed_value, label
+        self.over = threading.Event()
+        self.news = threading.Condition()
+        self.sent, self.acknowledged = {}, {}
+        self.statuses, self.ways, self.wrong = collections.Counter(), collections.Counter(), []
+        self.threads = [threading.Thread(target=self.client, args=(index,), daemon=True) for index in range(clients)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        self.over.set()
+        for thread in self.threads:
+            thread.join(60 * ingest.SCALE)
+            if thread.is_alive():
+                raise AssertionError("a client does not end")
+        if self.wrong:
+            raise AssertionError("; ".join(self.wrong[:3]))
+
+    def wait(self, more, seconds=60):
+        """Until that many more uploads are acknowledged."""
+        with self.news:
+            goal = len(self.acknowledged) + more
+            if not self.news.wait_for(lambda: self.wrong or len(self.acknowledged) >= goal, seconds * ingest.SCALE):
+                raise AssertionError(f"{len(self.acknowledged)} of {goal} uploads are acknowledged; {self.statuses}")
+
+    def acknowledged_now(self):
+        with self.news:
+            return dict(self.acknowledged)
+
+    def client(self, index):
+        chance = random.Random(f"{self.seed} {self.label} {index}")
+        number = 0
+        while not self.over.is_set():
+            number += 1
+            way = chance.choices(list(self.WAYS), list(self.WAYS.values()))[0]
+            least, most = chance.choices([size for size, _ in self.SIZES], [often for _, often in self.SIZES])[0]
+            body = chance.randbytes(chance.randint(least, most))
+            # One in eight wants a name that the other clients want too, at about the same time.
+            own = chance.random() < 0.875
+            name = f"{self.label}-{index}-{number}" if own else f"{self.label}-all-{number // 2}"
+            try:
+                self.upload(chance, way, name, body)
+            except OSError:
+                self.over.wait(0.01)  # the server is gone, or has answered and closed
+            except Exception as error:  # pylint: disable=broad-except
+                self.note_wrong(f"client {index}: {error!r}")
+
+    def note_wrong(self, what):
+        with self.news:
+            self.wrong.append(what)
+            self.news.notify_all()
+
+    def upload(self, chance, way, name, body):
+        cut = chance.randrange(len(body)) if way == "cut" and body else None
+        digest = hashlib.sha256(body).hexdigest()
+        if cut is None:
+            with self.news:
+                self.sent.setdefault(name, set()).add(digest)
+        with contextlib.closing(self.server.connect()) as connection:
+            self.send(chance, connection, way, name, body[:cut], len(body))
+            with self.news:
+                self.ways[way] += 1
+            if cut is not None or way == "left":
+                if chance.random() < 0.5:
+                    ingest.reset(connection)
+                return
+            answer = ingest.read_answer(connection)
+        if answer:
+            self.note(name, len(body), digest, answer)
+
+    def send(self, chance, connection, way, name, body, length):
+        if way == "chunked":
+            connection.sendall(ingest.head(name) + (b"%x\r\n%s\r\n" % (length, body) if body else b"") + b"0\r\n\r\n")
+            return
+        connection.sendall(ingest.head(name, length))
+        step = len(body) // chance.randint(2, 8) + 1 if way == "slow" else len(body) + 1
+        for at in range(0, len(body), step):
+            connection.sendall(body[at:at + step])
+            if way == "slow":
+                self.over.wait(0.02)
+
+    def note(self, name, size, digest, answer):
+        with self.news:
+            self.statuses[answer.status] += 1
+            if answer.status == 201:
+                said = answer.json
+                if (said["size"], said["sha256"]) != (size, digest):
+                    self.wrong.append(f"{name}: 201 for other bytes than were sent")
+                if name in self.acknowledged:
+                    self.wrong.append(f"{name}: two uploads got 201")
+                self.acknowledged[name] = digest
+            elif answer.status != 409:
+                self.wrong.append(f"{name}: {answer.status} {answer.body[:200]!r}")
+            self.news.notify_all()
+
+
+def digest_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def faults(bucket, sent, acknowledged):
+    """What must not be after a crash: acknowledged uploads that are lost or torn, and others that are there by half."""
+    there = {path.name: digest_of(path) for path in sorted(bucket.iterdir())}
+    found = [f"lost: {name}" for name in sorted(set(acknowledged) - set(there))]
+    for name, digest in there.items():
+        if name in acknowledged:
+            if digest != acknowledged[name]:
+                found.append(f"torn: {name}")
+        elif digest not in sent.get(name, ()):
+            found.append(f"half there: {name}")
+    return found
