@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <endwell/task.h>
@@ -35,4 +36,11 @@ int hook_hold(const char *name)
 		r = ew_sleep(EW_MILLISECOND);
 	unlink(held);
 	return r;
+}
+
+bool hook_bug(const char *bug)
+{
+	const char *seeded = getenv("EW_SEED_BUG");
+
+	return seeded && strcmp(seeded, bug) == 0;
 }

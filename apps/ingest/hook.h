@@ -2,9 +2,11 @@
 #pragma once
 
 /*
- * The place between verdict and name where a test can hold an upload. Without EW_TEST_HOOKS there
- * is no such place.
+ * The place between verdict and name where a test can hold an upload, and the bugs that a test can
+ * have put in, to see that it finds them. Without EW_TEST_HOOKS there is neither.
  */
+
+#include <stdbool.h>
 
 #include <endwell/base.h>
 
@@ -18,10 +20,19 @@
  * Return: 0, or -ECANCELED.
  */
 EW_SUSPENDS int hook_hold(const char *name);
+
+/* Whether the variable EW_SEED_BUG asks for this bug. */
+bool hook_bug(const char *bug);
 #else
 static inline int hook_hold(const char *name)
 {
 	(void)name;
 	return 0;
+}
+
+static inline bool hook_bug(const char *bug)
+{
+	(void)bug;
+	return false;
 }
 #endif
