@@ -36,16 +36,19 @@ def mounted_at(path):
 
 
 class Filesystem:
-    """Mounts in a new folder; at the end everything is let go, unmounted and removed, whatever state it is in."""
+    """Mounts in a new folder; at the end everything is let go, unmounted and removed, whatever state it is in.
 
-    def __init__(self, backing=None):
+    With @nameless it has files without a name (O_TMPFILE), as local disks do; without, none, as NFS.
+    """
+
+    def __init__(self, backing=None, nameless=False):
         if not PROGRAM.exists():
             raise Skip("testfs is not built: libfuse 3.12 was not found")
         if not os.access("/dev/fuse", os.R_OK | os.W_OK):
             raise Skip("/dev/fuse cannot be used here")
         if not shutil.which("fusermount3", path=ingest.PATH):
             raise Skip("fusermount3 is not installed")
-        self.given = backing
+        self.given, self.nameless = backing, nameless
         self.process = None
 
     def __enter__(self):
@@ -65,10 +68,14 @@ class Filesystem:
     def start(self):
         """Its standard input is a pipe of ours, so that it ends when we do."""
         with open(self.folder / "errors", "wb") as errors:
-            self.process = subprocess.Popen([PROGRAM, self.backing, self.mount, self.socket], stdin=subprocess.PIPE,
+            self.process = subprocess.Popen([PROGRAM, self.backing, self.mount, self.socket,
+                                             *(["nameless"] if self.nameless else [])], stdin=subprocess.PIPE,
                                             stdout=subprocess.PIPE, stderr=errors)
         if self.process.stdout.readline() != b"mounted\n":
-            raise Skip("no FUSE here: " + (self.folder / "errors").read_text()[-200:].strip())
+            why = (self.folder / "errors").read_text()[-200:].strip()
+            if why.startswith(("fuse: ", "fusermount3: ")):
+                raise Skip(why)
+            raise AssertionError(f"testfs: {why}")
 
     def __exit__(self, *_):
         if self.process:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The filesystem for tests does what its rules say, to whom they say it, and leaves no mount and no process behind."""
 
+import ctypes
 import errno
 import os
 import pathlib
@@ -14,7 +15,10 @@ import ingest
 import testfs
 from ingest import check, equal, in_background, wait_until
 
+AT_FDCWD = -100
+AT_SYMLINK_FOLLOW = 0x400
 RENAME_NOREPLACE = 1
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def fails(word, function, *arguments):
@@ -28,11 +32,14 @@ def fails(word, function, *arguments):
 
 
 def rename(source, target, flags=0):
-    import ctypes  # pylint: disable=import-outside-toplevel
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(-100, os.fsencode(source), -100, os.fsencode(target), flags) < 0:
+    if LIBC.renameat2(AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), flags) < 0:
         raise OSError(ctypes.get_errno(), "renameat2")
+
+
+def link(fd, target):
+    """The file behind a descriptor gets a name."""
+    if LIBC.linkat(AT_FDCWD, b"/proc/self/fd/%d" % fd, AT_FDCWD, os.fsencode(target), AT_SYMLINK_FOLLOW) < 0:
+        raise OSError(ctypes.get_errno(), "linkat")
 
 
 def sync_folder(path):
@@ -95,6 +102,32 @@ def test_file_without_a_name_goes_on():
             equal(os.fstat(file.fileno()).st_nlink, 0)
             with open(f"/proc/self/fd/{file.fileno()}", "rb") as again:
                 equal(again.read(), b"x" * 4000)
+
+
+def test_nameless_files():
+    with testfs.Filesystem(nameless=True) as filesystem:
+        mount = filesystem.mount
+        fd = os.open(mount, os.O_TMPFILE | os.O_RDWR, 0o640)
+        try:
+            os.write(fd, b"abc")
+            equal((os.listdir(mount), os.listdir(filesystem.backing)), ([], []))
+            equal((os.fstat(fd).st_nlink, os.fstat(fd).st_mode & 0o777, os.fstat(fd).st_size), (0, 0o640, 3))
+            fails("EXDEV", link, fd, filesystem.folder / "elsewhere")
+            link(fd, mount / "file")
+            fails("EEXIST", link, fd, mount / "file")
+            equal((filesystem.backing / "file").read_bytes(), b"abc")
+            equal(os.fstat(fd).st_ino, os.stat(mount / "file").st_ino)
+            equal(filesystem.counts()["tmpfile"], 1)
+        finally:
+            os.close(fd)
+        filesystem.rule("tmpfile", error="ENOSPC")
+        fails("ENOSPC", os.open, mount, os.O_TMPFILE | os.O_RDWR)
+        filesystem.clear()
+        descriptors = pathlib.Path(f"/proc/{filesystem.process.pid}/fd")
+        before = len(os.listdir(descriptors))
+        for _ in range(100):
+            os.close(os.open(mount, os.O_TMPFILE | os.O_RDWR))
+        wait_until(lambda: len(os.listdir(descriptors)) <= before, 20, "they are gone")
 
 
 def test_two_thousand_names_are_listed_and_forgotten():

@@ -512,3 +512,35 @@ int passthrough_open(const char *folder)
 	root.fd = open(root_path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	return root.fd < 0 ? -errno : 0;
 }
+
+int passthrough_nameless(fuse_ino_t folder, int flags, mode_t mode,
+			 struct fuse_entry_param *ret_entry, int *ret_fd)
+{
+	int fd, second, error = enter(CALL_TMPFILE, folder, NULL);
+	char way[64];
+
+	if (error)
+		return error;
+	*ret_entry = (struct fuse_entry_param){ 0 };
+	fd = openat(fd_of(folder), ".", O_TMPFILE | O_CLOEXEC | (flags & O_ACCMODE), mode);
+	if (fd < 0)
+		return errno;
+	snprintf(way, sizeof(way), "/proc/self/fd/%d", fd);
+	second = open(way, O_PATH | O_CLOEXEC);
+	if (second < 0 || fstat(second, &ret_entry->attr) < 0) {
+		error = errno;
+		close(fd);
+		if (second >= 0)
+			close(second);
+		return error;
+	}
+	ret_entry->ino = (uintptr_t)inode_take(second, &ret_entry->attr);
+	*ret_fd = fd;
+	return 0;
+}
+
+void passthrough_forget(fuse_ino_t ino, int fd)
+{
+	close(fd);
+	inode_forget(inode_of(ino), 1);
+}

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A filesystem for tests: testfs FOLDER MOUNT SOCKET
+ * A filesystem for tests: testfs FOLDER MOUNT SOCKET [nameless]
  *
  * What is below MOUNT is what is in FOLDER, and each call suffers what the rules say that come over
  * SOCKET (rules.h): one line and its answer for each connection. It has hard links,
- * RENAME_NOREPLACE, syncs of files and of folders, and no nameless files, like NFS. A rule with
- * EOPNOTSUPP for link, or EINVAL for rename-noreplace, makes it one that lacks these. (What ENOSYS
- * answers the kernel does not ask again; a sync that is answered so counts as one that went well.)
+ * RENAME_NOREPLACE, syncs of files and of folders; files without a name only when it is told so,
+ * else it is like NFS. A rule with EOPNOTSUPP for link, or EINVAL for rename-noreplace, makes it one
+ * that lacks these. (What ENOSYS answers the kernel does not ask again; a sync that is answered so
+ * counts as one that went well.)
  *
  * As many calls may wait at a time as there are threads, and the others still pass. The kernel
  * itself lets one call at a time change a folder, and one at a time move between folders.
@@ -35,6 +36,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "nameless.h"
 #include "passthrough.h"
 #include "rules.h"
 
@@ -43,6 +45,7 @@
 
 static struct fuse_session *session;
 static int unmounted_fd;
+static bool has_nameless;
 
 static int fail(const char *what)
 {
@@ -58,7 +61,7 @@ static void *serve(void *unused)
 
 	while (r > 0 || r == -EINTR) {
 		r = fuse_session_receive_buf(session, &buffer);
-		if (r > 0)
+		if (r > 0 && !(has_nameless && nameless_serve(session, &buffer)))
 			fuse_session_process_buf(session, &buffer);
 	}
 	free(buffer.mem);
@@ -221,8 +224,9 @@ int main(int argc, char **argv)
 {
 	int signals, r;
 
-	if (argc != 4) {
-		fprintf(stderr, "usage: testfs FOLDER MOUNT SOCKET\n");
+	has_nameless = argc == 5 && strcmp(argv[4], "nameless") == 0;
+	if (argc != 4 && !has_nameless) {
+		fprintf(stderr, "usage: testfs FOLDER MOUNT SOCKET [nameless]\n");
 		return 2;
 	}
 	signals = block_signals();
