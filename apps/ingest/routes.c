@@ -109,6 +109,12 @@ static const char *disk_reason(int r)
 		return "less than 5 % of the volume is free";
 	if (r == -ENOENT)
 		return "the bucket's folder or the state folder was removed: make it anew, then restart";
+	if (r == -EROFS)
+		return "the volume is read-only: check it and the kernel's log";
+	if (r == -EIO)
+		return "the volume takes no changes: check it and the kernel's log";
+	if (r == -ETIMEDOUT)
+		return "the volume does not answer";
 	return r < 0 ? strerror(-r) : "there is room";
 }
 
@@ -118,13 +124,21 @@ static const char *bucket_reason(bool well)
 		    : "a sync of the bucket's folder has failed: check the volume, then restart";
 }
 
+/* Is there room, and can it be used? */
+static int look_at_volume(struct server *server)
+{
+	int r = bucket_floor(&server->bucket);
+
+	return r < 0 ? r : touch_folder(&server->touch, ew_file_fd(server->bucket.staging));
+}
+
 static int answer_readyz(struct server *server, struct http_request *request)
 {
 	char scanner_reason[SCANNER_REASON_BYTES];
 	bool scanner_well = scanner_ready(server->scanner, scanner_reason);
 	bool bucket_well = !atomic_load(&server->bucket.suspect);
 	bool draining = atomic_load(&server->draining);
-	int disk = bucket_floor(&server->bucket);
+	int disk = look_at_volume(server);
 	const struct answer_check checks[] = {
 		{ "scanner", scanner_well, scanner_reason },
 		{ "bucket", bucket_well, bucket_reason(bucket_well) },

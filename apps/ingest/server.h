@@ -17,6 +17,7 @@
 #include "options.h"
 #include "scanner.h"
 #include "story.h"
+#include "touch.h"
 
 struct server {
 	const struct options *options;
@@ -24,6 +25,7 @@ struct server {
 	struct access access;
 	struct metrics metrics;
 	struct bucket bucket;
+	struct touch touch;
 	struct story_ring *stories;
 	struct scanner *scanner;
 	struct ew_semaphore *connections;
