@@ -16,7 +16,8 @@
  *
  * A sync that failed is never tried again, because the kernel may have marked the pages clean.
  * After a failed sync of the directory nobody knows what the volume holds, so it takes no more
- * uploads.
+ * uploads, and no later sync is made for names that are there already: it would go well, and prove
+ * nothing.
  */
 #include "bucket.h"
 
@@ -405,13 +406,24 @@ static void batch_end(struct bucket *bucket, struct sync_batch *batch, int resul
 	batch_let_go(batch);
 }
 
+/*
+ * An xfs that was shut down, by itself after an error or by hand, syncs its folders with success:
+ * nothing is left to be written, because it was thrown away (xfs_dir_fsync() in 6.18). All it does
+ * for stat(2) is to fail, so a volume that still answers that afterwards has not lied.
+ */
 static int sync_directory(struct bucket *bucket)
 {
+	struct stat state;
+	int r;
+
 	EW_SHIELD(shield, .budget_ns = PUBLISH_BUDGET);
 
 	if (hook_bug("no-directory-sync"))
 		return 0;
-	return ew_file_sync(bucket->directory, false);
+	if (atomic_load(&bucket->suspect))
+		return -EIO;
+	r = ew_file_sync(bucket->directory, false);
+	return r < 0 ? r : ew_file_stat(bucket->directory, &state);
 }
 
 int bucket_sync_loop(void *argument)
