@@ -455,6 +455,9 @@ static int link_and_sync(struct bucket *bucket, struct upload *upload, struct ew
 	if (r < 0)
 		return r;
 	upload->named = true;
+	r = hook_hold_named(upload->name);
+	if (r < 0)
+		return r;
 
 	batch = batch_join(bucket, *spare);
 	*spare = NULL;

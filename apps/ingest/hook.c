@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Files are the levers, because every test language can make and remove them: while `hold.NAME`
- * exists, the upload of NAME waits, and `held.NAME` says that it does. Only the test build contains
- * this file.
+ * exists, the upload of NAME waits before it gets its name, and `held.NAME` says that it does; while
+ * `hold-named.NAME` exists, after. Only the test build contains this file.
  */
 #include "hook.h"
 
@@ -16,7 +16,7 @@
 
 #define PATH_BYTES 1024
 
-int hook_hold(const char *name)
+static int hold(const char *suffix, const char *name)
 {
 	const char *folder = getenv("EW_TEST_HOOKS");
 	char lever[PATH_BYTES], held[PATH_BYTES];
@@ -24,8 +24,8 @@ int hook_hold(const char *name)
 
 	if (!folder)
 		return 0;
-	snprintf(lever, sizeof(lever), "%s/hold.%s", folder, name);
-	snprintf(held, sizeof(held), "%s/held.%s", folder, name);
+	snprintf(lever, sizeof(lever), "%s/hold%s.%s", folder, suffix, name);
+	snprintf(held, sizeof(held), "%s/held%s.%s", folder, suffix, name);
 	if (access(lever, F_OK) < 0)
 		return 0;
 
@@ -43,4 +43,14 @@ bool hook_bug(const char *bug)
 	const char *seeded = getenv("EW_SEED_BUG");
 
 	return seeded && strcmp(seeded, bug) == 0;
+}
+
+int hook_hold(const char *name)
+{
+	return hold("", name);
+}
+
+int hook_hold_named(const char *name)
+{
+	return hold("-named", name);
 }

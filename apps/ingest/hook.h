@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * The place between verdict and name where a test can hold an upload, and the bugs that a test can
- * have put in, to see that it finds them. Without EW_TEST_HOOKS there is neither.
+ * The places where a test can hold an upload: between verdict and name, and between the name and
+ * the sync that makes it durable; and the bugs that a test can have put in, to see that it finds
+ * them. Without EW_TEST_HOOKS there is none of this.
  */
 
 #include <stdbool.h>
@@ -21,10 +22,19 @@
  */
 EW_SUSPENDS int hook_hold(const char *name);
 
+/* The same with `hold-named.NAME` and `held-named.NAME`, when the name has been made. */
+EW_SUSPENDS int hook_hold_named(const char *name);
+
 /* Whether the variable EW_SEED_BUG asks for this bug. */
 bool hook_bug(const char *bug);
 #else
 static inline int hook_hold(const char *name)
+{
+	(void)name;
+	return 0;
+}
+
+static inline int hook_hold_named(const char *name)
 {
 	(void)name;
 	return 0;

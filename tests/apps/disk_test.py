@@ -1,0 +1,386 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Trouble with the disk at every step: the right answer, no name that nobody vouches for, everything given back."""
+
+import contextlib
+import os
+import re
+
+import disks
+import ingest
+import testfs
+from ingest import Baseline, Server, check, equal, in_background, wait_until
+
+BODY = os.urandom(300_000)
+
+
+@contextlib.contextmanager
+def on_testfs(**options):
+    """A server on a filesystem of ours that has nameless files."""
+    with testfs.Filesystem(nameless=True) as filesystem:
+        (filesystem.mount / "bucket").mkdir()
+        with Server(bucket=filesystem.mount / "bucket", **options) as server:
+            try:
+                yield filesystem, server
+            finally:
+                filesystem.clear()
+
+
+class Hold:
+    """Holds the upload of a name before it gets it, or, with @named, after."""
+
+    def __init__(self, folder, name, named=False):
+        suffix = "-named" if named else ""
+        self.lever, self.held = folder / f"hold{suffix}.{name}", folder / f"held{suffix}.{name}"
+        self.lever.touch()
+
+    def wait(self):
+        wait_until(self.held.exists, 20, "the upload is held")
+
+    def release(self):
+        self.lever.unlink()
+
+
+def hooked(place, **options):
+    if not ingest.SERVER_WITH_HOOKS.exists():
+        raise ingest.Skip("built without tests")
+    return Server(binary=ingest.SERVER_WITH_HOOKS, environment={"EW_TEST_HOOKS": str(place)}, **options)
+
+
+def fill(server, name, megabytes):
+    """An upload of unknown length that is more than there is room for; its answer."""
+    with server.connect() as connection:
+        connection.sendall(ingest.head(name))
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(b"%x\r\n" % (megabytes << 20) + bytes(megabytes << 20) + b"\r\n0\r\n\r\n")
+        return ingest.read_answer(connection)
+
+
+def wait_received(server, count):
+    """Bytes are counted when they are written."""
+    wait_until(lambda: server.metric("ingest_received_bytes_total") >= count, 20, "it is written")
+
+
+def expect_failed(server, name, last=None):
+    wait_until(lambda: server.transitions(name)[-1:] == ["FAILED"], 20, f"{name} fails: {server.transitions(name)}")
+    if last:
+        equal(server.transitions(name)[-2], last, f"{name} failed in")
+
+
+def expect_unready(server, check_name, words):
+    well, reason = server.check(check_name)
+    check(not well, f"{check_name} is not well")
+    check(re.search(words, reason), reason)
+    equal(server.request("GET", "/readyz").status, 503)
+
+
+def expect_suspect(server):
+    """It takes nothing any more, says so, and still answers."""
+    expect_unready(server, "bucket", "sync")
+    equal(server.metric("ingest_bucket_ready"), 0)
+    wait_until(lambda: " event=volume-suspect " in server.log(), 20, "it is logged")
+    received = server.metric("ingest_received_bytes_total")
+    server.put("later", b"x").problem(500, "storage")
+    equal(server.metric("ingest_received_bytes_total"), received, "refused before the body")
+    equal(server.request("GET", "/healthz").status, 200)
+
+
+STEPS = [
+    # call, error, whether half of the body is written before, status, type, state
+    ("statfs", "EIO", False, 500, "storage", None),
+    ("tmpfile", "ENOSPC", False, 507, "no-space", "RECEIVING"),
+    ("tmpfile", "EROFS", False, 500, "storage", "RECEIVING"),
+    ("tmpfile", "EIO", False, 500, "storage", "RECEIVING"),
+    ("write", "ENOSPC", False, 507, "no-space", "RECEIVING"),
+    ("write", "ENOSPC", True, 507, "no-space", "RECEIVING"),
+    ("write", "EDQUOT", True, 507, "no-space", "RECEIVING"),
+    ("write", "EROFS", True, 500, "storage", "RECEIVING"),
+    ("write", "EIO", True, 500, "storage", "RECEIVING"),
+    ("open", "EIO", False, 500, "storage", "RECEIVING"),
+    ("chmod", "EIO", False, 500, "storage", "PUBLISHING"),
+    ("fsync", "EIO", False, 500, "storage", "PUBLISHING"),
+    ("fsync", "ENOSPC", False, 507, "no-space", "PUBLISHING"),
+    ("fsync", "EDQUOT", False, 507, "no-space", "PUBLISHING"),
+    ("link", "ENOSPC", False, 507, "no-space", "PUBLISHING"),
+    ("link", "EDQUOT", False, 507, "no-space", "PUBLISHING"),
+    ("link", "EROFS", False, 500, "storage", "PUBLISHING"),
+    ("link", "EIO", False, 500, "storage", "PUBLISHING"),
+]
+
+
+def test_one_call_fails_once():
+    """Whichever call it is, it is not made again: a second one would have gone well."""
+    with on_testfs() as (filesystem, server):
+        baseline = Baseline(server)
+        for number, (call, error, late, status, word, state) in enumerate(STEPS):
+            name = f"{call}-{error}-{number}"
+            before = filesystem.counts()
+            with server.connect() as connection:
+                half = len(BODY) // 2 if late else 0
+                written = half + server.metric("ingest_received_bytes_total")
+                if late:
+                    connection.sendall(ingest.head(name, len(BODY)) + BODY[:half])
+                    wait_received(server, written)
+                filesystem.rule(call, error=error, times=1)
+                connection.sendall((b"" if late else ingest.head(name, len(BODY))) + BODY[half:])
+                ingest.read_answer(connection).problem(status, word)
+            filesystem.clear()
+            counts = {kind: count - before[kind] for kind, count in filesystem.counts().items()}
+            equal(counts["fsync"], 1 if call in ("fsync", "link") else 0, f"{name}: syncs of the file")
+            equal(counts["fsyncdir"], 0, f"{name}: syncs of the folder")
+            check(not (filesystem.backing / "bucket" / name).exists(), f"{name}: no name")
+            if state:
+                expect_failed(server, name, state)
+            baseline.restored()
+        equal(server.put("last", BODY).status, 201)
+        equal((filesystem.backing / "bucket" / "last").read_bytes(), BODY)
+        equal(server.published(), ["last"])
+        check(server.is_ready(), "ready")
+
+
+def test_failed_sync_of_the_folder():
+    with on_testfs() as (filesystem, server):
+        bucket = filesystem.backing / "bucket"
+        equal(server.put("before", BODY).status, 201)
+        baseline = Baseline(server)
+        before = filesystem.counts()
+        filesystem.rule("fsyncdir", error="EIO", times=1)
+        server.put("f", BODY).problem(500, "durability-unknown")
+        expect_failed(server, "f", "PUBLISHING")
+        equal((bucket / "f").read_bytes(), BODY, "the name stays, and is whole")
+        filesystem.clear()
+        expect_suspect(server)
+        equal(filesystem.counts()["fsyncdir"], before["fsyncdir"] + 1, "one sync")
+        baseline.restored()
+        equal(server.published(), ["before", "f"])
+        equal(ingest.end_process(server.process), 0)
+        server.start()
+        equal(server.put("again", BODY).status, 201)
+
+
+def test_failed_sync_of_the_folder_is_not_made_up_for_by_the_next():
+    """What had its name, or was about to get it, when the sync failed: a later sync would go well and prove nothing."""
+    with ingest.folder() as place, on_testfs(binary=ingest.SERVER_WITH_HOOKS,
+                                             environment={"EW_TEST_HOOKS": str(place)}) as (filesystem, server):
+        bucket = filesystem.backing / "bucket"
+        baseline = Baseline(server)
+        holds = {name: Hold(place, name, named=name != "unnamed") for name in ("first", "second", "unnamed")}
+        uploads = {name: in_background(server.put, name, BODY) for name in holds}
+        for hold in holds.values():
+            hold.wait()
+        before = filesystem.counts()["fsyncdir"]
+        filesystem.rule("fsyncdir", error="EIO", times=1)
+        holds["first"].release()
+        uploads["first"].result().problem(500, "durability-unknown")
+        holds["second"].release()
+        uploads["second"].result().problem(500, "durability-unknown")
+        holds["unnamed"].release()
+        uploads["unnamed"].result().problem(500, "storage")
+        for name in ("first", "second"):
+            equal((bucket / name).read_bytes(), BODY, "the name stays, and is whole")
+        check(not (bucket / "unnamed").exists(), "no new name")
+        equal(filesystem.counts()["fsyncdir"], before + 1, "one sync")
+        expect_suspect(server)
+        baseline.restored()
+
+
+def test_volume_that_hangs_is_not_ready():
+    """One attempt hangs; who asks meanwhile hears of it, and nothing else waits."""
+    with on_testfs() as (filesystem, server):
+        baseline = Baseline(server)
+        filesystem.rule("utimes", hang=True)
+        hanging = in_background(server.request, "GET", "/readyz")
+        filesystem.wait_waiting("utimes")
+        wait_until(lambda: not server.is_ready(), 20, "not ready")
+        expect_unready(server, "disk", "does not answer")
+        equal(filesystem.waiting("utimes"), 1, "one attempt")
+        equal(server.request("GET", "/healthz").status, 200)
+        filesystem.clear()
+        equal(hanging.result().status, 200)
+        wait_until(server.is_ready, 20, "ready again")
+        baseline.restored()
+
+
+def full(server, megabytes):
+    """Full by a write, full by the floor; then there is room again."""
+    equal(server.put("kept", BODY).status, 201)
+    baseline = Baseline(server)
+    for number in range(3):
+        fill(server, f"f{number}", megabytes).problem(507, "no-space")
+        expect_failed(server, f"f{number}", "RECEIVING")
+        baseline.restored(slack_bytes=0)
+    declared = server.connect()
+    declared.sendall(ingest.head("declared", megabytes << 20, "Expect: 100-continue\r\n"))
+    ingest.read_answer(declared).problem(507, "no-space")
+    declared.close()
+    baseline.restored(slack_bytes=0)
+    check(server.is_ready(), "ready")
+    equal(server.put("last", BODY).status, 201)
+    equal(server.published(), ["kept", "last"])
+
+
+def test_small_ext4_is_full():
+    with disks.disk("ext4", 12) as disk, disk.mounted() as mount, Server(bucket=mount / "bucket") as server:
+        full(server, 14)
+
+
+def test_small_tmpfs_is_full():
+    with disks.memory(12) as mount, Server(bucket=mount / "bucket") as server:
+        full(server, 14)
+
+
+def test_full_while_others_receive():
+    """Uploads of unknown length share what is left; those that do not fit fail, the others are whole."""
+    with disks.disk("ext4", 12) as disk, disk.mounted() as mount, Server(bucket=mount / "bucket") as server:
+        baseline = Baseline(server)
+        small = [in_background(server.put, f"small{number}", BODY) for number in range(4)]
+        large = [in_background(fill, server, f"large{number}", 14) for number in range(4)]
+        for one in large:
+            one.result().problem(507, "no-space")
+        statuses = {f"small{number}": one.result().status for number, one in enumerate(small)}
+        check(set(statuses.values()) <= {201, 507}, f"{statuses}")
+        acknowledged = sorted(name for name, status in statuses.items() if status == 201)
+        equal(server.published(), acknowledged)
+        for name in acknowledged:
+            equal((server.bucket / name).read_bytes(), BODY)
+        baseline.restored(slack_bytes=len(acknowledged) * (len(BODY) + 65536))
+
+
+def test_a_thousand_times_full():
+    """The same number of free blocks, to the block."""
+    rounds = 1000 if not ingest.SANITIZED else 100
+    with disks.disk("ext4", format_options=["-b", "1024", "-J", "size=1"]) as disk, disk.mounted() as mount, \
+            Server(bucket=mount / "bucket") as server:
+        fill(server, "first", 5).problem(507, "no-space")
+        baseline = Baseline(server)
+        os.sync()
+        before = os.statvfs(mount)
+        for number in range(rounds):
+            answer = fill(server, f"f{number}", 5)
+            equal(answer.status if answer else None, 507, f"round {number}")
+        baseline.restored(slack_bytes=0)
+        wait_until(lambda: os.statvfs(mount).f_bfree == before.f_bfree, 20,
+                   f"{before.f_bfree} blocks are free, now {os.statvfs(mount).f_bfree}")
+        equal(os.statvfs(mount).f_ffree, before.f_ffree, "inodes")
+        equal(server.published(), [])
+
+
+def test_ext4_that_made_itself_read_only():
+    """After an error ext4 refuses all changes and statvfs(2) does not tell; /readyz does."""
+    with disks.disk("ext4", 16, options="errors=remount-ro") as disk, disk.mounted() as mount, \
+            ingest.folder() as place, hooked(place, bucket=mount / "bucket", disk_is_bad=True) as server:
+        equal(server.put("before", BODY).status, 201)
+        baseline = Baseline(server)
+        receiving = server.connect()
+        receiving.sendall(ingest.head("receiving", 2 * len(BODY)) + BODY)
+        hold = Hold(place, "held")
+        held = in_background(server.put, "held", BODY)
+        hold.wait()
+        trigger = f"/sys/fs/ext4/{os.path.basename(disk.device)}/trigger_fs_error"
+        if not os.access(trigger, os.W_OK):
+            raise ingest.Skip(f"no {trigger}")
+        with open(trigger, "w", encoding="utf-8") as file:
+            file.write("a test\n")
+        expect_unready(server, "disk", "read-only|no changes")
+        server.put("after", BODY).problem(500, "storage")
+        hold.release()
+        held.result().problem(500, "storage")
+        receiving.sendall(BODY)
+        ingest.read_answer(receiving).problem(500, "storage")
+        receiving.close()
+        equal(server.published(), ["before"])
+        server.wait_idle()
+        wait_until(lambda: server.descriptors() <= baseline.descriptors, 20, "descriptors")
+        ingest.end_process(server.process)
+
+
+def remounted(disk, server, expected, maybe=()):
+    """What was acknowledged is there, whole, and nothing else but what may be."""
+    ingest.end_process(server.process)
+    disks.run("umount", disk.mount)
+    with disk.mounted():
+        names = set(server.published())
+        check(set(expected) <= names <= set(expected) | set(maybe), f"{names}")
+        for name in names:
+            equal((server.bucket / name).read_bytes(), BODY, f"{name} is whole")
+
+
+def writes_fail(kind, megabytes):
+    with disks.faulty(kind, megabytes) as disk, disk.mounted() as mount:
+        with Server(bucket=mount / "bucket", disk_is_bad=True) as server:
+            equal(server.put("before", BODY).status, 201)
+            baseline = Baseline(server)
+            disk.fail()
+            for number in range(3):
+                server.put(f"f{number}", BODY).problem(500, "storage")
+                expect_failed(server, f"f{number}")
+            equal(server.request("GET", "/healthz").status, 200)
+            server.wait_idle()
+            wait_until(lambda: server.descriptors() <= baseline.descriptors, 20, "descriptors")
+            disk.heal()
+            # The filesystem may have given up meanwhile, when it wrote something of its own.
+            answer = server.put("after", BODY)
+            acknowledged = ["before"]
+            if answer.status == 201:
+                acknowledged.append("after")
+            else:
+                answer.problem(500, "storage")
+                expect_unready(server, "disk", "no changes|read-only")
+            remounted(disk, server, acknowledged)
+
+
+def test_writes_of_ext4_fail():
+    writes_fail("ext4", 16)
+
+
+def test_writes_of_xfs_fail():
+    writes_fail("xfs", 300)
+
+
+def shut_down(kind, megabytes, named, flag):
+    with disks.disk(kind, megabytes) as disk, disk.mounted() as mount, ingest.folder() as place, \
+            hooked(place, bucket=mount / "bucket", disk_is_bad=True) as server:
+        disks.needs("xfs_io")
+        equal(server.put("before", BODY).status, 201)
+        baseline = Baseline(server)
+        hold = Hold(place, "f", named)
+        upload = in_background(server.put, "f", BODY)
+        hold.wait()
+        disks.run("xfs_io", "-x", "-c", f"shutdown {flag}", mount)
+        hold.release()
+        upload.result().problem(500, "durability-unknown" if named else "storage")
+        expect_failed(server, "f", "PUBLISHING")
+        if named:
+            expect_suspect(server)
+        else:
+            server.put("later", BODY).problem(500, "storage")
+        expect_unready(server, "disk", "no changes|read-only")
+        server.wait_idle()
+        wait_until(lambda: server.descriptors() <= baseline.descriptors, 20, "descriptors")
+        # With its log flushed, the name is there after the restart: nobody has taken it back.
+        kept = ["before", "f"] if named and flag else ["before"]
+        remounted(disk, server, kept, ["f"] if named else [])
+
+
+def test_xfs_is_shut_down_before_the_name():
+    shut_down("xfs", 300, False, "")
+
+
+def test_xfs_is_shut_down_between_name_and_sync():
+    shut_down("xfs", 300, True, "")
+
+
+def test_xfs_is_shut_down_between_name_and_sync_with_its_log():
+    shut_down("xfs", 300, True, "-f")
+
+
+def test_ext4_is_shut_down_before_the_name():
+    shut_down("ext4", 16, False, "")
+
+
+def test_ext4_is_shut_down_between_name_and_sync():
+    shut_down("ext4", 16, True, "")
+
+
+if __name__ == "__main__":
+    ingest.main()
