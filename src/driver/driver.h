@@ -30,7 +30,7 @@ enum ew__op_code {
 	EW__OP_RENAMEAT,
 	EW__OP_UNLINKAT,
 	EW__OP_FSYNC, /* fd, flags: IORING_FSYNC_DATASYNC or 0 */
-	EW__OP_STATX, /* fd, address2: struct statx, flags: mask */
+	EW__OP_STATX, /* fd, address2: struct statx, flags: mask; address: name below fd, or NULL */
 };
 
 #define EW__ACCEPT_ONE 1 /* a single connection, not as many as come */

@@ -27,12 +27,35 @@ static void file_gone(struct ew__close_job *close_job)
 	free(ew__container_of(close_job, struct ew_file, close_job));
 }
 
+void ew__file_hold(struct ew_file *dir)
+{
+	if (dir)
+		atomic_fetch_add(&dir->holders, 1);
+}
+
+/* Whether nobody needs the file any more; called by its owner, and by each who held it. */
+static bool is_last(struct ew_file *file)
+{
+	return atomic_fetch_sub(&file->holders, 1) == 0;
+}
+
+void ew__file_let_go(struct ew_file *dir)
+{
+	if (!dir || !is_last(dir))
+		return;
+	ew__close_fd(dir->fd);
+	free(dir);
+}
+
 static int file_close(void *resource)
 {
 	struct ew_file *file = resource;
-	int r = ew__close_and_wait(file->fd, false);
+	int r;
 
 	ew_resource_deinit(&file->resource);
+	if (!is_last(file))
+		return 0;
+	r = ew__close_and_wait(file->fd, false);
 	free(file);
 	return r;
 }
@@ -42,6 +65,8 @@ static void file_abort(void *resource)
 	struct ew_file *file = resource;
 
 	ew_resource_deinit(&file->resource);
+	if (!is_last(file))
+		return;
 	file->close_job.fd = file->fd;
 	file->close_job.truncate = false;
 	file->close_job.gone = file_gone;
@@ -208,18 +233,19 @@ static struct timespec time_of(const struct statx_timestamp *stamp)
 	return (struct timespec){ .tv_sec = stamp->tv_sec, .tv_nsec = stamp->tv_nsec };
 }
 
-int ew_file_stat(struct ew_file *file, struct stat *ret_stat)
+static int stat_at(int fd, const char *name, struct stat *ret_stat)
 {
 	struct statx found;
 	struct ew__task_op stat = {
 		.op = {
 			.code = EW__OP_STATX,
-			.fd = file->fd,
+			.fd = fd,
+			.address = name,
 			.flags = STATX_BASIC_STATS,
 			.address2 = &found,
 		},
 	};
-	int r = ew__op_run_file(&stat, "a stat");
+	int r = ew__op_await_file(&stat, "a stat");
 
 	if (r < 0)
 		return r;
@@ -239,6 +265,18 @@ int ew_file_stat(struct ew_file *file, struct stat *ret_stat)
 		.st_ctim = time_of(&found.stx_ctime),
 	};
 	return 0;
+}
+
+int ew_file_stat(struct ew_file *file, struct stat *ret_stat)
+{
+	int r = ew__enter();
+
+	return r < 0 ? r : stat_at(file->fd, NULL, ret_stat);
+}
+
+int ew__file_stat_name(struct ew_file *dir, const char *name, struct stat *ret_stat)
+{
+	return stat_at(ew__directory_fd(dir), name, ret_stat);
 }
 
 struct file_call {

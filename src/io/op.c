@@ -91,7 +91,9 @@ static int64_t call_of(const struct ew__op *op)
 	case EW__OP_RENAMEAT: return renameat2(op->fd, address, op->fd2, op->address2, op->flags);
 	case EW__OP_UNLINKAT: return unlinkat(op->fd, address, (int)op->flags);
 	case EW__OP_FSYNC: return op->flags ? fdatasync(op->fd) : fsync(op->fd);
-	default: return statx(op->fd, "", AT_EMPTY_PATH, op->flags, op->address2);
+	default:
+		return statx(op->fd, address ? address : "", AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW,
+			     op->flags, op->address2);
 	}
 }
 
@@ -187,24 +189,43 @@ int ew_offload(int (*fn)(void *argument), void *argument, int *ret_result)
 	return 0;
 }
 
-static int truncate_and_close(int fd, bool truncate_first)
+void ew__give_space_back(int fd)
 {
 	char path[32];
 
-	if (truncate_first) {
-		/* By name, because a sealed file's descriptor cannot write. A failure leaves it to the close. */
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-		if (truncate(path, 0) < 0 && errno == EACCES && fchmod(fd, 0600) == 0)
-			(void)!truncate(path, 0);
-	}
-	return close(fd) < 0 && errno != EINTR ? -errno : 0;
+	/* By name, because a sealed file's descriptor cannot write. A failure leaves it to the close. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (truncate(path, 0) < 0 && errno == EACCES && fchmod(fd, 0600) == 0)
+		(void)!truncate(path, 0);
+}
+
+int ew__close_fd(int fd)
+{
+	if (close(fd) == 0 || errno == EINTR)
+		return 0;
+	/* A filesystem may say anything, but of an ending this would mean "not ended". */
+	return errno == ECANCELED ? -EIO : -errno;
+}
+
+static int truncate_and_close(int fd, bool truncate_first)
+{
+	if (truncate_first)
+		ew__give_space_back(fd);
+	return ew__close_fd(fd);
+}
+
+static int end_close_job(struct ew__close_job *close_job)
+{
+	if (close_job->end)
+		return close_job->end(close_job);
+	return truncate_and_close(close_job->fd, close_job->truncate);
 }
 
 static void close_job_run(struct ew__job *job)
 {
 	struct ew__close_job *close_job = ew__container_of(job, struct ew__close_job, job);
 
-	close_job->result = truncate_and_close(close_job->fd, close_job->truncate);
+	close_job->result = end_close_job(close_job);
 }
 
 static void close_job_completed(struct ew__job *job)
@@ -218,13 +239,23 @@ void ew__close_in_background(struct ew__close_job *close_job)
 {
 	if (!ew__worker) {
 		/* Outside a runtime nobody's turn is at stake. */
-		close_job->result = truncate_and_close(close_job->fd, close_job->truncate);
+		close_job->result = end_close_job(close_job);
 		close_job->gone(close_job);
 		return;
 	}
 	close_job->job.run = close_job_run;
 	close_job->job.complete = close_job_completed;
 	ew__pool_submit(ew__worker->pool, &close_job->job);
+}
+
+static int close_job_call(void *argument)
+{
+	return end_close_job(argument);
+}
+
+int ew__close_job_and_wait(struct ew__close_job *close_job)
+{
+	return ew__call_blocking(close_job_call, close_job, "the close of a file");
 }
 
 struct close_call {

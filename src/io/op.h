@@ -42,10 +42,18 @@ struct ew__close_job {
 	int fd;
 	bool truncate; /* give the space back first, also when others hold the file open */
 	int result;
+	int (*end)(struct ew__close_job *close_job); /* instead of both; NULL: truncate, close */
 	void (*gone)(struct ew__close_job *close_job);
 };
 
 void ew__close_in_background(struct ew__close_job *close_job);
 
+/* The job's ending on a pool thread, waited for; gone() is not called. Returns its result. */
+int ew__close_job_and_wait(struct ew__close_job *close_job);
+
 /* The same, waited for. Returns close(2)'s result. */
 int ew__close_and_wait(int fd, bool truncate);
+
+/* The parts of it, for an end() of one's own; on a pool thread. */
+void ew__give_space_back(int fd);
+int ew__close_fd(int fd);

@@ -3,7 +3,12 @@
 /*
  * A file without a name (O_TMPFILE) is removed by the kernel when its last descriptor goes, whatever
  * happened to the process. Its ending still truncates first: that gives the space back even if somebody else,
- * a scanner, holds the file. O_EXCL is never used: such a file could not be linked (open(2)).
+ * a scanner, holds the file. O_TMPFILE never with O_EXCL: such a file could not be linked (open(2)).
+ *
+ * A file with a staging name is the same thing with one more part to end. Truncate, close and unlink are one job on
+ * one thread, all of whose memory is the file's own, so that an abort needs nothing and leaves nothing. The directory
+ * of the name is held: places end newest first, but an abort goes on after its place has been left, and the number of
+ * a descriptor that was closed meanwhile would lead the unlink into somebody else's directory.
  */
 
 #include "io/file.h"
@@ -15,8 +20,12 @@
 #include <endwell/tempfile.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,8 +35,67 @@
 struct ew_tempfile {
 	struct ew_resource resource;
 	struct ew_file file;
+	struct ew_file *dir; /* of the name, held; NULL: the working directory */
 	bool published;
+	bool named;
+	char name[]; /* while it is named */
 };
+
+static bool is_same(const struct stat *one, const struct stat *other)
+{
+	return one->st_dev == other->st_dev && one->st_ino == other->st_ino;
+}
+
+/* Whether the staging name still leads to the open file. -ENOENT: there is no such name. On a pool thread. */
+static int look_at_name(const struct ew_tempfile *tempfile)
+{
+	struct stat file, name;
+
+	if (fstat(tempfile->file.fd, &file) < 0 ||
+	    fstatat(ew__directory_fd(tempfile->dir), tempfile->name, &name, AT_SYMLINK_NOFOLLOW) <
+		    0)
+		return -errno;
+	return is_same(&file, &name) ? 0 : -ESTALE;
+}
+
+static int remove_name(const struct ew_tempfile *tempfile)
+{
+	return unlinkat(ew__directory_fd(tempfile->dir), tempfile->name, 0) < 0 ? -errno : 0;
+}
+
+/*
+ * Space, descriptor, name, in this order. While the descriptor is open no other file can have its inode's number,
+ * so the look comes before the close; a network filesystem would hide a name that is removed while the file is open,
+ * so the removal comes after it.
+ */
+static int end_named(struct ew__close_job *close_job)
+{
+	struct ew_tempfile *tempfile =
+		ew__container_of(close_job, struct ew_tempfile, file.close_job);
+	int closed, r;
+
+	if (!tempfile->published)
+		ew__give_space_back(tempfile->file.fd);
+	r = look_at_name(tempfile);
+	closed = ew__close_fd(tempfile->file.fd);
+	if (r == 0)
+		r = remove_name(tempfile);
+	if (r == -ENOENT)
+		r = 0;
+	if (r == -ECANCELED)
+		r = -EIO; /* a filesystem may say anything, but of an ending this would mean "not ended" */
+	ew__file_let_go(tempfile->dir);
+	return closed < 0 ? closed : r;
+}
+
+static void fill_in(struct ew_tempfile *tempfile)
+{
+	struct ew__close_job *close_job = &tempfile->file.close_job;
+
+	close_job->fd = tempfile->file.fd;
+	close_job->truncate = !tempfile->published;
+	close_job->end = tempfile->named ? end_named : NULL;
+}
 
 static void tempfile_gone(struct ew__close_job *close_job)
 {
@@ -37,8 +105,10 @@ static void tempfile_gone(struct ew__close_job *close_job)
 static int tempfile_close(void *resource)
 {
 	struct ew_tempfile *tempfile = resource;
-	int r = ew__close_and_wait(tempfile->file.fd, !tempfile->published);
+	int r;
 
+	fill_in(tempfile);
+	r = ew__close_job_and_wait(&tempfile->file.close_job);
 	ew_resource_deinit(&tempfile->resource);
 	free(tempfile);
 	return r;
@@ -49,8 +119,7 @@ static void tempfile_abort(void *resource)
 	struct ew_tempfile *tempfile = resource;
 
 	ew_resource_deinit(&tempfile->resource);
-	tempfile->file.close_job.fd = tempfile->file.fd;
-	tempfile->file.close_job.truncate = !tempfile->published;
+	fill_in(tempfile);
 	tempfile->file.close_job.gone = tempfile_gone;
 	ew__close_in_background(&tempfile->file.close_job);
 }
@@ -61,27 +130,55 @@ static const struct ew_resource_type tempfile_type = {
 	.abort = tempfile_abort,
 };
 
-int(ew_tempfile_open)(struct ew_file *dir, struct ew_tempfile **ret_tempfile)
+/* All that its end will need is there before the file is. */
+static int open_tempfile(struct ew_file *dir, const char *name, const struct ew_site *site,
+			 struct ew_tempfile **ret_tempfile)
 {
-	const struct ew_site *site = ew__made_at;
+	const char *path = name ? name : ".";
+	int flags = name ? O_CREAT | O_EXCL : O_TMPFILE, fd;
 	struct ew_tempfile *tempfile;
-	int r = ew__enter(), fd;
 
-	if (r < 0)
-		return r;
-	ew__place_must_be_empty(ret_tempfile, site);
-	tempfile = calloc(1, sizeof(*tempfile));
+	tempfile = calloc(1, sizeof(*tempfile) + strlen(path) + 1);
 	if (!tempfile)
 		return -ENOMEM;
-	fd = ew__open_at(dir, ".", O_TMPFILE | O_RDWR, 0600);
+	fd = ew__open_at(dir, path, flags | O_RDWR, 0600);
 	if (fd < 0) {
 		free(tempfile);
 		return fd;
 	}
 	tempfile->file.fd = fd;
+	tempfile->named = name;
+	if (name) {
+		tempfile->dir = dir;
+		ew__file_hold(dir);
+		memcpy(tempfile->name, name, strlen(name) + 1);
+	}
 	ew_resource_init(&tempfile->resource, &tempfile_type, site);
 	*ret_tempfile = tempfile;
 	return 0;
+}
+
+int(ew_tempfile_open)(struct ew_file *dir, struct ew_tempfile **ret_tempfile)
+{
+	const struct ew_site *site = ew__made_at;
+	int r = ew__enter();
+
+	if (r < 0)
+		return r;
+	ew__place_must_be_empty(ret_tempfile, site);
+	return open_tempfile(dir, NULL, site, ret_tempfile);
+}
+
+int(ew_tempfile_open_named)(struct ew_file *dir, const char *name,
+			    struct ew_tempfile **ret_tempfile)
+{
+	const struct ew_site *site = ew__made_at;
+	int r = ew__enter();
+
+	if (r < 0)
+		return r;
+	ew__place_must_be_empty(ret_tempfile, site);
+	return open_tempfile(dir, name, site, ret_tempfile);
 }
 
 struct ew_file *ew_tempfile_file(struct ew_tempfile *tempfile)
@@ -89,11 +186,25 @@ struct ew_file *ew_tempfile_file(struct ew_tempfile *tempfile)
 	return &tempfile->file;
 }
 
+/*
+ * Where a lease is the server's to give (a delegation of NFS, an oplock of SMB) the kernel answers "try again" when
+ * there is none to hand, which says nothing about writers: fs/nfs/nfs4proc.c, fs/smb/client/cifsfs.c.
+ */
+static bool lease_comes_from_a_server(int fd)
+{
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0)
+		return false;
+	return fs.f_type == NFS_SUPER_MAGIC || (uint32_t)fs.f_type == SMB2_SUPER_MAGIC ||
+	       (uint32_t)fs.f_type == CIFS_SUPER_MAGIC;
+}
+
 /* 0: no writer is left; -EAGAIN: there is one; other errors: this filesystem has no leases. */
 static int probe_writers(int fd)
 {
 	if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0)
-		return -errno;
+		return errno == EAGAIN && lease_comes_from_a_server(fd) ? -EINVAL : -errno;
 	fcntl(fd, F_SETLEASE, F_UNLCK);
 	return 0;
 }
@@ -104,14 +215,17 @@ static int seal(void *argument)
 	const struct timespec pause = { .tv_nsec = SEAL_TRY_EVERY_NS };
 	struct ew_tempfile *tempfile = argument;
 	char path[32];
-	int fd, tries, r;
+	int fd, tries, closed, r;
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", tempfile->file.fd);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	close(tempfile->file.fd);
+	closed =
+		ew__close_fd(tempfile->file.fd); /* the writer's: network filesystems report here */
 	tempfile->file.fd = fd;
+	if (closed < 0)
+		return closed;
 	/* A program being started elsewhere holds copies of all descriptors until its exec. */
 	for (tries = 0; (r = probe_writers(fd)) == -EAGAIN && tries < SEAL_TRIES; tries++)
 		nanosleep(&pause, NULL);
@@ -125,14 +239,81 @@ int ew_tempfile_seal(struct ew_tempfile *tempfile)
 	return r < 0 ? r : result;
 }
 
+/* Who is it that has the name now, the open file or another? 0: the open file. */
+static int compare(struct ew_tempfile *tempfile, struct ew_file *dir, const char *name)
+{
+	struct stat file, found;
+	int r = ew__file_stat_name(&tempfile->file, NULL, &file);
+
+	if (r == 0)
+		r = ew__file_stat_name(dir, name, &found);
+	if (r < 0)
+		return r;
+	return is_same(&file, &found) ? 0 : -ESTALE;
+}
+
+/* A staging name can be replaced by whoever may write in its directory; what was sealed is what is published. */
+static int check_staging_name(struct ew_tempfile *tempfile)
+{
+	int r = ew__enter();
+
+	if (r < 0)
+		return r;
+	r = compare(tempfile, tempfile->dir, tempfile->name);
+	return r == -ENOENT ? -ESTALE : r;
+}
+
+/*
+ * What a network filesystem answers with an error may have been done: the reply was lost, and the repetition found
+ * the name taken, by us. The name itself knows. In doubt the file has it: what may be published is not truncated.
+ */
+static int believe(struct ew_tempfile *tempfile, struct ew_file *dir, const char *name, int error)
+{
+	bool unknown = ew_outcome() == EW_OUTCOME_UNKNOWN;
+	int r = tempfile->named ? compare(tempfile, dir, name) : -ESTALE;
+
+	if (r == 0) {
+		tempfile->published = true;
+		return 0;
+	}
+	if (unknown || (r != -ENOENT && r != -ESTALE)) {
+		tempfile->published = true;
+		ew__task()->outcome = EW_OUTCOME_UNKNOWN;
+	}
+	return error;
+}
+
 int ew_tempfile_publish(struct ew_tempfile *tempfile, struct ew_file *dir, const char *name)
 {
-	int r = ew__file_link(&tempfile->file, dir, name);
+	int r = tempfile->named ? check_staging_name(tempfile) : 0;
 
-	/* In doubt it has the name: a published file must not be truncated. */
-	if (r == 0 || ew_outcome() == EW_OUTCOME_UNKNOWN)
-		tempfile->published = true;
-	return r;
+	if (r < 0)
+		return r;
+	r = ew__file_link(&tempfile->file, dir, name);
+	if (r == -ECANCELED)
+		return r;
+	if (r < 0)
+		return believe(tempfile, dir, name, r);
+	tempfile->published = true;
+	return 0;
+}
+
+int ew_tempfile_publish_by_rename(struct ew_tempfile *tempfile, struct ew_file *dir,
+				  const char *name)
+{
+	int r;
+
+	ew_assert(tempfile->named);
+	r = check_staging_name(tempfile);
+	if (r < 0)
+		return r;
+	r = ew_file_rename(tempfile->dir, tempfile->name, dir, name, RENAME_NOREPLACE);
+	if (r == -ECANCELED)
+		return r;
+	if (r < 0)
+		return believe(tempfile, dir, name, r);
+	tempfile->published = true;
+	return 0;
 }
 
 int ew_tempfile_close(struct ew_tempfile **tempfile)

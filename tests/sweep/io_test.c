@@ -170,6 +170,78 @@ TEST(sweep_tempfile_discarded)
 	expect_sweep_of_files(discard, 3);
 }
 
+typedef int publish_fn(struct ew_tempfile *tempfile, struct ew_file *dir, const char *name);
+
+static int publish_named(struct ew_file *directory, publish_fn *publish_as)
+{
+	struct name name = { directory, "published" };
+	int r;
+	EW_GUARD(undo, &name, .close = unlink_name, .abort = unlink_name_now);
+	EW_OWN(ew_tempfile, tempfile);
+
+	r = ew_tempfile_open_named(directory, "staged", &tempfile);
+	if (r == 0)
+		r = ew_file_write(ew_tempfile_file(tempfile), "content", 7, 0);
+	if (r == 0)
+		r = ew_tempfile_seal(tempfile);
+	if (r == 0)
+		r = publish_as(tempfile, directory, "published");
+	if (r == 0)
+		r = ew_file_sync(directory, false);
+	return r < 0 ? r : ew_tempfile_close(&tempfile);
+}
+
+static int link_named(void *argument)
+{
+	int r;
+	EW_OWN(ew_file, directory);
+
+	(void)argument;
+	r = ew_file_open(NULL, directory_path, O_RDONLY | O_DIRECTORY, 0, &directory);
+	return r < 0 ? r : publish_named(directory, ew_tempfile_publish);
+}
+
+static int rename_named(void *argument)
+{
+	int r;
+	EW_OWN(ew_file, directory);
+
+	(void)argument;
+	r = ew_file_open(NULL, directory_path, O_RDONLY | O_DIRECTORY, 0, &directory);
+	return r < 0 ? r : publish_named(directory, ew_tempfile_publish_by_rename);
+}
+
+/* Neither name is left, wherever it is ended, although the directory may end before the file. */
+TEST(sweep_tempfile_named_published_by_a_link)
+{
+	expect_sweep_of_files(link_named, 8);
+}
+
+TEST(sweep_tempfile_named_published_by_a_rename)
+{
+	expect_sweep_of_files(rename_named, 8);
+}
+
+static int discard_named(void *argument)
+{
+	int r;
+	EW_OWN(ew_file, directory);
+	EW_OWN(ew_tempfile, file);
+
+	(void)argument;
+	r = ew_file_open(NULL, directory_path, O_RDONLY | O_DIRECTORY, 0, &directory);
+	if (r == 0)
+		r = ew_tempfile_open_named(directory, "staged", &file);
+	if (r == 0)
+		r = ew_file_write(ew_tempfile_file(file), "content", 7, 0);
+	return r;
+}
+
+TEST(sweep_tempfile_named_discarded)
+{
+	expect_sweep_of_files(discard_named, 3);
+}
+
 /* ---- sockets ---- */
 
 static int open_pair(struct ew_socket **ret_one, struct ew_socket **ret_other)

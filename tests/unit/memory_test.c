@@ -64,7 +64,8 @@ struct state {
 };
 
 static void open_all(struct state *state, struct ew_file **file, struct ew_tempfile **tempfile,
-		     struct ew_listener **listener, struct ew_pipe **ends)
+		     struct ew_tempfile **named, struct ew_listener **listener,
+		     struct ew_pipe **ends)
 {
 	struct sockaddr_in loop = loopback(0);
 	struct ew_socket *first = NULL;
@@ -73,6 +74,8 @@ static void open_all(struct state *state, struct ew_file **file, struct ew_tempf
 	EXPECT_EQ(ew_file_open(state->dir, "plain", O_RDWR | O_CREAT, 0600, file), 0);
 	EXPECT_EQ(ew_tempfile_open(state->dir, tempfile), 0);
 	EXPECT_EQ(ew_file_write(ew_tempfile_file(*tempfile), "abc", 3, 0), 0);
+	EXPECT_EQ(ew_tempfile_open_named(state->dir, "named", named), 0);
+	EXPECT_EQ(ew_file_write(ew_tempfile_file(*named), "abc", 3, 0), 0);
 	EXPECT_EQ(ew_pipe_open(&ends[0], &ends[1]), 0);
 	EXPECT_EQ(ew_listener_open((struct sockaddr *)&loop, sizeof(loop), 16, listener), 0);
 	EXPECT_EQ(ew_listener_address(*listener, &state->address), 0);
@@ -119,6 +122,7 @@ static int hold_all(void *argument)
 	sigset_t signals;
 	EW_OWN(ew_file, file);
 	EW_OWN(ew_tempfile, tempfile);
+	EW_OWN(ew_tempfile, named);
 	EW_OWN(ew_listener, listener);
 	EW_OWN(ew_socket, socket);
 	EW_OWN(ew_pipe, read_end);
@@ -128,7 +132,7 @@ static int hold_all(void *argument)
 	EW_OWN(ew_permit, permit);
 	EW_SCOPE(request);
 
-	open_all(state, &file, &tempfile, &listener, ends);
+	open_all(state, &file, &tempfile, &named, &listener, ends);
 	read_end = ends[0];
 	write_end = ends[1];
 	state->peer = tcp_peer(&socket);
@@ -151,6 +155,7 @@ static int hold_all(void *argument)
 		EXPECT_EQ(ew_socket_close(&socket), 0);
 		EXPECT_EQ(ew_listener_close(&listener), 0);
 		EXPECT_EQ(ew_tempfile_close(&tempfile), 0);
+		EXPECT_EQ(ew_tempfile_close(&named), 0);
 		EXPECT_EQ(ew_file_close(&file), 0);
 		EXPECT_EQ(ew_pipe_close(&read_end), 0);
 		EXPECT_EQ(ew_pipe_close(&write_end), 0);
@@ -197,6 +202,7 @@ static void expect_ended(enum way way)
 	refusing = false;
 	close(state.peer);
 	close(state.queued_peer);
+	EXPECT(!has_file(&state.place, "named"));
 	expect_same_descriptors(&before);
 	directory_remove(&state.place);
 	EXPECT_EQ(waitpid(-1, NULL, WNOHANG), -1);

@@ -393,7 +393,8 @@ static void prepare(struct io_uring_sqe *sqe, const struct ew__op *op)
 	case EW__OP_UNLINKAT: io_uring_prep_unlinkat(sqe, op->fd, address, (int)op->flags); break;
 	case EW__OP_FSYNC: io_uring_prep_fsync(sqe, op->fd, op->flags); break;
 	case EW__OP_STATX:
-		io_uring_prep_statx(sqe, op->fd, "", AT_EMPTY_PATH, op->flags, op->address2);
+		io_uring_prep_statx(sqe, op->fd, address ? address : "",
+				    AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, op->flags, op->address2);
 		break;
 	}
 }
