@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A file is staged without a name, in the state folder, and gets its name by one linkat(2) after
- * its bytes are durable. Nothing is ever overwritten, and there is nothing to clean up after a
- * crash.
+ * A file is staged in the state folder, without a name where the filesystem can (staging.c), and
+ * gets its name by one linkat(2), or a rename that does not overwrite, after its bytes are durable.
  *
- * The commit point is the submission of that linkat. Just before it the upload's word is decided:
+ * The commit point is the submission of that link. Just before it the upload's word is decided:
  * whoever cancels before has won, and the link is never submitted; whoever cancels after is late,
  * and the shield lets link and sync go on to the end.
  *
@@ -27,7 +26,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -38,6 +36,7 @@
 
 #include "hook.h"
 #include "log.h"
+#include "sweep.h"
 
 /* From the commit point to a durable name. Disks that need longer are broken. */
 #define PUBLISH_BUDGET (120 * EW_SECOND)
@@ -91,30 +90,24 @@ static int make_folder(const char *path, mode_t mode, bool *ret_made, char *erro
 	return 0;
 }
 
-static int take_lock(struct bucket *bucket, const char *state, char *error, size_t error_bytes)
+static int make_private(const char *state, char *error, size_t error_bytes)
 {
-	int folder, r = 0;
+	if (chmod(state, 0700) < 0)
+		return say(error, error_bytes, -errno, "cannot make private the state folder",
+			   state);
+	return 0;
+}
 
-	folder = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (folder < 0)
-		return say(error, error_bytes, -errno, "cannot open the state folder", state);
+static int take_lease(struct bucket *bucket, const char *path, const char *state, char *error,
+		      size_t error_bytes)
+{
+	char *real = realpath(path, NULL);
+	int r;
 
-	if (fchmod(folder, 0700) < 0)
-		r = say(error, error_bytes, -errno, "cannot make private the state folder", state);
-	if (r == 0) {
-		bucket->lock_fd =
-			openat(folder, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-		if (bucket->lock_fd < 0)
-			r = say(error, error_bytes, -errno, "cannot make the lock file in", state);
-	}
-	if (r == 0 && flock(bucket->lock_fd, LOCK_EX | LOCK_NB) < 0) {
-		r = -errno;
-		snprintf(
-			error, error_bytes,
-			"another ew-ingest uses the state folder %s: give each its own with --state",
-			state);
-	}
-	close(folder);
+	if (!real)
+		return say(error, error_bytes, -errno, "cannot resolve", path);
+	r = lease_take(&bucket->staging.lease, state, real, error, error_bytes);
+	free(real);
 	return r;
 }
 
@@ -142,8 +135,9 @@ int bucket_prepare(struct bucket *bucket, const char *path, const char *state, c
 	bool bucket_made = false, state_made = false;
 	int r;
 
-	*bucket = (struct bucket){ .lock_fd = -1 };
+	*bucket = (struct bucket){ .staging.lease = LEASE_NONE };
 	pthread_mutex_init(&bucket->sync_lock, NULL);
+	pthread_mutex_init(&bucket->staging.lock, NULL);
 
 	r = make_folder(path, 0755, &bucket_made, error, error_bytes);
 	if (r == 0)
@@ -156,83 +150,17 @@ int bucket_prepare(struct bucket *bucket, const char *path, const char *state, c
 	if (r < 0 && bucket_made)
 		rmdir(path);
 	if (r == 0)
-		r = take_lock(bucket, state, error, error_bytes);
+		r = make_private(state, error, error_bytes);
+	if (r == 0)
+		r = take_lease(bucket, path, state, error, error_bytes);
 	return r;
 }
 
 void bucket_release(struct bucket *bucket)
 {
-	if (bucket->lock_fd >= 0)
-		close(bucket->lock_fd);
-	bucket->lock_fd = -1;
+	lease_release(&bucket->staging.lease);
+	pthread_mutex_destroy(&bucket->staging.lock);
 	pthread_mutex_destroy(&bucket->sync_lock);
-}
-
-/*
- * Publishes a file of one byte and removes it. Its name starts with a dot, which no upload's can,
- * and is the same for every start with this state folder, whose lock we hold: a crash in between is
- * cleaned up by the next start.
- */
-static int probe(struct bucket *bucket)
-{
-	EW_OWN(ew_tempfile, file);
-	struct stat state;
-	char name[64];
-	int r;
-
-	if (fstat(ew_file_fd(bucket->staging), &state) < 0)
-		return -errno;
-	snprintf(name, sizeof(name), ".ew-ingest-probe-%llx-%llx", (unsigned long long)state.st_dev,
-		 (unsigned long long)state.st_ino);
-
-	r = ew_file_unlink(bucket->directory, name, 0);
-	if (r < 0 && r != -ENOENT)
-		return r;
-	r = ew_tempfile_open(bucket->staging, &file);
-	if (r < 0)
-		return r;
-	r = ew_file_write(ew_tempfile_file(file), "", 1, 0);
-	if (r < 0)
-		return r;
-	r = ew_tempfile_seal(file);
-	if (r < 0)
-		return r;
-	r = ew_file_chmod(ew_tempfile_file(file), bucket->mode);
-	if (r < 0)
-		return r;
-	r = ew_file_sync(ew_tempfile_file(file), true);
-	if (r < 0)
-		return r;
-	r = ew_tempfile_publish(file, bucket->directory, name);
-	if (r < 0)
-		return r;
-	r = ew_file_unlink(bucket->directory, name, 0);
-	if (r < 0)
-		return r;
-	r = ew_file_sync(bucket->directory, false);
-	if (r < 0)
-		return r;
-	return ew_tempfile_close(&file);
-}
-
-static int probe_failed(int r, const char *path, const char *state, char *error, size_t error_bytes)
-{
-	if (r == -EXDEV)
-		snprintf(
-			error, error_bytes,
-			"%s and %s are not on the same mount: a file cannot move between them in one "
-			"step; choose a folder beside the bucket with --state",
-			path, state);
-	else if (r == -EOPNOTSUPP || r == -EISDIR)
-		snprintf(
-			error, error_bytes,
-			"the filesystem of %s has no nameless files (O_TMPFILE), without which a crash "
-			"would leave half files behind; use ext4, xfs, btrfs or tmpfs",
-			state);
-	else
-		snprintf(error, error_bytes, "publishing a test file from %s to %s failed: %s",
-			 state, path, strerror(-r));
-	return r;
 }
 
 int bucket_open(struct bucket *bucket, const char *path, const char *state, mode_t mode,
@@ -246,12 +174,10 @@ int bucket_open(struct bucket *bucket, const char *path, const char *state, mode
 	r = ew_file_open(NULL, path, O_RDONLY | O_DIRECTORY, 0, &bucket->directory);
 	if (r < 0)
 		return say(error, error_bytes, r, "cannot open the bucket", path);
-	r = ew_file_open(NULL, state, O_RDONLY | O_DIRECTORY, 0, &bucket->staging);
+	bucket->staging.metrics = metrics;
+	r = staging_open(&bucket->staging, state, bucket->directory, mode, error, error_bytes);
 	if (r < 0)
-		return say(error, error_bytes, r, "cannot open the state folder", state);
-	r = probe(bucket);
-	if (r < 0)
-		return probe_failed(r, path, state, error, error_bytes);
+		return r;
 
 	atomic_store(&metrics->bucket_ready, true);
 	return 0;
@@ -261,7 +187,7 @@ int bucket_close(struct bucket *bucket)
 {
 	int r, first = 0;
 
-	r = ew_file_close(&bucket->staging);
+	r = staging_close(&bucket->staging);
 	if (r < 0)
 		first = r;
 	r = ew_file_close(&bucket->directory);
@@ -303,7 +229,7 @@ static int look(struct bucket *bucket, const char *name)
 {
 	struct look seen = {
 		.directory = ew_file_fd(bucket->directory),
-		.staging = ew_file_fd(bucket->staging),
+		.staging = ew_file_fd(bucket->staging.folder),
 		.name = name,
 	};
 	uint64_t available, floor;
@@ -426,7 +352,8 @@ static int sync_directory(struct bucket *bucket)
 	return r < 0 ? r : ew_file_stat(bucket->directory, &state);
 }
 
-int bucket_sync_loop(void *argument)
+/* Runs until it is cancelled; one sync for all links that are finished. */
+static int sync_loop(void *argument)
 {
 	struct bucket *bucket = argument;
 	struct sync_batch *batch;
@@ -443,6 +370,18 @@ int bucket_sync_loop(void *argument)
 	return r;
 }
 
+int bucket_start(struct bucket *bucket, struct ew_scope *scope)
+{
+	int r;
+
+	r = ew_spawn(scope, sync_loop, bucket);
+	if (r == 0)
+		r = ew_spawn(scope, staging_reclaim_loop, &bucket->staging);
+	if (r == 0)
+		r = ew_spawn(scope, sweep_run, &bucket->staging);
+	return r;
+}
+
 static int link_and_sync(struct bucket *bucket, struct upload *upload, struct ew_tempfile *file,
 			 struct sync_batch **spare)
 {
@@ -451,7 +390,7 @@ static int link_and_sync(struct bucket *bucket, struct upload *upload, struct ew
 
 	EW_SHIELD(shield, .budget_ns = PUBLISH_BUDGET);
 
-	r = ew_tempfile_publish(file, bucket->directory, upload->name);
+	r = staging_publish(&bucket->staging, file, bucket->directory, upload->name);
 	if (r < 0)
 		return r;
 	upload->named = true;
@@ -507,9 +446,7 @@ int bucket_publish(struct bucket *bucket, struct upload *upload, struct ew_tempf
 		return r;
 
 	upload_move(upload, STATE_PUBLISHED, "");
-	r = ew_tempfile_close(file);
-	if (r < 0)
-		log_note("warn", "close-failed", "%s: %s, after its bytes were synced",
-			 upload->name, strerror(-r));
+	upload->ending =
+		ew_tempfile_close(file); /* its bytes are synced: the slot's business only */
 	return 0;
 }

@@ -17,18 +17,19 @@
 #include <endwell/tempfile.h>
 
 #include "metrics.h"
+#include "staging.h"
 #include "upload.h"
 
 #define BUCKET_DISK_FLOOR_PERCENT 5
 
 struct sync_batch;
+struct ew_scope;
 
 struct bucket {
 	struct metrics *metrics;
 	mode_t mode;
-	int lock_fd;
 	struct ew_file *directory;
-	struct ew_file *staging;
+	struct staging staging;
 	_Atomic bool suspect; /* a sync of the directory has failed: what it held may be lost */
 
 	pthread_mutex_t sync_lock;
@@ -37,7 +38,7 @@ struct bucket {
 };
 
 /**
- * bucket_prepare() - make the folders and take the lock; before the runtime starts
+ * bucket_prepare() - make the folders and take a lease; before the runtime starts
  * @bucket:      filled in
  * @path:        of the bucket; made if missing
  * @state:       of the server's own folder; made if missing, mode 0700, must not lie in the bucket
@@ -50,11 +51,10 @@ int bucket_prepare(struct bucket *bucket, const char *path, const char *state, c
 void bucket_release(struct bucket *bucket);
 
 /**
- * bucket_open() - open the folders and prove that a nameless file can be published
+ * bucket_open() - open the folders and find out how a file can be staged and published
  * @bucket: prepared
  * @mode:   of published files
  *
- * The proof is a file that goes all the way to a name in the bucket and is removed again.
  * Return:  0, or -errno with a sentence in @error; bucket_close() is due in both cases.
  */
 EW_SUSPENDS int bucket_open(struct bucket *bucket, const char *path, const char *state, mode_t mode,
@@ -92,8 +92,5 @@ EW_SUSPENDS int bucket_floor(struct bucket *bucket);
 EW_SUSPENDS int bucket_publish(struct bucket *bucket, struct upload *upload,
 			       struct ew_tempfile **file);
 
-/*
- * The task that syncs the directory, one sync for all links that are finished; runs until it is
- * cancelled.
- */
-int bucket_sync_loop(void *bucket);
+/* Spawns what the bucket does beside uploads: syncs, the sweep, and what could not be removed. */
+int bucket_start(struct bucket *bucket, struct ew_scope *scope);

@@ -40,6 +40,7 @@ struct reception {
 	struct server *server;
 	struct http_request *request;
 	struct upload upload;
+	struct staged *staged;	 /* its staging name; NULL: it has none */
 	uint64_t reserved_bytes; /* on the disk floor, for what has not arrived */
 };
 
@@ -156,7 +157,7 @@ static int receive_upload(struct reception *reception)
 	EW_OWN(ew_tempfile, file);
 	int r;
 
-	r = ew_tempfile_open(server->bucket.staging, &file);
+	r = staging_make(&server->bucket.staging, &file, &reception->staged);
 	if (r < 0)
 		return r;
 	r = receive_and_seal(reception, file);
@@ -230,6 +231,9 @@ static struct end end_of(struct server *server, struct upload *upload, int r)
 	switch (r) {
 	case -EEXIST:
 		return (struct end){ STATE_FAILED, PROBLEM_TAKEN, "the name was taken meanwhile" };
+	case -ESTALE:
+		return (struct end){ STATE_FAILED, PROBLEM_STORAGE,
+				     "somebody else replaced the staged file" };
 	case -ENOSPC:
 	case -EDQUOT: return (struct end){ STATE_FAILED, PROBLEM_NO_SPACE, "the disk is full" };
 	case -EMFILE:
@@ -358,7 +362,7 @@ static int await_slot(struct server *server, struct ew_permit **permit)
 	return r;
 }
 
-static void leave_slot(struct server *server, struct ew_permit **permit)
+static void free_slot(struct server *server, struct ew_permit **permit)
 {
 	slots_move(&server->metrics.upload_slots, SLOT_HELD, SLOT_FREE);
 	ew_permit_release(permit);
@@ -390,13 +394,22 @@ static int refuse_wait(struct server *server, struct http_request *request, int 
 	return routes_problem(server, request, PROBLEM_BUSY, detail, seconds);
 }
 
-/* A file that could not be reclaimed is somebody's business, though not the client's. */
-static void log_ending(const struct upload *upload)
+/*
+ * A file that could not be reclaimed is somebody's business, though not the client's. If it has a
+ * name, its slot is free when that is gone.
+ */
+static void leave_slot(struct reception *reception, struct ew_permit **permit)
 {
-	int r = ew_ending_error();
+	struct server *server = reception->server;
+	int ending = ew_ending_error();
 
-	if (r < 0)
-		log_note("error", "reclaim-failed", "%s: %s", upload->story.id, strerror(-r));
+	if (ending == 0)
+		ending = reception->upload.ending;
+	if (ending < 0)
+		log_note("error", "reclaim-failed", "%s: %s", reception->upload.story.id,
+			 strerror(-ending));
+	if (!staging_settle(&server->bucket.staging, &reception->staged, ending, permit))
+		free_slot(server, permit);
 }
 
 static int receive_in_slot(struct reception *reception, const char *name)
@@ -410,7 +423,7 @@ static int receive_in_slot(struct reception *reception, const char *name)
 		return refuse_wait(server, reception->request, r);
 	r = upload_begin(&reception->upload, &server->metrics, server->stories, name);
 	if (r < 0) {
-		leave_slot(server, &permit);
+		free_slot(server, &permit);
 		return routes_problem(server, reception->request, PROBLEM_INTERNAL, strerror(-r),
 				      0);
 	}
@@ -420,8 +433,7 @@ static int receive_in_slot(struct reception *reception, const char *name)
 	 * the next.
 	 */
 	r = receive_upload(reception);
-	log_ending(&reception->upload);
-	leave_slot(server, &permit);
+	leave_slot(reception, &permit);
 	return conclude(reception, r);
 }
 

@@ -86,7 +86,7 @@ enum trust {
 struct scanner {
 	const struct options *options;
 	struct metrics *metrics;
-	struct ew_file *staging;
+	struct staging *staging;
 	struct clamd_client clamd;
 	struct exec exec;
 	uint64_t probe_bytes;
@@ -248,9 +248,8 @@ static int scan_bytes(struct scanner *scanner, int fd, pid_t expected, struct ve
 	return scan_with_program(scanner, fd, verdict);
 }
 
-/* Scans a file that has EICAR in front and is @bytes long. */
-static int scan_test_file(struct scanner *scanner, uint64_t bytes, pid_t expected,
-			  struct verdict *verdict)
+static int make_and_scan(struct scanner *scanner, uint64_t bytes, pid_t expected,
+			 struct verdict *verdict, struct staged **ret_staged, int *ret_ending)
 {
 	EW_OWN(ew_tempfile, file);
 	char eicar[EICAR_BYTES];
@@ -259,7 +258,7 @@ static int scan_test_file(struct scanner *scanner, uint64_t bytes, pid_t expecte
 	memcpy(eicar, eicar_first, sizeof(eicar_first) - 1);
 	memcpy(eicar + sizeof(eicar_first) - 1, eicar_second, sizeof(eicar_second) - 1);
 
-	r = ew_tempfile_open(scanner->staging, &file);
+	r = staging_make(scanner->staging, &file, ret_staged);
 	if (r < 0)
 		return r;
 	r = ew_file_write(ew_tempfile_file(file), eicar, sizeof(eicar), 0);
@@ -274,7 +273,21 @@ static int scan_test_file(struct scanner *scanner, uint64_t bytes, pid_t expecte
 	r = scan_bytes(scanner, ew_file_fd(ew_tempfile_file(file)), expected, verdict);
 	if (r < 0)
 		return r;
-	return ew_tempfile_close(&file);
+	*ret_ending = ew_tempfile_close(&file);
+	return *ret_ending;
+}
+
+/* Scans a file that has EICAR in front and is @bytes long. */
+static int scan_test_file(struct scanner *scanner, uint64_t bytes, pid_t expected,
+			  struct verdict *verdict)
+{
+	struct staged *staged = NULL;
+	int ending = 0, r, implicit;
+
+	r = make_and_scan(scanner, bytes, expected, verdict, &staged, &ending);
+	implicit = ew_ending_error();
+	(void)staging_settle(scanner->staging, &staged, ending < 0 ? ending : implicit, NULL);
+	return r;
 }
 
 /* Says whether clamd announces what is over its limits, archives included; else a word of warning. */
@@ -701,7 +714,7 @@ static int slot_loop(void *argument)
 	return r;
 }
 
-int scanner_start(struct scanner *scanner, struct ew_scope *scope, struct ew_file *staging)
+int scanner_start(struct scanner *scanner, struct ew_scope *scope, struct staging *staging)
 {
 	int r = 0;
 

@@ -15,6 +15,7 @@
 
 #include "metrics.h"
 #include "options.h"
+#include "staging.h"
 #include "verdict.h"
 
 #define SCANNER_REASON_BYTES 512
@@ -40,7 +41,7 @@ struct scanner *scanner_free(struct scanner *scanner);
  *
  * Return: 0 or what ew_spawn() says.
  */
-int scanner_start(struct scanner *scanner, struct ew_scope *scope, struct ew_file *staging);
+int scanner_start(struct scanner *scanner, struct ew_scope *scope, struct staging *staging);
 
 /**
  * scanner_scan() - have a sealed file scanned, in line

@@ -244,6 +244,7 @@ static void print_block(struct server *server, const struct ew_listener *listene
 	fprintf(block, "  bucket   %s, files of at most %llu bytes get mode %04o\n",
 		options->bucket, (unsigned long long)server_size_max(server),
 		(unsigned int)options->mode);
+	fprintf(block, "  staging  %s\n", staging_describe(&server->bucket.staging));
 	if (options->scanner_kind == SCANNER_NONE)
 		fprintf(block,
 			"  scanner  none: WARNING: files are published without having been looked at\n");
@@ -367,9 +368,9 @@ static int run_services(struct server *server, struct ew_signals *signals, struc
 
 	EW_SCOPE(services, .policy = EW_POLICY_INDEPENDENT, .budget_ns = ENDING_BUDGET);
 
-	r = ew_spawn(&services, bucket_sync_loop, &server->bucket);
+	r = bucket_start(&server->bucket, &services);
 	if (r == 0)
-		r = scanner_start(server->scanner, &services, server->bucket.staging);
+		r = scanner_start(server->scanner, &services, &server->bucket.staging);
 	if (r == 0)
 		r = run_workers(server, signals, workers, count);
 	closed = ew_scope_close(&services, EW_NOW, EW_REASON_SHUTDOWN);
@@ -547,7 +548,7 @@ int server_run(const struct options *options)
 	if (!server)
 		return SERVER_FAILED;
 	server->options = options;
-	server->bucket.lock_fd = -1;
+	server->bucket.staging.lease = LEASE_NONE;
 	r = prepare(server, error, sizeof(error));
 	if (r == 0)
 		r = bucket_prepare(&server->bucket, options->bucket, options->state, error,

@@ -24,6 +24,7 @@ struct upload {
 	_Atomic int word; /* undecided, then for ever committed or cancelled */
 
 	bool named; /* its name exists in the bucket */
+	int ending; /* how its file ended, once it was published: 0 or -errno */
 
 	uint64_t size_bytes;
 	uint8_t sha256[32];

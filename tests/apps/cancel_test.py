@@ -240,10 +240,12 @@ def test_killed_server_leaves_nothing():
         server.process.kill()
         server.process.wait()
         equal(server.published(), ["kept"])
-        equal(sorted(entry.name for entry in server.state.iterdir()), ["lock"])
+        equal(sorted(entry.name for entry in server.state.iterdir()), ["leases", "lock"])
+        equal(len(list((server.state / "leases").iterdir())), 1)
         wait_until(lambda: server.free_bytes() >= free - (1 << 20), 10, "the space is back")
         server.start()
         equal(server.put("next", b"x").status, 201)
+        wait_until(lambda: len(list((server.state / "leases").iterdir())) == 1, 10, "the dead lease is swept")
 
 
 def test_slow_sync_holds_the_window_open():

@@ -180,7 +180,7 @@ class Server:
     """A server in a folder of its own, with everything that can be asked about it."""
 
     def __init__(self, scanner="none", *arguments, binary=SERVER, memory=False, environment=None, preexec=None,
-                 ready=True, bucket=None, disk_is_bad=False):
+                 ready=True, bucket=None, disk_is_bad=False, expected=()):
         self.arguments = [str(argument) for argument in arguments]
         self.scanner, self.binary = scanner, binary
         self.environment = {**os.environ, **(environment or {})}
@@ -188,6 +188,7 @@ class Server:
         self.wait_ready = ready
         self.bucket = bucket
         self.disk_is_bad = disk_is_bad
+        self.expected = expected  # words of reports that the test provokes
         self.context = folder(memory)
         self.process = None
 
@@ -226,8 +227,9 @@ class Server:
             self.process.stdout.close()
             status = end_process(self.process)
             reports = [line for line in self.log().splitlines()
-                       if " event=runtime " in line or line.startswith("endwell:")
-                       or ("reclaim-failed" in line and not self.disk_is_bad)]
+                       if (" event=runtime " in line or line.startswith("endwell:")
+                           or ("reclaim-failed" in line and not self.disk_is_bad))
+                       and not any(word in line for word in self.expected)]
             if reports or status not in (0, 3, 4, -signal.SIGKILL):
                 print(self.log()[-3000:], file=sys.stderr)
                 self.context.__exit__(None, None, None)

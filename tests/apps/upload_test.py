@@ -296,18 +296,34 @@ def test_one_who_leaves_the_waiting_room_makes_room():
         equal(server.published(), ["holder"])
 
 
-def test_state_folder_is_private_and_used_once():
+def test_state_folder_is_private_and_apart():
     with Server() as server:
         equal(stat.S_IMODE(server.state.stat().st_mode), 0o700)
-        other = subprocess.run([ingest.SERVER, "serve", "--listen", "127.0.0.1:0", "--bucket", server.bucket, "--scanner",
-                                "none"], capture_output=True, timeout=60, check=False)
-        equal(other.returncode, 1)
-        check(b"another ew-ingest" in other.stderr, other.stderr.decode())
         inside = subprocess.run([ingest.SERVER, "serve", "--listen", "127.0.0.1:0", "--bucket", server.bucket, "--scanner",
                                  "none", "--state", server.bucket / "inside"], capture_output=True, timeout=60, check=False)
         equal(inside.returncode, 1)
         check(b"must not contain each other" in inside.stderr, inside.stderr.decode())
         equal(server.published(), [], "what was made for it is gone again")
+
+
+def test_two_servers_share_a_state_folder():
+    """Nameless files need no lease to be safe; the second server has one all the same, and the first does not mind."""
+    with Server() as server:
+        connection = server.connect()
+        connection.sendall(ingest.head("first", 2) + b"a")
+        ingest.wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
+        with Server(bucket=server.bucket) as other:
+            equal(other.put("second", b"x").status, 201)
+            other.put("second", b"x").problem(409, "name-taken")
+            equal(len(list((server.state / "leases").iterdir())), 2)
+            other.process.kill()
+            other.process.wait()
+            other.start()
+            ingest.wait_until(lambda: "event=swept" in other.log(), 10, "the dead lease is swept")
+            equal(len(list((server.state / "leases").iterdir())), 2)
+        connection.sendall(b"b")
+        equal(ingest.read_answer(connection).status, 201)
+        equal(server.published(), ["first", "second"])
 
 
 def test_port_in_use_and_bad_options_are_said():
@@ -373,7 +389,8 @@ def test_standard_error_that_nobody_reads_ends_nothing():
                     equal(other.put(name, b"x").status, 201, redirection)
                     time.sleep(0.05)
                 equal(sorted(entry.name for entry in place.iterdir()), ["a", "b", "c"])
-                equal([entry.stat().st_size for entry in (server.folder / f"other{number}.state").iterdir()], [0])
+                for path in (server.folder / f"other{number}.state").rglob("*"):
+                    check(path.is_dir() or b"event=" not in path.read_bytes(), f"a log line in {path}")
 
 
 def full_pipe():

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where files cannot be nameless a crash leaves their names, and the next start must know which of
+ * them are dead. Age does not tell: an upload may take days. So
+ *
+ *	STATE/lock           held by a server for the moment in which it makes its lease
+ *	STATE/leases/ID      one for each server, locked as long as it lives
+ *	STATE/staging/XX/ID-RANDOM
+ *
+ * The id is a part of each name, so that a name belongs to exactly one lease before it exists, and
+ * the record costs nothing and cannot be torn. What has to be shown is that a lease file exists
+ * whenever one of its names does, and is locked whenever its owner lives.
+ *
+ * It exists: it is made, and its folder synced, before the first name; and removed only when none
+ * is left: by its owner who has counted them, or by a sweep that has removed them and has synced
+ * their folders. So a power cut keeps it at least as long as a name.
+ *
+ * It is locked: a lease is made and locked under STATE/lock, and only whoever holds that asks
+ * leases for their locks. So nobody meets a lease between its making and its locking. Whoever gets
+ * the lock of another's lease has proof that the owner is gone, and keeps it while he sweeps:
+ * STATE/lock is long free then, and a third server that starts finds the lease locked.
+ *
+ * flock(2) and not fcntl(2): the lock belongs to the open file, as with OFD locks, so it goes with
+ * the process however that ends, and not because the process closed another descriptor of the same
+ * file. NFS carries both to its server (that is why the file is open for writing); FUSE carries
+ * them, or keeps them within this machine, where all users of the mount are. Whether they work is
+ * tried: a second opening of our own lease must not get the lock.
+ */
+#include "lease.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "hex.h"
+
+#define LEASE_PATIENCE_MS 10000
+#define LEASE_LOOK_MS	  10
+
+static int say(char *error, size_t error_bytes, int r, const char *what, const char *path)
+{
+	snprintf(error, error_bytes, "%s %s: %s", what, path, strerror(-r));
+	return r;
+}
+
+static int try_lock(int fd)
+{
+	return flock(fd, LOCK_EX | LOCK_NB) < 0 ? -errno : 0;
+}
+
+/* The lock of the state folder; it is free when the descriptor is closed. */
+static int enter(int state_fd, const char *state, char *error, size_t error_bytes)
+{
+	const struct timespec pause = { .tv_nsec = LEASE_LOOK_MS * 1000000L };
+	int fd, r, waited_ms = 0;
+
+	fd = openat(state_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return say(error, error_bytes, -errno, "cannot make the lock file in", state);
+	while ((r = try_lock(fd)) == -EWOULDBLOCK && waited_ms < LEASE_PATIENCE_MS) {
+		nanosleep(&pause, NULL);
+		waited_ms += LEASE_LOOK_MS;
+	}
+	if (r == 0)
+		return fd;
+	close(fd);
+	if (r != -EWOULDBLOCK)
+		return say(error, error_bytes, r, "cannot lock in the state folder", state);
+	snprintf(error, error_bytes,
+		 "another ew-ingest has kept the lock of the state folder %s for %d s: it hangs "
+		 "while it starts, or is a version that shares with nobody; give this one its own "
+		 "with --state",
+		 state, LEASE_PATIENCE_MS / 1000);
+	return r;
+}
+
+static int open_folder(int state_fd)
+{
+	int fd;
+
+	if (mkdirat(state_fd, "leases", 0700) < 0 && errno != EEXIST)
+		return -errno;
+	fd = openat(state_fd, "leases", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	return fd < 0 ? -errno : fd;
+}
+
+/* What locks are worth here: another opening must be refused ours. */
+static int prove_lock(const struct lease *lease)
+{
+	int fd = openat(lease->folder_fd, lease->id, O_RDWR | O_CLOEXEC | O_NOFOLLOW), r;
+
+	if (fd < 0)
+		return -errno;
+	r = try_lock(fd);
+	close(fd);
+	if (r == -EWOULDBLOCK)
+		return 0;
+	return r < 0 ? r : -ENOLCK;
+}
+
+static int make_own(struct lease *lease, int state_fd, const char *bucket)
+{
+	uint8_t random[LEASE_ID_BYTES];
+	int r;
+
+	if (getrandom(random, sizeof(random), 0) != sizeof(random))
+		return -EIO;
+	hex_print(random, sizeof(random), lease->id);
+	lease->fd = openat(lease->folder_fd, lease->id,
+			   O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (lease->fd < 0)
+		return -errno;
+	r = dprintf(lease->fd, "%s\n", bucket) < 0 || fsync(lease->fd) < 0 ? -errno : 0;
+	if (r == 0)
+		r = try_lock(lease->fd);
+	if (r == 0)
+		r = prove_lock(lease);
+	if (r == 0 && (fsync(lease->folder_fd) < 0 || fsync(state_fd) < 0))
+		r = -errno;
+	return r;
+}
+
+static bool is_id(const char *name)
+{
+	return strlen(name) == LEASE_ID_TEXT - 1 &&
+	       strspn(name, "0123456789abcdef") == LEASE_ID_TEXT - 1;
+}
+
+/* Takes over a lease if its owner is gone. One that is just ending may vanish under our hands. */
+static void take_over(struct lease *lease, const char *id)
+{
+	struct lease_dead *dead = &lease->dead[lease->dead_count];
+	int fd = openat(lease->folder_fd, id, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+
+	if (fd < 0)
+		return;
+	if (try_lock(fd) < 0) {
+		close(fd);
+		return;
+	}
+	dead->fd = fd;
+	memcpy(dead->id, id, sizeof(dead->id));
+	lease->dead_count++;
+}
+
+static int take_over_dead(struct lease *lease)
+{
+	int fd = openat(lease->folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *folder = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *entry;
+
+	if (!folder) {
+		int r = -errno;
+
+		close(fd);
+		return r;
+	}
+	while (lease->dead_count < LEASE_DEAD_MAX && (entry = readdir(folder)))
+		if (is_id(entry->d_name) && strcmp(entry->d_name, lease->id) != 0)
+			take_over(lease, entry->d_name);
+	closedir(folder);
+	return 0;
+}
+
+static int take_inside(struct lease *lease, int state_fd, const char *state, const char *bucket,
+		       char *error, size_t error_bytes)
+{
+	int r;
+
+	lease->folder_fd = open_folder(state_fd);
+	if (lease->folder_fd < 0)
+		return say(error, error_bytes, lease->folder_fd, "cannot open the leases in",
+			   state);
+	r = make_own(lease, state_fd, bucket);
+	if (r == -ENOLCK)
+		snprintf(error, error_bytes,
+			 "locks do not exclude anybody on the filesystem of %s: whose a staged "
+			 "file is could not be told after a crash; choose a folder on another one "
+			 "with --state",
+			 state);
+	else if (r < 0)
+		say(error, error_bytes, r, "cannot make a lease in", state);
+	if (r == 0) {
+		r = take_over_dead(lease);
+		if (r < 0)
+			say(error, error_bytes, r, "cannot read the leases in", state);
+	}
+	return r;
+}
+
+int lease_take(struct lease *lease, const char *state, const char *bucket, char *error,
+	       size_t error_bytes)
+{
+	int state_fd, lock_fd, r;
+
+	*lease = LEASE_NONE;
+	state_fd = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (state_fd < 0)
+		return say(error, error_bytes, -errno, "cannot open the state folder", state);
+	r = lock_fd = enter(state_fd, state, error, error_bytes);
+	if (lock_fd >= 0) {
+		r = take_inside(lease, state_fd, state, bucket, error, error_bytes);
+		close(lock_fd);
+	}
+	close(state_fd);
+	return r;
+}
+
+void lease_probe_name(const char *id, char *ret_name)
+{
+	snprintf(ret_name, LEASE_PROBE_BYTES, ".ew-ingest-probe-%s", id);
+}
+
+/* In the bucket that the lease says; servers of several buckets may share a state folder. */
+static int remove_probe(const struct lease_dead *dead)
+{
+	char *bucket = calloc(1, PATH_MAX), name[LEASE_PROBE_BYTES];
+	int fd = -1, r = 0;
+
+	if (!bucket)
+		return -ENOMEM;
+	if (pread(dead->fd, bucket, PATH_MAX - 1, 0) > 0) {
+		bucket[strcspn(bucket, "\n")] = '\0';
+		fd = open(bucket, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	}
+	free(bucket);
+	if (fd < 0)
+		return 0; /* killed before its test, or the bucket has gone with it */
+	lease_probe_name(dead->id, name);
+	if (unlinkat(fd, name, 0) < 0 && errno != ENOENT)
+		r = -errno;
+	close(fd);
+	return r;
+}
+
+int lease_bury(struct lease *lease, struct lease_dead *dead)
+{
+	int r = remove_probe(dead);
+
+	if (r == 0 && unlinkat(lease->folder_fd, dead->id, 0) < 0 && errno != ENOENT)
+		r = -errno;
+	close(dead->fd);
+	dead->fd = -1;
+	return r;
+}
+
+void lease_release(struct lease *lease)
+{
+	for (size_t i = 0; i < lease->dead_count; i++)
+		if (lease->dead[i].fd >= 0)
+			close(lease->dead[i].fd);
+	lease->dead_count = 0;
+	if (lease->fd >= 0 && atomic_load(&lease->names) == 0)
+		unlinkat(lease->folder_fd, lease->id, 0);
+	if (lease->fd >= 0)
+		close(lease->fd);
+	if (lease->folder_fd >= 0)
+		close(lease->folder_fd);
+	lease->fd = lease->folder_fd = -1;
+}

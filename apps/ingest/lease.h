@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * A lease: what makes a staging name somebody's. One file a server in the state folder, locked as
+ * long as the server lives.
+ */
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define LEASE_ID_BYTES 16
+#define LEASE_ID_TEXT  (2 * LEASE_ID_BYTES + 1) /* hex digits and NUL */
+#define LEASE_DEAD_MAX 16 /* taken over by one start; each takes a descriptor until it is swept */
+
+/* A lease whose owner is gone. We hold its lock, so nobody else sweeps it. */
+struct lease_dead {
+	int fd;
+	char id[LEASE_ID_TEXT];
+};
+
+struct lease {
+	int folder_fd; /* of the lease files */
+	int fd;	       /* of our own, locked */
+	char id[LEASE_ID_TEXT];
+	_Atomic int64_t names; /* that may exist under it; raised before each is made */
+	struct lease_dead dead[LEASE_DEAD_MAX];
+	size_t dead_count;
+};
+
+#define LEASE_NONE ((struct lease){ .folder_fd = -1, .fd = -1 })
+
+/* The name in the bucket of the file that a start publishes as a test; no upload's begins so. */
+#define LEASE_PROBE_BYTES (24 + LEASE_ID_TEXT)
+void lease_probe_name(const char *id, char *ret_name);
+
+/**
+ * lease_take() - make a lease, and take over those of servers that are gone
+ * @state:  folder that the servers share, which exists
+ * @bucket: absolute path, kept in the lease for whoever removes a test file
+ * @error:  receives one sentence when it fails
+ *
+ * Blocks, at most ten seconds for another server that is in here: not for a worker.
+ * Return: 0 or -errno; lease_release() is due in both cases.
+ */
+int lease_take(struct lease *lease, const char *state, const char *bucket, char *error,
+	       size_t error_bytes);
+
+/* Lets go of all; our own file stays for the next start to sweep if a name may be left. Blocks. */
+void lease_release(struct lease *lease);
+
+/* Removes a dead lease none of whose staging names is left, and its test file. 0 or -errno. Blocks. */
+int lease_bury(struct lease *lease, struct lease_dead *dead);

@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A name is counted on the lease before it is made, and struck off when its file's end, or an
+ * unlink of ours, says that it is gone. What lies between is known to the lease (lease.c).
+ *
+ * A slot stands for bytes and a name. If the end of a named file fails, nobody has proved that they
+ * are gone, so the slot is not free: it is presumed, and goes with the name to a task that tries to
+ * remove it once a second for as long as the server runs. The one failure that does not keep the
+ * slot is a name that leads to somebody else's file: ours is gone then, with its space.
+ */
+#include "staging.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include <endwell/clock.h>
+#include <endwell/offload.h>
+#include <endwell/task.h>
+
+#include "hex.h"
+#include "log.h"
+#include "probe.h"
+
+#define RECLAIM_INTERVAL EW_SECOND
+#define LEFT_ALONE_MAX	 16
+
+struct folders {
+	int state_fd;
+};
+
+static int make_folders(void *argument)
+{
+	const struct folders *folders = argument;
+	char path[16];
+
+	if (mkdirat(folders->state_fd, "staging", 0700) < 0 && errno != EEXIST)
+		return -errno;
+	for (unsigned int i = 0; i < STAGING_FOLDERS; i++) {
+		snprintf(path, sizeof(path), "staging/%02x", i);
+		if (mkdirat(folders->state_fd, path, 0700) < 0 && errno != EEXIST)
+			return -errno;
+	}
+	return 0;
+}
+
+static int prepare_names(struct staging *staging)
+{
+	struct folders folders = { ew_file_fd(staging->folder) };
+	int result, r;
+
+	r = ew_offload(make_folders, &folders, &result);
+	if (r == 0)
+		r = result;
+	if (r < 0)
+		return r;
+	return ew_file_open(staging->folder, "staging", O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0,
+			    &staging->names);
+}
+
+/* The best first. Each is tried whole; what only the filesystem's lack explains leads to the next. */
+static int choose(struct staging *staging, struct ew_file *bucket, mode_t mode,
+		  struct probe_results *results)
+{
+	int r;
+
+	staging->kind = STAGING_NAMELESS;
+	r = results->nameless = probe_publish(staging, bucket, mode);
+	if (r == 0 || !probe_lacks(r))
+		return r;
+	r = prepare_names(staging);
+	if (r < 0)
+		return r;
+	staging->kind = STAGING_LINKED;
+	r = results->linked = probe_publish(staging, bucket, mode);
+	if (r == 0 || !probe_lacks(r))
+		return r;
+	staging->kind = STAGING_RENAMED;
+	r = results->renamed = probe_publish(staging, bucket, mode);
+	return r;
+}
+
+int staging_open(struct staging *staging, const char *state, struct ew_file *bucket, mode_t mode,
+		 char *error, size_t error_bytes)
+{
+	struct probe_results results = { 0 };
+	int r;
+
+	r = ew_file_open(NULL, state, O_RDONLY | O_DIRECTORY, 0, &staging->folder);
+	if (r < 0) {
+		snprintf(error, error_bytes, "cannot open the state folder %s: %s", state,
+			 strerror(-r));
+		return r;
+	}
+	r = choose(staging, bucket, mode, &results);
+	if (r < 0) {
+		probe_explain(&results, r, state, error, error_bytes);
+		return r;
+	}
+	log_note("info", "staging", "%s", staging_describe(staging));
+	/* Of an earlier kernel, that had no nameless files here: for the sweep. */
+	if (!staging->names)
+		r = ew_file_open(staging->folder, "staging", O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0,
+				 &staging->names);
+	return r == -ENOENT ? 0 : r;
+}
+
+const char *staging_describe(const struct staging *staging)
+{
+	static const char *const kinds[] = {
+		[STAGING_NAMELESS] = "nameless files, published by a link",
+		[STAGING_LINKED] = "names under a lease (the filesystem has no nameless files), "
+				   "published by a link",
+		[STAGING_RENAMED] = "names under a lease (the filesystem has no nameless files), "
+				    "published by a rename (nor hard links)",
+	};
+
+	return kinds[staging->kind];
+}
+
+static int name_anew(struct staging *staging, struct staged *staged)
+{
+	uint8_t random[LEASE_ID_BYTES];
+	char text[LEASE_ID_TEXT];
+
+	if (getrandom(random, sizeof(random), 0) != sizeof(random))
+		return -EIO;
+	hex_print(random, sizeof(random), text);
+	snprintf(staged->name, sizeof(staged->name), "%02x/%s-%s", random[0] % STAGING_FOLDERS,
+		 staging->lease.id, text);
+	return 0;
+}
+
+/* Whether an error of the open says for certain that no name was made. */
+static bool is_certain(int r)
+{
+	switch (r) {
+	case -ECANCELED:
+	case -ENOMEM:
+	case -EMFILE:
+	case -ENFILE:
+	case -EEXIST:
+	case -ENOENT:
+	case -EACCES:
+	case -EROFS:
+	case -ENOSPC:
+	case -EDQUOT: return true;
+	default: return false;
+	}
+}
+
+static void strike_off(struct staging *staging, struct staged *staged)
+{
+	atomic_fetch_sub(&staging->lease.names, 1);
+	free(staged);
+}
+
+static bool is_clogged(struct staging *staging)
+{
+	bool clogged;
+
+	pthread_mutex_lock(&staging->lock);
+	clogged = staging->left_alone >= LEFT_ALONE_MAX;
+	pthread_mutex_unlock(&staging->lock);
+	return clogged;
+}
+
+static int make_named(struct staging *staging, struct ew_tempfile **ret_file,
+		      struct staged **ret_staged)
+{
+	struct staged *staged;
+	int r;
+
+	if (is_clogged(staging))
+		return -EIO;
+	staged = calloc(1, sizeof(*staged));
+	if (!staged)
+		return -ENOMEM;
+	r = name_anew(staging, staged);
+	if (r < 0) {
+		free(staged);
+		return r;
+	}
+	atomic_fetch_add(&staging->lease.names, 1);
+	r = ew_tempfile_open_named(staging->names, staged->name, ret_file);
+	staged->doubtful = r < 0;
+	if (r < 0 && is_certain(r))
+		strike_off(staging, staged);
+	else
+		*ret_staged = staged;
+	return r;
+}
+
+int staging_make(struct staging *staging, struct ew_tempfile **ret_file, struct staged **ret_staged)
+{
+	*ret_staged = NULL;
+	if (staging->kind == STAGING_NAMELESS)
+		return ew_tempfile_open(staging->folder, ret_file);
+	return make_named(staging, ret_file, ret_staged);
+}
+
+int staging_publish(struct staging *staging, struct ew_tempfile *file, struct ew_file *bucket,
+		    const char *name)
+{
+	if (staging->kind == STAGING_RENAMED)
+		return ew_tempfile_publish_by_rename(file, bucket, name);
+	return ew_tempfile_publish(file, bucket, name);
+}
+
+static void put_left(struct staging *staging, struct staged *staged)
+{
+	pthread_mutex_lock(&staging->lock);
+	staged->next = staging->left;
+	staging->left = staged;
+	if (!staged->permit)
+		staging->left_alone++;
+	pthread_mutex_unlock(&staging->lock);
+}
+
+static struct staged *take_left(struct staging *staging)
+{
+	struct staged *staged;
+
+	pthread_mutex_lock(&staging->lock);
+	staged = staging->left;
+	staging->left = NULL;
+	staging->left_alone = 0;
+	pthread_mutex_unlock(&staging->lock);
+	return staged;
+}
+
+bool staging_settle(struct staging *staging, struct staged **staged, int ending,
+		    struct ew_permit **permit)
+{
+	struct staged *name = *staged;
+
+	*staged = NULL;
+	if (!name)
+		return false;
+	if (!name->doubtful && (ending == 0 || ending == -ESTALE)) {
+		strike_off(staging, name);
+		return false;
+	}
+	if (permit) {
+		name->permit = *permit;
+		*permit = NULL;
+		slots_move(&staging->metrics->upload_slots, SLOT_HELD, SLOT_PRESUMED);
+	}
+	put_left(staging, name);
+	ew_event_set(&staging->left_work);
+	return permit != NULL;
+}
+
+/* The name is gone, and the slot free. */
+static void reclaimed(struct staging *staging, struct staged *staged)
+{
+	log_note("info", "reclaimed", "%s", staged->name);
+	if (staged->permit) {
+		slots_move(&staging->metrics->upload_slots, SLOT_PRESUMED, SLOT_FREE);
+		ew_permit_release(&staged->permit);
+	}
+	strike_off(staging, staged);
+}
+
+/* Tries each that is left once. 0, or -ECANCELED; *@ret_again: some are still there. */
+static int reclaim(struct staging *staging, bool *ret_again)
+{
+	struct staged *staged = take_left(staging), *next;
+	int r = 0, removed;
+
+	*ret_again = false;
+	for (; staged; staged = next) {
+		next = staged->next;
+		removed = r == -ECANCELED ? r : ew_file_unlink(staging->names, staged->name, 0);
+		if (removed == 0 || removed == -ENOENT) {
+			reclaimed(staging, staged);
+			continue;
+		}
+		put_left(staging, staged);
+		*ret_again = true;
+		if (removed == -ECANCELED)
+			r = removed;
+	}
+	return r;
+}
+
+int staging_reclaim_loop(void *argument)
+{
+	struct staging *staging = argument;
+	bool again;
+	int r = 0;
+
+	while (r == 0) {
+		r = ew_event_wait(&staging->left_work, EW_NEVER);
+		if (r < 0)
+			break;
+		ew_event_reset(&staging->left_work);
+		r = reclaim(staging, &again);
+		if (r == 0 && again) {
+			r = ew_sleep(RECLAIM_INTERVAL);
+			ew_event_set(&staging->left_work);
+		}
+	}
+	return r;
+}
+
+int staging_close(struct staging *staging)
+{
+	struct staged *staged = take_left(staging), *next;
+	int r, first;
+
+	/* Their names stay on the books, so the lease stays, and the next start sweeps. */
+	for (; staged; staged = next) {
+		next = staged->next;
+		log_note("warn", "left-for-the-next-start", "%s", staged->name);
+		ew_permit_release(&staged->permit);
+		free(staged);
+	}
+	first = ew_file_close(&staging->names);
+	r = ew_file_close(&staging->folder);
+	return first < 0 ? first : r;
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * By lease, never by age: a name is removed if its lease is one that we hold the dead owner's lock
+ * of. Names are only unlinked, not truncated: one that was published and killed before its end has
+ * the same bytes as the name in the bucket.
+ *
+ * It runs beside the uploads, a folder at a time on a thread, because a slow filesystem may need
+ * minutes. The folders are synced before the lease goes, so that a power cut does not bring back a
+ * name without its lease. A lease of which anything could not be removed stays for the next start.
+ *
+ * A name whose lease does not exist at all is nobody's, unless somebody has removed the lease of a
+ * live server by hand. It is reported and left alone.
+ */
+#include "sweep.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <endwell/offload.h>
+
+#include "log.h"
+
+/* One folder of names, on a thread. */
+struct visit {
+	const struct lease *lease;
+	int names_fd;
+	unsigned int folder;
+	unsigned int removed;
+	unsigned int orphans;
+	int error; /* the first, of a name that could not be removed */
+};
+
+static bool is_name(const char *name)
+{
+	return strlen(name) == 2 * LEASE_ID_TEXT - 1 && name[LEASE_ID_TEXT - 1] == '-';
+}
+
+static bool is_of(const char *name, const char *id)
+{
+	return memcmp(name, id, LEASE_ID_TEXT - 1) == 0;
+}
+
+static bool is_dead(const struct lease *lease, const char *name)
+{
+	for (size_t i = 0; i < lease->dead_count; i++)
+		if (is_of(name, lease->dead[i].id))
+			return true;
+	return false;
+}
+
+/* In this order: a live owner removes his names before his lease. */
+static bool is_orphan(const struct lease *lease, int folder_fd, const char *name)
+{
+	char id[LEASE_ID_TEXT];
+
+	memcpy(id, name, LEASE_ID_TEXT - 1);
+	id[LEASE_ID_TEXT - 1] = '\0';
+	return faccessat(lease->folder_fd, id, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT &&
+	       faccessat(folder_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+static void judge(struct visit *visit, int folder_fd, const char *name)
+{
+	if (!is_name(name) || is_of(name, visit->lease->id))
+		return;
+	if (!is_dead(visit->lease, name))
+		visit->orphans += is_orphan(visit->lease, folder_fd, name);
+	else if (unlinkat(folder_fd, name, 0) == 0)
+		visit->removed++;
+	else if (errno != ENOENT && visit->error == 0)
+		visit->error = -errno;
+}
+
+static int sweep_folder(void *argument)
+{
+	struct visit *visit = argument;
+	const struct dirent *entry;
+	char path[8];
+	DIR *folder;
+	int fd, r = 0;
+
+	snprintf(path, sizeof(path), "%02x", visit->folder);
+	fd = openat(visit->names_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	folder = fdopendir(fd);
+	if (!folder) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	while (errno = 0, (entry = readdir(folder)))
+		judge(visit, fd, entry->d_name);
+	r = -errno;
+	if (r == 0 && fsync(fd) < 0)
+		r = -errno;
+	closedir(folder);
+	return r;
+}
+
+static int visit_all(struct staging *staging, struct visit *visit)
+{
+	int r = 0, result;
+
+	visit->names_fd = ew_file_fd(staging->names);
+	for (visit->folder = 0; visit->folder < STAGING_FOLDERS; visit->folder++) {
+		r = ew_offload(sweep_folder, visit, &result);
+		if (r < 0)
+			return r;
+		if (result < 0 && visit->error == 0)
+			visit->error = result;
+	}
+	return r;
+}
+
+static int bury(void *argument)
+{
+	struct lease *lease = argument;
+	int r = 0, buried;
+
+	for (size_t i = 0; i < lease->dead_count; i++) {
+		buried = lease_bury(lease, &lease->dead[i]);
+		if (r == 0)
+			r = buried;
+	}
+	lease->dead_count = 0;
+	return r;
+}
+
+static int bury_all(struct lease *lease)
+{
+	int result, r = ew_offload(bury, lease, &result);
+
+	return r < 0 ? r : result;
+}
+
+static void report(const struct visit *visit, size_t leases)
+{
+	if (visit->orphans > 0)
+		log_note("warn", "sweep-orphans",
+			 "%u staged files belong to no lease and are left alone; remove them from "
+			 "the state folder when no server uses it",
+			 visit->orphans);
+	if (visit->error < 0)
+		log_note("error", "sweep-failed",
+			 "%s; %zu leases stay for the next start, %u names were removed",
+			 strerror(-visit->error), leases, visit->removed);
+	else if (leases > 0)
+		log_note("info", "swept", "%zu leases of servers that are gone, %u names", leases,
+			 visit->removed);
+}
+
+int sweep_run(void *argument)
+{
+	struct staging *staging = argument;
+	struct visit visit = { .lease = &staging->lease };
+	size_t leases = visit.lease->dead_count;
+	int r = 0;
+
+	if (staging->names)
+		r = visit_all(staging, &visit);
+	if (r == 0 && visit.error == 0 && leases > 0)
+		visit.error = bury_all(&staging->lease);
+	if (r == -ECANCELED || visit.error == -ECANCELED)
+		return -ECANCELED;
+	report(&visit, leases);
+	return 0;
+}
