@@ -43,6 +43,7 @@ fuzz: test-dependencies
 
 bench: build
 	@build/bench/micro
+	@build/bench/storm
 
 install: build
 	@meson install -C build

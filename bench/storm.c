@@ -465,10 +465,10 @@ static void clean_up(void)
 
 int main(int argc, char **argv)
 {
-	unsigned rounds = argc > 1 ? (unsigned)atoi(argv[1]) : 5;
+	unsigned rounds = argc > 1 ? (unsigned)atoi(argv[1]) : 3;
 
 	if (rounds < 1 || rounds > ROUNDS_MAX)
-		errx(2, "usage: storm [ROUNDS, at most %d]", ROUNDS_MAX);
+		errx(2, "usage: storm [ROUNDS, at most %d; 3]", ROUNDS_MAX);
 	prepare(argv[0]);
 	atexit(clean_up);
 	run_case("still dirty", false, rounds);
