@@ -20,6 +20,7 @@
  */
 #include "bucket.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -36,6 +37,7 @@
 
 #include "hook.h"
 #include "log.h"
+#include "name.h"
 #include "sweep.h"
 
 /* From the commit point to a durable name. Disks that need longer are broken. */
@@ -90,8 +92,51 @@ static int make_folder(const char *path, mode_t mode, bool *ret_made, char *erro
 	return 0;
 }
 
+/* The first entry of the folder that no server makes there, or an empty text. */
+static int find_foreign(const char *state, char *ret_name, size_t name_bytes)
+{
+	static const char *const own[] = { ".", "..", "lock", "leases", "staging" };
+	DIR *folder = opendir(state);
+	const struct dirent *entry;
+	size_t i;
+
+	if (!folder)
+		return -errno;
+	*ret_name = '\0';
+	while (*ret_name == '\0' && (entry = readdir(folder))) {
+		for (i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+			if (strcmp(entry->d_name, own[i]) == 0)
+				break;
+		if (i == sizeof(own) / sizeof(own[0]))
+			snprintf(ret_name, name_bytes, "%s", entry->d_name);
+	}
+	closedir(folder);
+	return 0;
+}
+
+/* But not what belongs to somebody else: a --state /tmp must not shut everybody out of it. */
 static int make_private(const char *state, char *error, size_t error_bytes)
 {
+	char foreign[NAME_BYTES_MAX + 1] = "";
+	struct stat is;
+	int r;
+
+	if (stat(state, &is) < 0)
+		return say(error, error_bytes, -errno, "cannot look at the state folder", state);
+	if ((is.st_mode & 077) == 0)
+		return 0;
+	r = find_foreign(state, foreign, sizeof(foreign));
+	if (r < 0)
+		return say(error, error_bytes, r, "cannot read the state folder", state);
+	if (*foreign) {
+		snprintf(
+			error, error_bytes,
+			"the state folder %s is open to other users and holds something else (%s): "
+			"give the server a folder of its own with --state, or make this one private "
+			"(chmod 700)",
+			state, foreign);
+		return -EEXIST;
+	}
 	if (chmod(state, 0700) < 0)
 		return say(error, error_bytes, -errno, "cannot make private the state folder",
 			   state);

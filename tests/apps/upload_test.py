@@ -306,6 +306,23 @@ def test_state_folder_is_private_and_apart():
         equal(server.published(), [], "what was made for it is gone again")
 
 
+def test_state_folder_of_somebody_else_is_left_alone():
+    """`--state /tmp` by mistake must not shut everybody out of it."""
+    with ingest.folder() as place:
+        state = place / "state"
+        state.mkdir()
+        state.chmod(0o755)
+        with Server("none", "--state", state, bucket=place / "bucket"):
+            equal(stat.S_IMODE(state.stat().st_mode), 0o700, "an empty folder is made private")
+        state.chmod(0o755)
+        (state / "letter").write_text("private")
+        refused = subprocess.run([ingest.SERVER, "serve", "--listen", "127.0.0.1:0", "--bucket", place / "bucket", "--scanner",
+                                  "none", "--state", state], capture_output=True, timeout=60, check=False)
+        equal(refused.returncode, 1)
+        check(b"holds something else (letter)" in refused.stderr, refused.stderr.decode())
+        equal(stat.S_IMODE(state.stat().st_mode), 0o755, "nothing has been changed")
+
+
 def test_two_servers_share_a_state_folder():
     """Nameless files need no lease to be safe; the second server has one all the same, and the first does not mind."""
     with Server() as server:
