@@ -412,6 +412,12 @@ static void leave_slot(struct reception *reception, struct ew_permit **permit)
 		free_slot(server, permit);
 }
 
+static void unreserve_rest(struct reception *reception)
+{
+	bucket_unreserve(&reception->server->bucket, reception->reserved_bytes);
+	reception->reserved_bytes = 0;
+}
+
 static int receive_in_slot(struct reception *reception, const char *name)
 {
 	struct server *server = reception->server;
@@ -419,8 +425,10 @@ static int receive_in_slot(struct reception *reception, const char *name)
 	int r;
 
 	r = await_slot(server, &permit);
-	if (r < 0)
+	if (r < 0) {
+		unreserve_rest(reception);
 		return refuse_wait(server, reception->request, r);
+	}
 	r = upload_begin(&reception->upload, &server->metrics, server->stories, name);
 	if (r < 0) {
 		free_slot(server, &permit);
@@ -429,10 +437,11 @@ static int receive_in_slot(struct reception *reception, const char *name)
 	}
 
 	/*
-	 * The slot is free when the bytes are reclaimed, and before the answer makes anybody send
-	 * the next.
+	 * Slot and reservation are free when the bytes are reclaimed, and before the answer makes
+	 * anybody send the next.
 	 */
 	r = receive_upload(reception);
+	unreserve_rest(reception);
 	leave_slot(reception, &permit);
 	return conclude(reception, r);
 }
@@ -454,6 +463,6 @@ int receive_file(struct server *server, struct http_request *request)
 
 	request->body_bytes_max = (int64_t)server_size_max(server);
 	r = receive_in_slot(&reception, name);
-	bucket_unreserve(&server->bucket, reception.reserved_bytes);
+	unreserve_rest(&reception);
 	return r;
 }
