@@ -32,7 +32,7 @@
 #include "exec.h"
 #include "log.h"
 
-/* How long an upload waits for its verdict, the queue included. */
+/* How long an upload waits for its verdict, the queue included; and how long a test may take. */
 #define PATIENCE (300 * EW_SECOND)
 
 /* How long a scan that lost its scanner waits for it to come back, once. */
@@ -169,14 +169,22 @@ static bool is_trusted(struct scanner *scanner, pid_t *ret_pid)
 	return trusted;
 }
 
-/* Notes the outcome of a test, or a failure in between; says so when it is news. */
-static void set_trust(struct scanner *scanner, enum trust trust, const char *reason)
+/*
+ * Notes the outcome of a test, or a failure in between; says so when it is news. @pid and @engine
+ * are who was tested, all in one step, or the new process would have the old one's trust for a
+ * moment; @engine is NULL when it was nobody.
+ */
+static void set_trust(struct scanner *scanner, enum trust trust, const char *reason, pid_t pid,
+		      const char *engine)
 {
 	bool news;
 
 	pthread_mutex_lock(&scanner->lock);
 	news = trust != scanner->trust || strcmp(reason, scanner->reason) != 0;
 	scanner->trust = trust;
+	scanner->pid = pid;
+	if (engine)
+		memcpy(scanner->engine, engine, sizeof(scanner->engine));
 	snprintf(scanner->reason, sizeof(scanner->reason), "%s", reason);
 	pthread_mutex_unlock(&scanner->lock);
 
@@ -192,7 +200,7 @@ static void distrust(struct scanner *scanner, const char *what, int r)
 	char reason[SCANNER_REASON_BYTES];
 
 	snprintf(reason, sizeof(reason), "%s: %s", what, strerror(-r));
-	set_trust(scanner, TRUST_FAILED, reason);
+	set_trust(scanner, TRUST_FAILED, reason, 0, NULL);
 	ew_event_set(&scanner->test_now);
 }
 
@@ -369,16 +377,16 @@ static void run_test(struct scanner *scanner)
 	pid_t pid;
 	int r;
 
-	r = test(scanner, &pid, &verdict, reason);
+	EW_SCOPE(limit, .deadline_ns = ew_after(PATIENCE));
+
+	r = ew_scope_finish(&limit, test(scanner, &pid, &verdict, reason));
 	if (r == -ECANCELED)
 		return;
+	if (r == -ETIMEDOUT)
+		fails_with(r, "does not come to the end of its test", scanner, reason);
 	atomic_fetch_add(r == 0 ? &scanner->metrics->tests_passed : &scanner->metrics->tests_failed,
 			 1);
-	pthread_mutex_lock(&scanner->lock);
-	scanner->pid = pid;
-	memcpy(scanner->engine, verdict.engine, sizeof(scanner->engine));
-	pthread_mutex_unlock(&scanner->lock);
-	set_trust(scanner, r == 0 ? TRUST_PASSED : TRUST_FAILED, reason);
+	set_trust(scanner, r == 0 ? TRUST_PASSED : TRUST_FAILED, reason, pid, verdict.engine);
 }
 
 static int test_loop(void *argument)
