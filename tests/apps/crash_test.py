@@ -63,7 +63,11 @@ class Crashes:
     def __enter__(self):
         self.empty = crash.nameless_bytes(self.mount)
         self.server.__enter__()
-        self.expect_nothing_left()
+        try:
+            self.expect_nothing_left()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *what):
@@ -98,7 +102,8 @@ class Crashes:
 
     def expect_nothing_left(self):
         self.server.wait_idle()
-        equal([path.name for path in self.server.state.iterdir()], ["lock"], "the state folder")
+        equal(sorted(path.name for path in self.server.state.iterdir()), ["leases", "lock"], "the state folder")
+        wait_until(lambda: len(list((self.server.state / "leases").iterdir())) == 1, 20, "the dead server's lease has gone")
         crash.expect_no_space_lost(self.mount, self.empty, holder=self.clamd and self.clamd.process.pid)
 
     def clean(self):
@@ -136,13 +141,13 @@ def test_killed_under_load_keeps_what_it_acknowledged_on_tmpfs():
 def test_probe_of_a_killed_start_is_removed_by_the_next():
     """A start that is killed between link and unlink of its probe leaves that name; here it is made by hand."""
     with Server() as server:
-        state = server.state.stat()
+        (lease,) = (server.state / "leases").iterdir()
         server.process.kill()
         server.process.wait()
-        probe = server.bucket / f".ew-ingest-probe-{state.st_dev:x}-{state.st_ino:x}"
-        probe.write_bytes(b"\0")
+        (server.bucket / f".ew-ingest-probe-{lease.name}").write_bytes(b"\0")
         server.start()
-        equal(server.published(), [])
+        wait_until(lambda: server.published() == [], 20, "the probe has gone")
+        wait_until(lambda: not lease.exists(), 20, "and the lease")
 
 
 def test_check_after_a_kill_sees_what_is_wrong():
