@@ -20,8 +20,8 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <err.h>
-#include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <libgen.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -450,17 +450,18 @@ static void prepare(const char *program)
 		err(1, "cannot make a folder here");
 }
 
+static int remove_one(const char *path, const struct stat *state, int kind, struct FTW *place)
+{
+	(void)state;
+	(void)kind;
+	(void)place;
+	return remove(path);
+}
+
 static void clean_up(void)
 {
-	static const char *const left[] = { "bucket", "bucket.state/lock", "bucket.state", "log",
-					    "" };
-	char path[300];
-
-	for (size_t i = 0; i < sizeof(left) / sizeof(left[0]); i++) {
-		snprintf(path, sizeof(path), "%s/%s", folder, left[i]);
-		if (remove(path) < 0 && errno != ENOENT)
-			warn("cannot remove %s", path);
-	}
+	if (nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS) < 0)
+		warn("cannot remove %s", folder);
 }
 
 int main(int argc, char **argv)
