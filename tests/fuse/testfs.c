@@ -192,6 +192,7 @@ static int mount_and_run(const char *mount, const char *socket_path, int signals
 
 	session = fuse_session_new(&args, &passthrough_operations, sizeof(passthrough_operations),
 				   NULL);
+	fuse_opt_free_args(&args);
 	if (!session)
 		return -1;
 	if (fuse_session_mount(session, mount) == 0) {
