@@ -31,7 +31,6 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include <endwell/offload.h>
 #include <endwell/scope.h>
 #include <endwell/task.h>
 
@@ -280,7 +279,7 @@ static int look(struct bucket *bucket, const char *name)
 	uint64_t available, floor;
 	int r, result;
 
-	r = ew_offload(look_at_disk, &seen, &result);
+	r = ew_file_offload(bucket->staging.folder, look_at_disk, &seen, &result);
 	if (r < 0)
 		return r;
 	if (result < 0)

@@ -129,7 +129,7 @@ static int look_at_volume(struct server *server)
 {
 	int r = bucket_floor(&server->bucket);
 
-	return r < 0 ? r : touch_folder(&server->touch, ew_file_fd(server->bucket.staging.folder));
+	return r < 0 ? r : touch_folder(&server->touch, server->bucket.staging.folder);
 }
 
 static int answer_readyz(struct server *server, struct http_request *request)

@@ -18,7 +18,6 @@
 #include <sys/random.h>
 
 #include <endwell/clock.h>
-#include <endwell/offload.h>
 #include <endwell/task.h>
 
 #include "hex.h"
@@ -52,7 +51,7 @@ static int prepare_names(struct staging *staging)
 	struct folders folders = { ew_file_fd(staging->folder) };
 	int result, r;
 
-	r = ew_offload(make_folders, &folders, &result);
+	r = ew_file_offload(staging->folder, make_folders, &folders, &result);
 	if (r == 0)
 		r = result;
 	if (r < 0)

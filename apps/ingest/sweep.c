@@ -20,8 +20,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <endwell/offload.h>
-
 #include "log.h"
 
 /* One folder of names, on a thread. */
@@ -108,7 +106,7 @@ static int visit_all(struct staging *staging, struct visit *visit)
 
 	visit->names_fd = ew_file_fd(staging->names);
 	for (visit->folder = 0; visit->folder < STAGING_FOLDERS; visit->folder++) {
-		r = ew_offload(sweep_folder, visit, &result);
+		r = ew_file_offload(staging->names, sweep_folder, visit, &result);
 		if (r < 0)
 			return r;
 		if (result < 0 && visit->error == 0)
@@ -131,9 +129,9 @@ static int bury(void *argument)
 	return r;
 }
 
-static int bury_all(struct lease *lease)
+static int bury_all(struct staging *staging)
 {
-	int result, r = ew_offload(bury, lease, &result);
+	int result, r = ew_file_offload(staging->folder, bury, &staging->lease, &result);
 
 	return r < 0 ? r : result;
 }
@@ -164,7 +162,7 @@ int sweep_run(void *argument)
 	if (staging->names)
 		r = visit_all(staging, &visit);
 	if (r == 0 && visit.error == 0 && leases > 0)
-		visit.error = bury_all(&staging->lease);
+		visit.error = bury_all(staging);
 	if (r == -ECANCELED || visit.error == -ECANCELED)
 		return -ECANCELED;
 	report(&visit, leases);

@@ -14,18 +14,17 @@
 #include <sys/stat.h>
 
 #include <endwell/clock.h>
-#include <endwell/offload.h>
 
 #define TOUCH_PATIENCE (5 * EW_SECOND)
 
 static int set_times(void *argument)
 {
-	const int *folder = argument;
+	struct ew_file *folder = argument;
 
-	return futimens(*folder, NULL) < 0 ? -errno : 0;
+	return futimens(ew_file_fd(folder), NULL) < 0 ? -errno : 0;
 }
 
-int touch_folder(struct touch *touch, int folder)
+int touch_folder(struct touch *touch, struct ew_file *folder)
 {
 	int64_t since = 0;
 	int r, result;
@@ -33,7 +32,7 @@ int touch_folder(struct touch *touch, int folder)
 	if (!atomic_compare_exchange_strong(&touch->since_ns, &since, ew_now()))
 		return ew_now() - since > TOUCH_PATIENCE ? -ETIMEDOUT : atomic_load(&touch->result);
 
-	r = ew_offload(set_times, &folder, &result);
+	r = ew_file_offload(folder, set_times, folder, &result);
 	if (r == 0)
 		atomic_store(&touch->result, r = result);
 	atomic_store(&touch->since_ns, 0);

@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#include <endwell/base.h>
+#include <endwell/file.h>
 
 struct touch {
 	_Atomic int64_t since_ns; /* of the one that is under way; 0: none is */
@@ -18,11 +18,11 @@ struct touch {
 /**
  * touch_folder() - set the times of a folder to now, to see whether it can be done
  * @touch:  zeroed before the first
- * @folder: descriptor, may be read-only
+ * @folder: may be opened read-only
  *
  * One at a time: while another's is under way its predecessor's result is returned.
  * Return: 0 or -errno.
  * Errors: -EROFS, -EIO and others from the filesystem; -ETIMEDOUT one has been under way for 5 s,
  *         so the volume hangs.
  */
-EW_SUSPENDS int touch_folder(struct touch *touch, int folder);
+EW_SUSPENDS int touch_folder(struct touch *touch, struct ew_file *folder);

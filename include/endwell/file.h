@@ -3,10 +3,11 @@
 
 /*
  * Files: opened, read, written, synced, named
- * No call blocks a worker: the kernel's own threads, or the runtime's, do what can block.
+ * No call blocks a worker: threads do what can block, in a lane for each filesystem, so that one which is slow, or
+ * does not answer, takes nothing from the others.
  *
- * Every call is cancellable only before it is submitted: then -ECANCELED, and nothing happened. Once
- * submitted it is waited for, and its real result is returned.
+ * Every call is cancellable until a thread has begun it: then -ECANCELED, and nothing happened. Once
+ * begun it is waited for, and its real result is returned.
  */
 
 #include <endwell/resource.h>
@@ -30,8 +31,8 @@ EW_SUSPENDS EW_API int ew_file_open(struct ew_file *dir, const char *path, int f
 /** ew_file_adopt() - own descriptor @fd from now on (taken on success); -ENOMEM. Does not suspend */
 EW_MUST_CHECK EW_API int ew_file_adopt(int fd, struct ew_file **ret_file);
 
-/** ew_file_fd() - the descriptor; stays the file's */
-EW_API int ew_file_fd(const struct ew_file *file);
+/** ew_file_fd() - the descriptor; stays the file's. A temporary file asked for it may from now on be open elsewhere too */
+EW_API int ew_file_fd(struct ew_file *file);
 
 /** ew_file_read() - up to @size bytes at @offset; 0 is the end. Errors: of pread(2), -ECANCELED */
 EW_SUSPENDS EW_API int ew_file_read(struct ew_file *file, void *buffer, size_t size,
@@ -66,6 +67,14 @@ EW_SUSPENDS EW_API int ew_file_rename(struct ew_file *from_dir, const char *from
 
 /** ew_file_unlink() - remove a name; @flags 0 or AT_REMOVEDIR */
 EW_SUSPENDS EW_API int ew_file_unlink(struct ew_file *dir, const char *name, int flags);
+
+/**
+ * ew_file_offload() - as ew_offload(), on a thread of the lane of the filesystem that @file is on
+ *
+ * For blocking calls on a filesystem: one that does not answer then keeps no thread from other calls.
+ */
+EW_SUSPENDS EW_API int ew_file_offload(struct ew_file *file, int (*fn)(void *argument),
+				       void *argument, int *ret_result);
 
 /**
  * ew_file_close() - close by name

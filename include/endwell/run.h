@@ -14,9 +14,9 @@ typedef void ew_report_fn(void *argument, const char *line);
 /**
  * struct ew_run_options - zero is the default for each
  * @workers_count:      0: one per processor the process may run on; at most EW_WORKERS_MAX
- * @offload_threads:    most threads for calls that block; 0: 4
- * @shutdown_budget_ns: from ew_shutdown(), or a panic of the main task, to the end: the promised bound of a
- *                      shutdown. Everything is forced when nine tenths of it are over; 0: 30 s
+ * @offload_threads:    most threads for ew_offload(); 0: 4. Files have threads of their own, see docs/limits.md
+ * @shutdown_budget_ns: from ew_shutdown(), or the end of the main task, or its panic, to the end: the promised bound
+ *                      of a shutdown. Everything is forced when nine tenths of it are over; 0: 30 s
  * @exit_when_stuck:    when that time is over and tasks are still there, print what is stuck and _exit(70)
  * @virtual_time:       the clock stands still while tasks run and jumps to the next deadline when none
  *                      can and no operation is in flight; one worker only. For tests

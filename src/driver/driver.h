@@ -15,7 +15,11 @@
 #include <sys/socket.h>
 
 enum ew__op_code {
-	EW__OP_READ, /* fd, address, length, offset (-1: none, for pipes) */
+	/*
+	 * fd, address, length, offset. -1: none, for pipes. Else of a file what can be done without waiting; -EAGAIN or
+	 * -EOPNOTSUPP: nothing can.
+	 */
+	EW__OP_READ,
 	EW__OP_WRITE,
 	EW__OP_RECV,	/* fd, address, length */
 	EW__OP_RECEIVE, /* fd; a lent buffer: ew__op_buffer() */
@@ -25,12 +29,6 @@ enum ew__op_code {
 	EW__OP_ACCEPT,	/* fd, flags: EW__ACCEPT_ONE or 0; every connection goes to event() */
 	EW__OP_CONNECT, /* fd, address: sockaddr, length */
 	EW__OP_POLL,	/* fd, flags: poll events; each time if there is an event() */
-	EW__OP_OPENAT,	/* fd: directory, address: path, flags, length: mode */
-	EW__OP_LINKAT,	/* address: existing path, fd2: directory, address2: new path, flags */
-	EW__OP_RENAMEAT,
-	EW__OP_UNLINKAT,
-	EW__OP_FSYNC, /* fd, flags: IORING_FSYNC_DATASYNC or 0 */
-	EW__OP_STATX, /* fd, address2: struct statx, flags: mask; address: name below fd, or NULL */
 };
 
 #define EW__ACCEPT_ONE 1 /* a single connection, not as many as come */
@@ -48,12 +46,10 @@ struct ew__op {
 	 */
 	void (*event)(struct ew__op *op, int32_t result);
 	const void *address;
-	void *address2;
 	int64_t offset;
 	uint32_t length;
 	uint32_t flags;
 	int32_t fd;
-	int32_t fd2;
 	int32_t result; /* 0 or a count, or -errno */
 	uint32_t slot;
 	uint16_t buffer; /* number of the lent buffer, if has_buffer */
@@ -63,7 +59,6 @@ struct ew__op {
 	bool ended; /* its last completion has been reaped */
 	bool cancel_wanted;
 	bool cancel_in_flight;
-	bool unknown; /* interrupted: the kernel does not say whether it happened */
 };
 
 struct ew__driver;

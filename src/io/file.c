@@ -1,31 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Files. What the ring can do goes through the ring, where the kernel's threads take what would block; the
- * rest (truncate, chmod, statvfs, and every close, since the last close of a file frees its blocks) is a system
- * call on a thread of the pool.
+ * Files. A read or a write is first asked of the ring, for what it can do at once: from or into the page cache. All
+ * that may wait, every close with it (the last close of a file frees its blocks), is a call on a thread, in the lane
+ * of the file's filesystem: io_uring's own threads are one small crowd for a whole ring, and a filesystem that does not
+ * answer would take all of them.
  */
 
 #include "io/file.h"
 
+#include "io/op.h"
 #include "scope/resource.h"
 
-#include <endwell/offload.h>
+#include <endwell/outcome.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/io_uring.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define TRANSFER_BYTES_MAX 0x7ffff000 /* read(2): the most that one call transfers */
-
-static void file_gone(struct ew__close_job *close_job)
-{
-	free(ew__container_of(close_job, struct ew_file, close_job));
-}
 
 void ew__file_hold(struct ew_file *dir)
 {
@@ -39,12 +33,23 @@ static bool is_last(struct ew_file *file)
 	return atomic_fetch_sub(&file->holders, 1) == 0;
 }
 
+static void free_file(struct ew_file *file)
+{
+	ew__lane_leave(file->lane);
+	free(file);
+}
+
 void ew__file_let_go(struct ew_file *dir)
 {
 	if (!dir || !is_last(dir))
 		return;
 	ew__close_fd(dir->fd);
-	free(dir);
+	free_file(dir);
+}
+
+static void file_gone(struct ew__close_job *close_job)
+{
+	free_file(ew__container_of(close_job, struct ew_file, close_job));
 }
 
 static int file_close(void *resource)
@@ -55,8 +60,9 @@ static int file_close(void *resource)
 	ew_resource_deinit(&file->resource);
 	if (!is_last(file))
 		return 0;
-	r = ew__close_and_wait(file->fd, false);
-	free(file);
+	file->close_job.fd = file->fd;
+	r = ew__close_and_wait(file->lane, &file->close_job);
+	free_file(file);
 	return r;
 }
 
@@ -68,9 +74,8 @@ static void file_abort(void *resource)
 	if (!is_last(file))
 		return;
 	file->close_job.fd = file->fd;
-	file->close_job.truncate = false;
 	file->close_job.gone = file_gone;
-	ew__close_in_background(&file->close_job);
+	ew__close_in_background(file->lane, &file->close_job);
 }
 
 static const struct ew_resource_type file_type = {
@@ -84,33 +89,66 @@ int ew__directory_fd(const struct ew_file *dir)
 	return dir ? dir->fd : AT_FDCWD;
 }
 
-int ew__open_at(const struct ew_file *dir, const char *path, int flags, mode_t mode)
+struct ew__lane *ew__directory_lane(const struct ew_file *dir)
 {
-	struct ew__task_op open = {
-		.op = {
-			.code = EW__OP_OPENAT,
-			.fd = ew__directory_fd(dir),
-			.address = path,
-			.flags = (uint32_t)(flags | O_CLOEXEC | O_NONBLOCK),
-			.length = mode,
-		},
-	};
-	int fd, status;
-
-	fd = ew__op_await_file(&open, "the opening of a file");
-	if (fd < 0 || (flags & O_NONBLOCK))
-		return fd;
-	/* It was for the open only: reads would fail where the filesystem cannot promise not to block. */
-	status = fcntl(fd, F_GETFL);
-	if (status >= 0)
-		fcntl(fd, F_SETFL, status & ~O_NONBLOCK);
-	return fd;
+	return dir ? dir->lane : NULL;
 }
 
-static void own(struct ew_file *file, int fd)
+/* A system call and its arguments, for a thread. */
+struct file_call {
+	struct ew_file *file;
+	const struct ew_file *dir;
+	const char *name;
+	void *buffer;
+	size_t size;
+	int64_t offset;
+	int flags;
+	mode_t mode;
+	struct ew__pool *pool;
+	const struct ew_file *from_dir;
+	const char *from;
+	struct stat *stat;
+	struct statvfs *statvfs;
+};
+
+static void learn_kind(struct ew_file *file)
 {
-	file->fd = fd;
-	file->stream = lseek(fd, 0, SEEK_CUR) < 0 && errno == ESPIPE;
+	file->stream = lseek(file->fd, 0, SEEK_CUR) < 0 && errno == ESPIPE;
+}
+
+static int call_openat(void *argument)
+{
+	const struct file_call *call = argument;
+	struct ew_file *file = call->file;
+	int status;
+
+	file->fd = openat(ew__directory_fd(call->dir), call->name,
+			  call->flags | O_CLOEXEC | O_NONBLOCK, call->mode);
+	if (file->fd < 0)
+		return -errno;
+	/* It was for the open only: reads would fail where the filesystem cannot promise not to block. */
+	status = call->flags & O_NONBLOCK ? -1 : fcntl(file->fd, F_GETFL);
+	if (status >= 0)
+		fcntl(file->fd, F_SETFL, status & ~O_NONBLOCK);
+	learn_kind(file);
+	file->lane = ew__lane_enter(call->pool, file->fd);
+	return 0;
+}
+
+int ew__open_at(const struct ew_file *dir, const char *path, int flags, mode_t mode,
+		struct ew_file *file)
+{
+	struct file_call call = {
+		.file = file,
+		.dir = dir,
+		.name = path,
+		.flags = flags,
+		.mode = mode,
+		.pool = ew__worker->pool,
+	};
+
+	return ew__call_checked(ew__directory_lane(dir), call_openat, &call,
+				"the opening of a file");
 }
 
 int(ew_file_open)(struct ew_file *dir, const char *path, int flags, mode_t mode,
@@ -118,7 +156,7 @@ int(ew_file_open)(struct ew_file *dir, const char *path, int flags, mode_t mode,
 {
 	const struct ew_site *site = ew__made_at;
 	struct ew_file *file;
-	int r = ew__enter(), fd;
+	int r = ew__enter();
 
 	if (r < 0)
 		return r;
@@ -126,12 +164,11 @@ int(ew_file_open)(struct ew_file *dir, const char *path, int flags, mode_t mode,
 	file = calloc(1, sizeof(*file));
 	if (!file)
 		return -ENOMEM;
-	fd = ew__open_at(dir, path, flags, mode);
-	if (fd < 0) {
+	r = ew__open_at(dir, path, flags, mode, file);
+	if (r < 0) {
 		free(file);
-		return fd;
+		return r;
 	}
-	own(file, fd);
 	ew_resource_init(&file->resource, &file_type, site);
 	*ret_file = file;
 	return 0;
@@ -146,14 +183,18 @@ int(ew_file_adopt)(int fd, struct ew_file **ret_file)
 	file = calloc(1, sizeof(*file));
 	if (!file)
 		return -ENOMEM;
-	own(file, fd);
+	file->fd = fd;
+	learn_kind(file);
+	if (ew__worker)
+		file->lane = ew__lane_enter(ew__worker->pool, fd);
 	ew_resource_init(&file->resource, &file_type, site);
 	*ret_file = file;
 	return 0;
 }
 
-int ew_file_fd(const struct ew_file *file)
+int ew_file_fd(struct ew_file *file)
 {
+	file->shown = true;
 	return file->fd;
 }
 
@@ -165,22 +206,95 @@ static int check_offset(const struct ew_file *file, int64_t offset)
 	return file->stream ? -ESPIPE : 0;
 }
 
-int ew_file_read(struct ew_file *file, void *buffer, size_t size, int64_t offset)
+static uint32_t transfer_bytes(size_t size)
 {
-	struct ew__task_op read = {
+	return size < TRANSFER_BYTES_MAX ? (uint32_t)size : TRANSFER_BYTES_MAX;
+}
+
+/* What can be read or written at once; -EAGAIN: nothing can. */
+static int transfer_now(struct ew_file *file, enum ew__op_code code, const void *buffer,
+			size_t size, int64_t offset)
+{
+	struct ew__task_op transfer = {
 		.op = {
-			.code = EW__OP_READ,
+			.code = (uint8_t)code,
 			.fd = file->fd,
 			.address = buffer,
-			.length = size < TRANSFER_BYTES_MAX ? (uint32_t)size : TRANSFER_BYTES_MAX,
+			.length = transfer_bytes(size),
 			.offset = offset,
 		},
 	};
+	int r = ew__op_await(&transfer,
+			     code == EW__OP_READ ? "a read from a file" : "a write to a file");
+
+	return r == -EOPNOTSUPP ? -EAGAIN : r;
+}
+
+static int call_pread(void *argument)
+{
+	const struct file_call *call = argument;
+	ssize_t n = pread(call->file->fd, call->buffer, transfer_bytes(call->size), call->offset);
+
+	return n < 0 ? -errno : (int)n;
+}
+
+static int call_pwrite(void *argument)
+{
+	const struct file_call *call = argument;
+	ssize_t n = pwrite(call->file->fd, call->buffer, transfer_bytes(call->size), call->offset);
+
+	return n < 0 ? -errno : (int)n;
+}
+
+/*
+ * A part of the file may be in the page cache and the rest not, so that a short count is no end. Bytes that have been
+ * read are returned, whatever becomes of the rest.
+ */
+int ew_file_read(struct ew_file *file, void *buffer, size_t size, int64_t offset)
+{
+	struct file_call rest = { .file = file };
+	size_t done = 0;
 	int r = ew__enter();
 
 	if (r == 0)
 		r = check_offset(file, offset);
-	return r < 0 ? r : ew__op_await_file(&read, "a read from a file");
+	if (r < 0)
+		return r;
+	size = transfer_bytes(size);
+	do {
+		r = transfer_now(file, EW__OP_READ, (char *)buffer + done, size - done,
+				 offset + (int64_t)done);
+		done += r > 0 ? (size_t)r : 0;
+	} while (r > 0 && done < size);
+	if (r == -EAGAIN) {
+		rest.buffer = (char *)buffer + done;
+		rest.size = size - done;
+		rest.offset = offset + (int64_t)done;
+		r = ew__call_checked(file->lane, call_pread, &rest, "a read from a file");
+		done += r > 0 ? (size_t)r : 0;
+	}
+	if (done == 0)
+		return r;
+	ew__task()->outcome = done < size ? EW_OUTCOME_PARTIAL : EW_OUTCOME_DONE;
+	return (int)done;
+}
+
+static int write_some(struct ew_file *file, const char *at, size_t size, int64_t offset)
+{
+	struct file_call write = {
+		.file = file,
+		.buffer = (void *)(uintptr_t)at,
+		.size = size,
+		.offset = offset,
+	};
+	int r = -EAGAIN;
+
+	if (!file->write_waits)
+		r = transfer_now(file, EW__OP_WRITE, at, size, offset);
+	if (r != -EAGAIN)
+		return r;
+	file->write_waits = true;
+	return ew__call_checked(file->lane, call_pwrite, &write, "a write to a file");
 }
 
 int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t offset)
@@ -189,21 +303,11 @@ int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t
 	int r;
 
 	do {
-		struct ew__task_op write = {
-			.op = {
-				.code = EW__OP_WRITE,
-				.fd = file->fd,
-				.address = at,
-				.length = size < TRANSFER_BYTES_MAX ? (uint32_t)size : TRANSFER_BYTES_MAX,
-				.offset = offset,
-			},
-		};
-
 		r = ew__enter();
 		if (r == 0)
 			r = check_offset(file, offset);
 		if (r == 0)
-			r = ew__op_await_file(&write, "a write to a file");
+			r = write_some(file, at, size, offset);
 		if (r < 0)
 			return r;
 		if (r == 0 && size > 0)
@@ -215,142 +319,117 @@ int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t
 	return 0;
 }
 
+static int call_fsync(void *argument)
+{
+	const struct file_call *call = argument;
+
+	return (call->flags ? fdatasync(call->file->fd) : fsync(call->file->fd)) < 0 ? -errno : 0;
+}
+
 int ew_file_sync(struct ew_file *file, bool data_only)
 {
-	struct ew__task_op sync = {
-		.op = {
-			.code = EW__OP_FSYNC,
-			.fd = file->fd,
-			.flags = data_only ? IORING_FSYNC_DATASYNC : 0,
-		},
-	};
+	struct file_call call = { .file = file, .flags = data_only };
 
-	return ew__op_run_file(&sync, "a sync");
+	return ew__call(file->lane, call_fsync, &call, "a sync");
 }
 
-static struct timespec time_of(const struct statx_timestamp *stamp)
+static int call_stat(void *argument)
 {
-	return (struct timespec){ .tv_sec = stamp->tv_sec, .tv_nsec = stamp->tv_nsec };
-}
+	const struct file_call *call = argument;
 
-static int stat_at(int fd, const char *name, struct stat *ret_stat)
-{
-	struct statx found;
-	struct ew__task_op stat = {
-		.op = {
-			.code = EW__OP_STATX,
-			.fd = fd,
-			.address = name,
-			.flags = STATX_BASIC_STATS,
-			.address2 = &found,
-		},
-	};
-	int r = ew__op_await_file(&stat, "a stat");
-
-	if (r < 0)
-		return r;
-	*ret_stat = (struct stat){
-		.st_dev = makedev(found.stx_dev_major, found.stx_dev_minor),
-		.st_ino = found.stx_ino,
-		.st_mode = found.stx_mode,
-		.st_nlink = found.stx_nlink,
-		.st_uid = found.stx_uid,
-		.st_gid = found.stx_gid,
-		.st_rdev = makedev(found.stx_rdev_major, found.stx_rdev_minor),
-		.st_size = (off_t)found.stx_size,
-		.st_blksize = found.stx_blksize,
-		.st_blocks = (blkcnt_t)found.stx_blocks,
-		.st_atim = time_of(&found.stx_atime),
-		.st_mtim = time_of(&found.stx_mtime),
-		.st_ctim = time_of(&found.stx_ctime),
-	};
-	return 0;
+	return fstat(call->file->fd, call->stat) < 0 ? -errno : 0;
 }
 
 int ew_file_stat(struct ew_file *file, struct stat *ret_stat)
 {
-	int r = ew__enter();
+	struct file_call call = { .file = file, .stat = ret_stat };
 
-	return r < 0 ? r : stat_at(file->fd, NULL, ret_stat);
+	return ew__call(file->lane, call_stat, &call, "a stat");
+}
+
+int ew__file_stat(struct ew_file *file, struct stat *ret_stat)
+{
+	struct file_call call = { .file = file, .stat = ret_stat };
+
+	return ew__call_checked(file->lane, call_stat, &call, "a stat");
+}
+
+static int call_fstatat(void *argument)
+{
+	const struct file_call *call = argument;
+
+	return fstatat(ew__directory_fd(call->dir), call->name, call->stat, AT_SYMLINK_NOFOLLOW) < 0
+		       ? -errno
+		       : 0;
 }
 
 int ew__file_stat_name(struct ew_file *dir, const char *name, struct stat *ret_stat)
 {
-	return stat_at(ew__directory_fd(dir), name, ret_stat);
-}
+	struct file_call call = { .dir = dir, .name = name, .stat = ret_stat };
 
-struct file_call {
-	int fd;
-	int64_t size_bytes;
-	mode_t mode;
-	struct statvfs *statvfs;
-};
+	return ew__call_checked(ew__directory_lane(dir), call_fstatat, &call, "a stat");
+}
 
 static int call_statvfs(void *argument)
 {
 	const struct file_call *call = argument;
 
-	return fstatvfs(call->fd, call->statvfs) < 0 ? -errno : 0;
+	return fstatvfs(call->file->fd, call->statvfs) < 0 ? -errno : 0;
+}
+
+int ew_file_statvfs(struct ew_file *file, struct statvfs *ret_statvfs)
+{
+	struct file_call call = { .file = file, .statvfs = ret_statvfs };
+
+	return ew__call(file->lane, call_statvfs, &call, "a look at a filesystem");
 }
 
 static int call_truncate(void *argument)
 {
 	const struct file_call *call = argument;
 
-	return ftruncate(call->fd, call->size_bytes) < 0 ? -errno : 0;
+	return ftruncate(call->file->fd, call->offset) < 0 ? -errno : 0;
+}
+
+int ew_file_truncate(struct ew_file *file, int64_t size_bytes)
+{
+	struct file_call call = { .file = file, .offset = size_bytes };
+
+	return ew__call(file->lane, call_truncate, &call, "a truncate");
 }
 
 static int call_chmod(void *argument)
 {
 	const struct file_call *call = argument;
 
-	return fchmod(call->fd, call->mode) < 0 ? -errno : 0;
-}
-
-static int run_call(int (*fn)(void *argument), struct file_call *call)
-{
-	int result = 0, r = ew_offload(fn, call, &result);
-
-	return r < 0 ? r : result;
-}
-
-int ew_file_statvfs(struct ew_file *file, struct statvfs *ret_statvfs)
-{
-	struct file_call call = { .fd = file->fd, .statvfs = ret_statvfs };
-
-	return run_call(call_statvfs, &call);
-}
-
-int ew_file_truncate(struct ew_file *file, int64_t size_bytes)
-{
-	struct file_call call = { .fd = file->fd, .size_bytes = size_bytes };
-
-	return run_call(call_truncate, &call);
+	return fchmod(call->file->fd, call->mode) < 0 ? -errno : 0;
 }
 
 int ew_file_chmod(struct ew_file *file, mode_t mode)
 {
-	struct file_call call = { .fd = file->fd, .mode = mode };
+	struct file_call call = { .file = file, .mode = mode };
 
-	return run_call(call_chmod, &call);
+	return ew__call(file->lane, call_chmod, &call, "a chmod");
+}
+
+static int call_linkat(void *argument)
+{
+	const struct file_call *call = argument;
+	char path[32];
+
+	/* AT_EMPTY_PATH would want CAP_DAC_READ_SEARCH before kernel 6.10. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", call->file->fd);
+	return linkat(AT_FDCWD, path, ew__directory_fd(call->dir), call->name, AT_SYMLINK_FOLLOW) <
+			       0
+		       ? -errno
+		       : 0;
 }
 
 int ew__file_link(struct ew_file *file, struct ew_file *dir, const char *name)
 {
-	char path[32];
-	struct ew__task_op link = {
-		.op = {
-			.code = EW__OP_LINKAT,
-			.address = path,
-			.fd2 = ew__directory_fd(dir),
-			.address2 = (void *)(uintptr_t)name,
-			.flags = AT_SYMLINK_FOLLOW,
-		},
-	};
+	struct file_call call = { .file = file, .dir = dir, .name = name };
 
-	/* AT_EMPTY_PATH would want CAP_DAC_READ_SEARCH before kernel 6.10. */
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fd);
-	return ew__op_run_file(&link, "a link");
+	return ew__call(file->lane, call_linkat, &call, "a link");
 }
 
 int ew_file_link(struct ew_file *file, struct ew_file *dir, const char *name)
@@ -364,35 +443,48 @@ int ew_file_link(struct ew_file *file, struct ew_file *dir, const char *name)
 	return r < 0 ? r : -EPERM;
 }
 
+static int call_renameat(void *argument)
+{
+	const struct file_call *call = argument;
+
+	return renameat2(ew__directory_fd(call->from_dir), call->from, ew__directory_fd(call->dir),
+			 call->name, (unsigned)call->flags) < 0
+		       ? -errno
+		       : 0;
+}
+
 int ew_file_rename(struct ew_file *from_dir, const char *from, struct ew_file *to_dir,
 		   const char *to, unsigned flags)
 {
-	struct ew__task_op rename = {
-		.op = {
-			.code = EW__OP_RENAMEAT,
-			.fd = ew__directory_fd(from_dir),
-			.address = from,
-			.fd2 = ew__directory_fd(to_dir),
-			.address2 = (void *)(uintptr_t)to,
-			.flags = flags,
-		},
+	struct file_call call = {
+		.from_dir = from_dir,
+		.from = from,
+		.dir = to_dir,
+		.name = to,
+		.flags = (int)flags,
 	};
 
-	return ew__op_run_file(&rename, "a rename");
+	return ew__call(ew__directory_lane(from_dir), call_renameat, &call, "a rename");
+}
+
+static int call_unlinkat(void *argument)
+{
+	const struct file_call *call = argument;
+
+	return unlinkat(ew__directory_fd(call->dir), call->name, call->flags) < 0 ? -errno : 0;
 }
 
 int ew_file_unlink(struct ew_file *dir, const char *name, int flags)
 {
-	struct ew__task_op unlink = {
-		.op = {
-			.code = EW__OP_UNLINKAT,
-			.fd = ew__directory_fd(dir),
-			.address = name,
-			.flags = (uint32_t)flags,
-		},
-	};
+	struct file_call call = { .dir = dir, .name = name, .flags = flags };
 
-	return ew__op_run_file(&unlink, "an unlink");
+	return ew__call(ew__directory_lane(dir), call_unlinkat, &call, "an unlink");
+}
+
+int ew_file_offload(struct ew_file *file, int (*fn)(void *argument), void *argument,
+		    int *ret_result)
+{
+	return ew__offload_to(file->lane, fn, argument, ret_result);
 }
 
 int ew_file_close(struct ew_file **file)

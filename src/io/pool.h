@@ -2,34 +2,78 @@
 #pragma once
 
 /*
- * Pool: threads for calls that block
- * Jobs are intrusive and one thread always exists, so handing one over cannot fail.
+ * Pool: threads for calls that block, and the lanes in which such calls wait for them
+ * A lane is a line of jobs with a width: how many threads may be at it at once. One is the program's own
+ * (ew_offload()), the others each belong to a filesystem, so that one which does not answer keeps no thread from
+ * the others. Jobs are intrusive and every lane is sure of one thread, so handing over cannot fail.
  */
 
 #include "task/worker.h"
 
+#include <sys/types.h>
+
 struct ew__pool;
+struct ew__lane;
 
 struct ew__job {
 	struct ew__job *next;
-	void (*run)(struct ew__job *job);      /* on a pool thread */
+	struct ew__job **link;		       /* while it waits for a thread */
+	void (*run)(struct ew__job *job);      /* on a thread of the pool */
 	void (*complete)(struct ew__job *job); /* on the worker that submitted it, between tasks */
 	struct ew_worker *worker;
+	struct ew__lane *lane;
+	const char *what; /* for reports; static */
 	struct ew__message message;
 	bool queued;
+	bool later;
 };
 
-#define EW__POOL_THREADS_DEFAULT 4
-#define EW__POOL_THREADS_MAX	 64
+#define EW__OFFLOAD_THREADS_DEFAULT 4
+#define EW__OFFLOAD_THREADS_MAX	    64
 
-/* @threads_max: 0: the default. -EINVAL, -ENOMEM, -EAGAIN: not even one thread could be started. */
-int ew__pool_new(struct ew__pool **ret_pool, unsigned threads_max);
+/* Of filesystems; a further one shares the program's own lane. */
+#define EW__LANES_MAX 16
+
+/* Beside the one that each lane is sure of: for all filesystems together. */
+#define EW__LANE_HELPERS_MAX 28
+#define EW__LANE_WIDTH_MAX   24
+
+/* @offload_threads: 0: the default. -EINVAL, -ENOMEM, -EAGAIN: not even one thread could be started. */
+int ew__pool_new(struct ew__pool **ret_pool, unsigned offload_threads);
 
 /* No job is left. NULL is a no-op. */
 void ew__pool_free(struct ew__pool *pool);
 
-/* On a worker; first come, first served. The job is the pool's until complete() is called. */
-void ew__pool_submit(struct ew__pool *pool, struct ew__job *job);
+/* What is being done in a lane. */
+struct ew__lane_state {
+	dev_t device; /* 0: the program's own lane */
+	unsigned running_count, queued_count, width;
+	const char *oldest; /* what the longest of them is for */
+	int64_t oldest_since_ns;
+};
+
+#define EW__LANE_STATES_MAX (1 + EW__LANES_MAX)
+
+/* Of each lane in which a call runs; the count of them. Any thread. */
+unsigned ew__pool_look(struct ew__pool *pool, struct ew__lane_state states[EW__LANE_STATES_MAX]);
+
+/* The program's own lane. */
+struct ew__lane *ew__pool_lane(struct ew__pool *pool);
+
+/*
+ * The lane of the filesystem that descriptor @fd is on, until ew__lane_leave(). Cannot fail: without a thread or a
+ * place in the table it is the program's own. Any thread.
+ */
+struct ew__lane *ew__lane_enter(struct ew__pool *pool, int fd);
+
+/* NULL is a no-op. Any thread; the lane has no job of the caller's. */
+void ew__lane_leave(struct ew__lane *lane);
+
+/*
+ * On a worker. First come, first served, but that the jobs of tasks which end by a cancel, and aborts, let the others
+ * by, three for each of theirs. The job is the lane's until complete() is called.
+ */
+void ew__lane_submit(struct ew__lane *lane, struct ew__job *job);
 
 /* Takes a job back that no thread has begun: complete() will not be called. False: too late. */
-bool ew__pool_withdraw(struct ew__pool *pool, struct ew__job *job);
+bool ew__lane_withdraw(struct ew__job *job);

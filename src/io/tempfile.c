@@ -2,8 +2,9 @@
 
 /*
  * A file without a name (O_TMPFILE) is removed by the kernel when its last descriptor goes, whatever
- * happened to the process. Its ending still truncates first: that gives the space back even if somebody else,
- * a scanner, holds the file. O_TMPFILE never with O_EXCL: such a file could not be linked (open(2)).
+ * happened to the process. If somebody else, a scanner, may hold it, because it has a name or its descriptor was asked
+ * for, its ending truncates first: that gives the space back. Else the close does it, for half of the cost.
+ * O_TMPFILE never with O_EXCL: such a file could not be linked (open(2)).
  *
  * A file with a staging name is the same thing with one more part to end. Truncate, close and unlink are one job on
  * one thread, all of whose memory is the file's own, so that an abort needs nothing and leaves nothing. The directory
@@ -15,7 +16,6 @@
 
 #include "scope/resource.h"
 
-#include <endwell/offload.h>
 #include <endwell/outcome.h>
 #include <endwell/tempfile.h>
 #include <errno.h>
@@ -93,13 +93,19 @@ static void fill_in(struct ew_tempfile *tempfile)
 	struct ew__close_job *close_job = &tempfile->file.close_job;
 
 	close_job->fd = tempfile->file.fd;
-	close_job->truncate = !tempfile->published;
+	close_job->truncate = !tempfile->published && tempfile->file.shown;
 	close_job->end = tempfile->named ? end_named : NULL;
+}
+
+static void free_tempfile(struct ew_tempfile *tempfile)
+{
+	ew__lane_leave(tempfile->file.lane);
+	free(tempfile);
 }
 
 static void tempfile_gone(struct ew__close_job *close_job)
 {
-	free(ew__container_of(close_job, struct ew_tempfile, file.close_job));
+	free_tempfile(ew__container_of(close_job, struct ew_tempfile, file.close_job));
 }
 
 static int tempfile_close(void *resource)
@@ -108,9 +114,9 @@ static int tempfile_close(void *resource)
 	int r;
 
 	fill_in(tempfile);
-	r = ew__close_job_and_wait(&tempfile->file.close_job);
+	r = ew__close_and_wait(tempfile->file.lane, &tempfile->file.close_job);
 	ew_resource_deinit(&tempfile->resource);
-	free(tempfile);
+	free_tempfile(tempfile);
 	return r;
 }
 
@@ -121,7 +127,7 @@ static void tempfile_abort(void *resource)
 	ew_resource_deinit(&tempfile->resource);
 	fill_in(tempfile);
 	tempfile->file.close_job.gone = tempfile_gone;
-	ew__close_in_background(&tempfile->file.close_job);
+	ew__close_in_background(tempfile->file.lane, &tempfile->file.close_job);
 }
 
 static const struct ew_resource_type tempfile_type = {
@@ -135,18 +141,17 @@ static int open_tempfile(struct ew_file *dir, const char *name, const struct ew_
 			 struct ew_tempfile **ret_tempfile)
 {
 	const char *path = name ? name : ".";
-	int flags = name ? O_CREAT | O_EXCL : O_TMPFILE, fd;
+	int flags = name ? O_CREAT | O_EXCL : O_TMPFILE, r;
 	struct ew_tempfile *tempfile;
 
 	tempfile = calloc(1, sizeof(*tempfile) + strlen(path) + 1);
 	if (!tempfile)
 		return -ENOMEM;
-	fd = ew__open_at(dir, path, flags | O_RDWR, 0600);
-	if (fd < 0) {
+	r = ew__open_at(dir, path, flags | O_RDWR, 0600, &tempfile->file);
+	if (r < 0) {
 		free(tempfile);
-		return fd;
+		return r;
 	}
-	tempfile->file.fd = fd;
 	tempfile->named = name;
 	if (name) {
 		tempfile->dir = dir;
@@ -234,16 +239,14 @@ static int seal(void *argument)
 
 int ew_tempfile_seal(struct ew_tempfile *tempfile)
 {
-	int result = 0, r = ew_offload(seal, tempfile, &result);
-
-	return r < 0 ? r : result;
+	return ew__call(tempfile->file.lane, seal, tempfile, "the sealing of a file");
 }
 
 /* Who is it that has the name now, the open file or another? 0: the open file. */
 static int compare(struct ew_tempfile *tempfile, struct ew_file *dir, const char *name)
 {
 	struct stat file, found;
-	int r = ew__file_stat_name(&tempfile->file, NULL, &file);
+	int r = ew__file_stat(&tempfile->file, &file);
 
 	if (r == 0)
 		r = ew__file_stat_name(dir, name, &found);

@@ -103,17 +103,19 @@ void ew_shutdown(void)
 	ew_scope_cancel(&ew__worker->runtime->root, EW_REASON_SHUTDOWN);
 }
 
+static void end_by(struct ew__runtime *runtime, int64_t deadline_ns)
+{
+	int64_t before_ns = atomic_load(&runtime->end_by_ns);
+
+	while (deadline_ns < before_ns &&
+	       !atomic_compare_exchange_weak(&runtime->end_by_ns, &before_ns, deadline_ns))
+		;
+}
+
 void ew_end_by(int64_t deadline_ns)
 {
-	_Atomic int64_t *end_by_ns;
-	int64_t before_ns;
-
 	ew_assert(ew__worker);
-	end_by_ns = &ew__worker->runtime->end_by_ns;
-	before_ns = atomic_load(end_by_ns);
-	while (deadline_ns < before_ns &&
-	       !atomic_compare_exchange_weak(end_by_ns, &before_ns, deadline_ns))
-		;
+	end_by(ew__worker->runtime, deadline_ns);
 }
 
 static unsigned processors_count(void)
@@ -267,6 +269,8 @@ static int run(struct ew__runtime *runtime, struct main_call *call)
 	r = start_workers(runtime, &mutex, &changed);
 	if (r == 0)
 		r = run_main(runtime, call);
+	/* What is left are calls on threads, of resources that were aborted. They, too, have an end. */
+	end_by(runtime, ew_after(runtime->options.shutdown_budget_ns));
 	stop_workers(runtime);
 	ew__worker_loop(ew__worker);
 	join_workers(runtime);

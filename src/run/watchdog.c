@@ -8,6 +8,9 @@
 
 #include "run/watchdog.h"
 
+#include "io/pool.h"
+#include "run/mounts.h"
+
 #include <endwell/clock.h>
 #include <stdio.h>
 #include <time.h>
@@ -42,6 +45,26 @@ static void describe(struct ew__message *message)
 		ew__report("stuck: worker %u: %u operations in the kernel, %u on threads",
 			   worker->number, ew__driver_in_flight(worker->driver), worker->transfers);
 	atomic_store(&thread->described, true);
+}
+
+static void report_lane(const struct ew__lane_state *lane, int64_t now_ns)
+{
+	char name[320] = "the program's own calls";
+
+	if (lane->device)
+		ew__describe_device(lane->device, name, sizeof(name));
+	ew__report("stuck: %s: %u calls on threads, %u more wait; the oldest, %s, for %lld ms",
+		   name, lane->running_count, lane->queued_count, lane->oldest,
+		   (long long)((now_ns - lane->oldest_since_ns) / EW_MILLISECOND));
+}
+
+static void report_lanes(const struct ew__runtime *runtime)
+{
+	struct ew__lane_state lanes[EW__LANE_STATES_MAX];
+	unsigned count = ew__pool_look(runtime->pool, lanes), i;
+
+	for (i = 0; i < count; i++)
+		report_lane(&lanes[i], ew_now());
 }
 
 /* False: stopped meanwhile. */
@@ -104,6 +127,7 @@ static void *name_what_is_stuck(void *argument)
 			ew__report("stuck: worker %u does not answer: a task blocks its thread",
 				   thread->worker.number);
 	}
+	report_lanes(runtime);
 	fflush(stderr);
 	atomic_store(&watchdog->named, true);
 	return NULL;

@@ -80,10 +80,10 @@ static void test_threads(unsigned threads, unsigned wanted)
 /* As many calls are made at once as there may be threads, and no more. */
 TEST(pool_has_as_many_threads_as_are_allowed)
 {
-	test_threads(0, EW__POOL_THREADS_DEFAULT);
+	test_threads(0, EW__OFFLOAD_THREADS_DEFAULT);
 	test_threads(1, 1);
 	test_threads(7, 7);
-	test_threads(EW__POOL_THREADS_MAX, EW__POOL_THREADS_MAX);
+	test_threads(EW__OFFLOAD_THREADS_MAX, EW__OFFLOAD_THREADS_MAX);
 }
 
 static int do_nothing(void *argument)
@@ -94,7 +94,7 @@ static int do_nothing(void *argument)
 
 TEST(pool_of_too_many_threads_is_refused)
 {
-	EXPECT_EQ(run_with(1, EW__POOL_THREADS_MAX + 1, do_nothing, NULL), -EINVAL);
+	EXPECT_EQ(run_with(1, EW__OFFLOAD_THREADS_MAX + 1, do_nothing, NULL), -EINVAL);
 }
 
 static int meet_without_threads(void *argument)
@@ -190,7 +190,7 @@ static void complete_ordered(struct ew__job *job)
 static int withdraw(void *argument)
 {
 	struct ordered jobs[JOBS_COUNT];
-	struct ew__pool *pool = ew__worker->pool;
+	struct ew__lane *lane = ew__pool_lane(ew__worker->pool);
 	unsigned i;
 	EW_SCOPE(scope);
 
@@ -206,13 +206,13 @@ static int withdraw(void *argument)
 		jobs[i] = (struct ordered){
 			.job = { .run = run_ordered, .complete = complete_ordered }, .number = i
 		};
-		ew__pool_submit(pool, &jobs[i].job);
+		ew__lane_submit(lane, &jobs[i].job);
 	}
-	EXPECT(ew__pool_withdraw(pool, &jobs[0].job));
-	EXPECT(ew__pool_withdraw(pool, &jobs[3].job));
-	EXPECT(ew__pool_withdraw(pool, &jobs[5].job));
-	EXPECT(!ew__pool_withdraw(pool, &jobs[3].job));
-	ew__pool_submit(pool, &jobs[3].job);
+	EXPECT(ew__lane_withdraw(&jobs[0].job));
+	EXPECT(ew__lane_withdraw(&jobs[3].job));
+	EXPECT(ew__lane_withdraw(&jobs[5].job));
+	EXPECT(!ew__lane_withdraw(&jobs[3].job));
+	ew__lane_submit(lane, &jobs[3].job);
 	/* The one thread may go on. */
 	EXPECT_EQ(pthread_mutex_lock(&door.mutex), 0);
 	door.most = door.wanted;
@@ -221,7 +221,7 @@ static int withdraw(void *argument)
 	TURNS_UNTIL(jobs[3].completed);
 	EXPECT_STR(order, "1243");
 	EXPECT(!jobs[0].completed && !jobs[5].completed);
-	EXPECT(!ew__pool_withdraw(pool, &jobs[1].job));
+	EXPECT(!ew__lane_withdraw(&jobs[1].job));
 	return ew_scope_join(&scope);
 }
 
@@ -255,6 +255,43 @@ TEST(pool_ends_with_the_runtime_however_late_its_last_job)
 		EXPECT_EQ(run_with(1 + i % 2, 2, end_with_job, &counting), 0);
 	EXPECT_EQ(atomic_load(&counting.calls), 50 * RUNS_COUNT);
 	expect_same_descriptors(&before);
+}
+
+/* ---- a call that is left over ---- */
+
+static void never_end(struct ew__job *job)
+{
+	while (job)
+		pause();
+}
+
+static int leave_a_job(void *argument)
+{
+	static struct ew__job job = { .run = never_end, .what = "a call that never ends" };
+
+	(void)argument;
+	ew__lane_submit(ew__pool_lane(ew__worker->pool), &job);
+	return 0;
+}
+
+static void process_with_a_job_left(void)
+{
+	const struct ew_run_options options = { .workers_count = 1,
+						.exit_when_stuck = true,
+						.shutdown_budget_ns = 300 * EW_MILLISECOND };
+
+	(void)!ew_run(&options, leave_a_job, NULL);
+}
+
+/* As an abort leaves it, on a filesystem that does not answer. No task waits for it, and nobody has shut down. */
+TEST(pool_with_a_call_that_never_ends_is_named_and_left_in_the_promised_time)
+{
+	struct ended ended = run_process(process_with_a_job_left);
+
+	EXPECT(WIFEXITED(ended.status));
+	EXPECT_EQ(WEXITSTATUS(ended.status), 70);
+	EXPECT(strstr(ended.text, "the program's own calls: 1 calls on threads, 0 more wait; the "
+				  "oldest, a call that never ends, for "));
 }
 
 static void *set_event(void *event)

@@ -389,7 +389,7 @@ static void publish_and_cancel(struct attempt *attempt)
 	EW_SCOPE(scope);
 
 	EXPECT_EQ(ew_spawn(&scope, attempt_task, attempt), 0);
-	take_turns(chance(12));
+	take_turns(chance(600));
 	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
 	EXPECT_EQ(ew_scope_join(&scope), 0);
 }

@@ -77,10 +77,7 @@ static const struct {
 	{ IORING_OP_RECV, "RECV" },	    { IORING_OP_SEND, "SEND" },
 	{ IORING_OP_RECVMSG, "RECVMSG" },   { IORING_OP_SENDMSG, "SENDMSG" },
 	{ IORING_OP_ACCEPT, "ACCEPT" },	    { IORING_OP_CONNECT, "CONNECT" },
-	{ IORING_OP_POLL_ADD, "POLL_ADD" }, { IORING_OP_OPENAT, "OPENAT" },
-	{ IORING_OP_LINKAT, "LINKAT" },	    { IORING_OP_RENAMEAT, "RENAMEAT" },
-	{ IORING_OP_UNLINKAT, "UNLINKAT" }, { IORING_OP_FSYNC, "FSYNC" },
-	{ IORING_OP_STATX, "STATX" },	    { IORING_OP_ASYNC_CANCEL, "ASYNC_CANCEL" },
+	{ IORING_OP_POLL_ADD, "POLL_ADD" }, { IORING_OP_ASYNC_CANCEL, "ASYNC_CANCEL" },
 };
 
 static int probe_opcodes(struct io_uring *ring, char *why, size_t why_bytes)
@@ -265,7 +262,6 @@ void ew__driver_submit(struct ew__driver *driver, struct ew__op *op)
 	op->ended = false;
 	op->cancel_wanted = false;
 	op->cancel_in_flight = false;
-	op->unknown = false;
 	op->result = 0;
 	op->next = NULL;
 	op->link = driver->queued_tail;
@@ -353,9 +349,11 @@ static void prepare(struct io_uring_sqe *sqe, const struct ew__op *op)
 	switch (op->code) {
 	case EW__OP_READ:
 		io_uring_prep_read(sqe, op->fd, address, op->length, (uint64_t)op->offset);
+		sqe->rw_flags = op->offset < 0 ? 0 : RWF_NOWAIT;
 		break;
 	case EW__OP_WRITE:
 		io_uring_prep_write(sqe, op->fd, address, op->length, (uint64_t)op->offset);
+		sqe->rw_flags = op->offset < 0 ? 0 : RWF_NOWAIT;
 		break;
 	case EW__OP_RECV: io_uring_prep_recv(sqe, op->fd, address, op->length, 0); break;
 	case EW__OP_RECEIVE:
@@ -380,21 +378,6 @@ static void prepare(struct io_uring_sqe *sqe, const struct ew__op *op)
 			io_uring_prep_poll_multishot(sqe, op->fd, op->flags);
 		else
 			io_uring_prep_poll_add(sqe, op->fd, op->flags);
-		break;
-	case EW__OP_OPENAT:
-		io_uring_prep_openat(sqe, op->fd, address, (int)op->flags, op->length);
-		break;
-	case EW__OP_LINKAT:
-		io_uring_prep_linkat(sqe, AT_FDCWD, address, op->fd2, op->address2, (int)op->flags);
-		break;
-	case EW__OP_RENAMEAT:
-		io_uring_prep_renameat(sqe, op->fd, address, op->fd2, op->address2, op->flags);
-		break;
-	case EW__OP_UNLINKAT: io_uring_prep_unlinkat(sqe, op->fd, address, (int)op->flags); break;
-	case EW__OP_FSYNC: io_uring_prep_fsync(sqe, op->fd, op->flags); break;
-	case EW__OP_STATX:
-		io_uring_prep_statx(sqe, op->fd, address ? address : "",
-				    AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, op->flags, op->address2);
 		break;
 	}
 }
@@ -432,16 +415,9 @@ static void translate(struct ew__op *op)
 {
 	bool restart = op->result <= -KERNEL_RESTART_FIRST && op->result >= -KERNEL_RESTART_LAST;
 
-	if (!restart && op->result != -EINTR && op->result != -ECANCELED)
-		return;
-	if (ew__op_is_cancellable(op)) {
-		/* Interrupted on a poll queue: nothing was transferred. Unasked: to be submitted again. */
+	/* Interrupted before anything was transferred. Unasked: to be submitted again. */
+	if (restart || op->result == -EINTR || op->result == -ECANCELED)
 		op->result = op->cancel_wanted ? -ECANCELED : -EAGAIN;
-		return;
-	}
-	/* -ECANCELED unasked: no kernel thread could be started (RLIMIT_NPROC); it did not run. */
-	op->unknown = op->result != -ECANCELED;
-	op->result = op->unknown ? -EINTR : -EAGAIN;
 }
 
 static void finish(struct ew__driver *driver, struct ew__op *op)
@@ -472,8 +448,6 @@ static void mark_defined(const struct ew__op *op)
 #ifdef EW_VALGRIND
 	if (op->result > 0 && (op->code == EW__OP_READ || op->code == EW__OP_RECV))
 		VALGRIND_MAKE_MEM_DEFINED(op->address, op->result);
-	if (op->result == 0 && op->code == EW__OP_STATX)
-		VALGRIND_MAKE_MEM_DEFINED(op->address2, 256);
 	if (op->result >= 0 && op->code == EW__OP_RECVMSG)
 		mark_message_defined(op->address, (size_t)op->result);
 #endif

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The record of a call is on the task's stack, with the memory that it names: the task does not go on before the
+ * thread is done with them (P2).
+ */
+
+#include "io/call.h"
+
+#include <endwell/file.h>
+#include <endwell/offload.h>
+#include <endwell/outcome.h>
+#include <errno.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct call {
+	struct ew__job job;
+	struct ew__wait wait;
+	int (*fn)(void *argument);
+	void *argument;
+	int result;
+};
+
+static struct call *call_of(struct ew__job *job)
+{
+	return ew__container_of(job, struct call, job);
+}
+
+static void call_run(struct ew__job *job)
+{
+	struct call *call = call_of(job);
+
+	call->result = call->fn(call->argument);
+}
+
+static void call_completed(struct ew__job *job)
+{
+	ew__wait_end(&call_of(job)->wait, 0);
+}
+
+static void call_cancelled(struct ew__wait *wait)
+{
+	struct call *call = ew__container_of(wait, struct call, wait);
+
+	if (ew__lane_withdraw(&call->job))
+		ew__wait_end(wait, -ECANCELED);
+}
+
+static struct ew__lane *lane_or_own(struct ew__lane *lane)
+{
+	return lane ? lane : ew__pool_lane(ew__worker->pool);
+}
+
+/* 0: @fn has been called; -ECANCELED: it will not be. */
+static int make(struct ew__lane *lane, struct call *call, const char *what)
+{
+	call->job.run = call_run;
+	call->job.complete = call_completed;
+	call->job.what = what;
+	ew__lane_submit(lane_or_own(lane), &call->job);
+	(void)ew__suspend(&call->wait, what);
+	ew__task()->outcome = call->wait.result < 0 ? EW_OUTCOME_NONE : EW_OUTCOME_DONE;
+	return call->wait.result;
+}
+
+int ew__call_checked(struct ew__lane *lane, int (*fn)(void *argument), void *argument,
+		     const char *what)
+{
+	struct call call = { .fn = fn, .argument = argument, .wait.cancel = call_cancelled };
+	int r = make(lane, &call, what);
+
+	if (r < 0)
+		return r;
+	if (call.result == -EINTR)
+		ew__task()->outcome = EW_OUTCOME_UNKNOWN;
+	return call.result == -ECANCELED ? -EIO : call.result;
+}
+
+int ew__call(struct ew__lane *lane, int (*fn)(void *argument), void *argument, const char *what)
+{
+	int r = ew__enter();
+
+	return r < 0 ? r : ew__call_checked(lane, fn, argument, what);
+}
+
+int ew__offload_to(struct ew__lane *lane, int (*fn)(void *argument), void *argument,
+		   int *ret_result)
+{
+	struct call call = { .fn = fn, .argument = argument, .wait.cancel = call_cancelled };
+	int r = ew__enter();
+
+	if (r == 0)
+		r = make(lane, &call, "a thread of the pool");
+	if (r == 0)
+		*ret_result = call.result;
+	return r;
+}
+
+int ew_offload(int (*fn)(void *argument), void *argument, int *ret_result)
+{
+	return ew__offload_to(NULL, fn, argument, ret_result);
+}
+
+void ew__give_space_back(int fd)
+{
+	char path[32];
+
+	/* By name, because a sealed file's descriptor cannot write. A failure leaves it to the close. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (truncate(path, 0) < 0 && errno == EACCES && fchmod(fd, 0600) == 0)
+		(void)!truncate(path, 0);
+}
+
+int ew__close_fd(int fd)
+{
+	if (close(fd) == 0 || errno == EINTR)
+		return 0;
+	/* A filesystem may say anything, but of an ending this would mean "not ended". */
+	return errno == ECANCELED ? -EIO : -errno;
+}
+
+static int end_close_job(struct ew__close_job *close_job)
+{
+	if (close_job->end)
+		return close_job->end(close_job);
+	if (close_job->truncate)
+		ew__give_space_back(close_job->fd);
+	return ew__close_fd(close_job->fd);
+}
+
+static void close_job_run(struct ew__job *job)
+{
+	struct ew__close_job *close_job = ew__container_of(job, struct ew__close_job, job);
+
+	close_job->result = end_close_job(close_job);
+}
+
+static void close_job_completed(struct ew__job *job)
+{
+	struct ew__close_job *close_job = ew__container_of(job, struct ew__close_job, job);
+
+	close_job->gone(close_job);
+}
+
+void ew__close_in_background(struct ew__lane *lane, struct ew__close_job *close_job)
+{
+	if (!ew__worker) {
+		/* Outside a runtime nobody's turn is at stake. */
+		close_job->result = end_close_job(close_job);
+		close_job->gone(close_job);
+		return;
+	}
+	close_job->job.run = close_job_run;
+	close_job->job.complete = close_job_completed;
+	close_job->job.what = "the close of a file";
+	ew__lane_submit(lane_or_own(lane), &close_job->job);
+}
+
+static int close_job_call(void *argument)
+{
+	return end_close_job(argument);
+}
+
+int ew__close_and_wait(struct ew__lane *lane, struct ew__close_job *close_job)
+{
+	struct call call = { .fn = close_job_call, .argument = close_job };
+
+	(void)make(lane, &call, "the close of a file");
+	return call.result;
+}

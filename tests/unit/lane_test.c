@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Lanes: calls on a filesystem that does not answer keep no thread from other calls, and a lane is as wide as its
+ * calls need. The filesystems are small ones in memory that only this process sees; what a call does there is to wait
+ * at a gate until it is opened.
+ */
+
+#include "io.h"
+#include "io/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#define MOUNTS_MAX    (EW__LANES_MAX + 2)
+#define CALLS_COUNT   100
+#define OFFLOAD_COUNT 3
+
+static struct directory root;
+
+static bool mount_root(void)
+{
+	return unshare(CLONE_NEWNS) == 0 &&
+	       mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+	       mount("root", root.path, "tmpfs", 0, "size=1m") == 0;
+}
+
+/* Mounts @count filesystems; they go with the process. */
+static void mount_some(unsigned count)
+{
+	char path[300];
+	unsigned i;
+
+	directory_make(&root);
+	if (!mount_root()) {
+		directory_remove(&root);
+		SKIP("no permission to mount");
+	}
+	for (i = 0; i < count; i++) {
+		snprintf(path, sizeof(path), "%s/%u", root.path, i);
+		EXPECT_EQ(mkdir(path, 0700), 0);
+		EXPECT_EQ(mount("small", path, "tmpfs", 0, "size=1m"), 0);
+	}
+}
+
+static void unmount_all(unsigned count)
+{
+	char path[300];
+
+	while (count > 0) {
+		snprintf(path, sizeof(path), "%s/%u", root.path, --count);
+		EXPECT_EQ(umount2(path, MNT_DETACH), 0);
+	}
+	EXPECT_EQ(umount2(root.path, MNT_DETACH), 0);
+	directory_remove(&root);
+}
+
+static int open_folder(unsigned number, struct ew_file **ret_file)
+{
+	char path[300];
+
+	snprintf(path, sizeof(path), "%s/%u", root.path, number);
+	return ew_file_open(NULL, path, O_RDONLY | O_DIRECTORY, 0, ret_file);
+}
+
+/* ---- calls that wait at a gate ---- */
+
+struct gate {
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	unsigned inside;
+	unsigned inside_most;
+	bool open;
+};
+
+#define GATE_CLOSED                                                                                \
+	((struct gate){ .mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER })
+
+struct caller {
+	struct ew_file *file; /* NULL: the program's own lane */
+	struct gate *gate;
+	bool done;
+};
+
+static int pass_gate(void *argument)
+{
+	struct gate *gate = argument;
+
+	pthread_mutex_lock(&gate->mutex);
+	if (++gate->inside > gate->inside_most)
+		gate->inside_most = gate->inside;
+	while (!gate->open)
+		pthread_cond_wait(&gate->changed, &gate->mutex);
+	gate->inside--;
+	pthread_mutex_unlock(&gate->mutex);
+	return 0;
+}
+
+static int call_task(void *argument)
+{
+	struct caller *caller = argument;
+	int result, r;
+
+	r = caller->file ? ew_file_offload(caller->file, pass_gate, caller->gate, &result)
+			 : ew_offload(pass_gate, caller->gate, &result);
+	caller->done = true;
+	return r;
+}
+
+static void call_often(struct ew_scope *scope, struct caller *caller)
+{
+	unsigned i;
+
+	for (i = 0; i < CALLS_COUNT; i++)
+		EXPECT_EQ(ew_spawn(scope, call_task, caller), 0);
+}
+
+static unsigned inside(struct gate *gate)
+{
+	unsigned count;
+
+	pthread_mutex_lock(&gate->mutex);
+	count = gate->inside;
+	pthread_mutex_unlock(&gate->mutex);
+	return count;
+}
+
+static void open_gate(struct gate *gate)
+{
+	pthread_mutex_lock(&gate->mutex);
+	gate->open = true;
+	pthread_cond_broadcast(&gate->changed);
+	pthread_mutex_unlock(&gate->mutex);
+}
+
+static unsigned threads_in_process(void)
+{
+	struct stat tasks;
+
+	EXPECT_EQ(stat("/proc/self/task", &tasks), 0);
+	return (unsigned)tasks.st_nlink - 2; /* proc(5): a folder for each thread */
+}
+
+/* The lane in which one call of @file's filesystem is being made, which waits at a gate. */
+static struct ew__lane_state look_at_lane(const struct stat *stat)
+{
+	struct ew__lane_state states[EW__LANE_STATES_MAX];
+	unsigned count = ew__pool_look(ew__worker->pool, states), i;
+
+	for (i = 0; i < count; i++)
+		if (states[i].device == stat->st_dev)
+			return states[i];
+	return (struct ew__lane_state){ 0 };
+}
+
+/* ---- nobody is starved ---- */
+
+/*
+ * Five filesystems do not answer, and neither do the program's own calls. The first has as many threads as a lane
+ * may have, the threads of all are bounded, and a sixth filesystem and all tasks go on.
+ */
+static int hang_five(void *argument)
+{
+	struct gate gates[6], own_gate = GATE_CLOSED, open = GATE_CLOSED;
+	struct ew_file *files[6] = { 0 };
+	struct caller callers[6], own = { .gate = &own_gate }, healthy;
+	unsigned i, most = 1 + OFFLOAD_COUNT + EW__LANES_MAX + EW__LANE_HELPERS_MAX;
+	struct stat stat;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	for (i = 0; i < 6; i++)
+		EXPECT_EQ(open_folder(i, &files[i]), 0);
+	call_often(&scope, &own);
+	TURNS_UNTIL(inside(&own_gate) == OFFLOAD_COUNT);
+	for (i = 0; i < 5; i++) {
+		gates[i] = GATE_CLOSED;
+		callers[i] = (struct caller){ .file = files[i], .gate = &gates[i] };
+		call_often(&scope, &callers[i]);
+		TURNS_UNTIL(inside(&gates[i]) >= (i == 0 ? EW__LANE_WIDTH_MAX : 1));
+	}
+	EXPECT_EQ(inside(&gates[0]), EW__LANE_WIDTH_MAX);
+	open.open = true;
+	healthy = (struct caller){ .file = files[5], .gate = &open };
+	call_often(&scope, &healthy);
+	TURNS_UNTIL(healthy.done);
+	EXPECT_EQ(ew_file_stat(files[5], &stat), 0);
+	EXPECT(threads_in_process() <= most);
+	EXPECT(!own.done && !callers[0].done);
+
+	open_gate(&own_gate);
+	for (i = 0; i < 5; i++)
+		open_gate(&gates[i]);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	EXPECT_EQ(own_gate.inside_most, OFFLOAD_COUNT);
+	for (i = 0; i < 5; i++)
+		EXPECT(gates[i].inside_most <= EW__LANE_WIDTH_MAX);
+	for (i = 0; i < 6; i++)
+		EXPECT_EQ(ew_file_close(&files[i]), 0);
+	return 0;
+}
+
+static int run_with_threads(ew_task_fn *fn)
+{
+	const struct ew_run_options options = { .workers_count = 1,
+						.offload_threads = OFFLOAD_COUNT,
+						.report = note_report };
+
+	return ew_run(&options, fn, NULL);
+}
+
+TEST(lane_that_does_not_answer_keeps_no_thread_from_others)
+{
+	mount_some(6);
+	EXPECT_EQ(run_with_threads(hang_five), 0);
+	unmount_all(6);
+}
+
+static int hang_before_open(void *argument)
+{
+	struct gate gates[3] = { GATE_CLOSED, GATE_CLOSED, GATE_CLOSED };
+	struct ew_file *files[3] = { 0 }, *late = NULL;
+	struct caller callers[3];
+	struct stat stat;
+	unsigned i;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	for (i = 0; i < 3; i++) {
+		EXPECT_EQ(open_folder(i, &files[i]), 0);
+		callers[i] = (struct caller){ .file = files[i], .gate = &gates[i] };
+		call_often(&scope, &callers[i]);
+	}
+	TURNS_UNTIL(inside(&gates[0]) + inside(&gates[1]) + inside(&gates[2]) ==
+		    3 + EW__LANE_HELPERS_MAX);
+	EXPECT_EQ(open_folder(3, &late), 0);
+	EXPECT_EQ(ew_file_stat(late, &stat), 0);
+	EXPECT_EQ(ew_file_close(&late), 0);
+	for (i = 0; i < 3; i++)
+		open_gate(&gates[i]);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(ew_file_close(&files[i]), 0);
+	return 0;
+}
+
+/* Three have all the threads there are but those kept; a fourth that is first opened then has its own. */
+TEST(lane_that_is_new_has_a_thread_while_others_do_not_answer)
+{
+	mount_some(4);
+	EXPECT_EQ(run_with_threads(hang_before_open), 0);
+	unmount_all(4);
+}
+
+/* ---- as wide as needed ---- */
+
+static int widen_and_narrow(void *argument)
+{
+	struct gate gate = GATE_CLOSED, open = GATE_CLOSED, last = GATE_CLOSED;
+	struct ew_file *file = NULL;
+	struct caller waiting = { .gate = &gate }, quick = { .gate = &open },
+		      held = { .gate = &last };
+	unsigned i, wide, narrow;
+	struct stat stat;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(open_folder(0, &file), 0);
+	EXPECT_EQ(ew_file_stat(file, &stat), 0);
+	waiting.file = quick.file = held.file = file;
+	call_often(&scope, &waiting);
+	TURNS_UNTIL(inside(&gate) == EW__LANE_WIDTH_MAX);
+	wide = look_at_lane(&stat).width;
+	open_gate(&gate);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+
+	open.open = true;
+	for (i = 0; i < 100; i++) {
+		call_often(&scope, &quick);
+		EXPECT_EQ(ew_scope_join(&scope), 0);
+	}
+	EXPECT_EQ(ew_spawn(&scope, call_task, &held), 0);
+	TURNS_UNTIL(inside(&last) == 1);
+	narrow = look_at_lane(&stat).width;
+	open_gate(&last);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+
+	EXPECT_EQ(wide, EW__LANE_WIDTH_MAX);
+	EXPECT(narrow < wide);
+	return ew_file_close(&file);
+}
+
+TEST(lane_of_calls_that_wait_becomes_wide_and_of_quick_ones_narrow)
+{
+	mount_some(1);
+	EXPECT_EQ(run_with_threads(widen_and_narrow), 0);
+	unmount_all(1);
+}
+
+/* ---- the order in a lane ---- */
+
+struct ordered {
+	struct ew__job job;
+	char letter;
+	bool completed;
+};
+
+#define EACH_COUNT 6
+
+static char order[2 * EACH_COUNT + 1];
+
+static void run_ordered(struct ew__job *job)
+{
+	order[strlen(order)] = ((struct ordered *)job)->letter;
+}
+
+static void complete_ordered(struct ew__job *job)
+{
+	((struct ordered *)job)->completed = true;
+}
+
+static void submit_ordered(struct ordered *jobs, char letter)
+{
+	unsigned i;
+
+	for (i = 0; i < EACH_COUNT; i++) {
+		jobs[i] = (struct ordered){ .job = { .run = run_ordered,
+						     .complete = complete_ordered },
+					    .letter = letter };
+		ew__lane_submit(ew__pool_lane(ew__worker->pool), &jobs[i].job);
+	}
+}
+
+static int let_by(void *argument)
+{
+	struct ordered leaving[EACH_COUNT], living[EACH_COUNT];
+	struct gate gate = GATE_CLOSED;
+	struct caller caller = { .gate = &gate };
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&scope, call_task, &caller), 0);
+	TURNS_UNTIL(inside(&gate) == 1);
+	ew__current->leaving++;
+	submit_ordered(leaving, 'l');
+	ew__current->leaving--;
+	submit_ordered(living, 'a');
+	open_gate(&gate);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	TURNS_UNTIL(leaving[EACH_COUNT - 1].completed && living[EACH_COUNT - 1].completed);
+	EXPECT_STR(order, "aaalaaalllll");
+	return 0;
+}
+
+/* One thread: the order in which jobs are begun is that in which they are done. */
+TEST(lane_jobs_of_cancelled_tasks_let_others_by_and_are_not_forgotten)
+{
+	const struct ew_run_options options = { .workers_count = 1, .offload_threads = 1 };
+
+	EXPECT_EQ(ew_run(&options, let_by, NULL), 0);
+}
+
+/* ---- more filesystems than lanes ---- */
+
+static int open_many(void *argument)
+{
+	struct ew_file *files[MOUNTS_MAX] = { 0 };
+	struct gate gate = GATE_CLOSED;
+	struct caller caller = { .gate = &gate };
+	struct stat stat, last;
+	unsigned i;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	for (i = 0; i < MOUNTS_MAX; i++)
+		EXPECT_EQ(open_folder(i, &files[i]), 0);
+	EXPECT_EQ(ew_file_stat(files[MOUNTS_MAX - 1], &last), 0);
+	caller.file = files[MOUNTS_MAX - 1];
+	EXPECT_EQ(ew_spawn(&scope, call_task, &caller), 0);
+	TURNS_UNTIL(inside(&gate) == 1);
+	EXPECT_EQ(look_at_lane(&last).running_count, 0); /* it shares the program's own */
+	open_gate(&gate);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	gate.open = false;
+	EXPECT_EQ(ew_file_close(&files[MOUNTS_MAX - 1]), 0);
+
+	EXPECT_EQ(ew_file_close(&files[0]), 0);
+	EXPECT_EQ(open_folder(MOUNTS_MAX - 1, &files[0]), 0);
+	caller.file = files[0];
+	EXPECT_EQ(ew_spawn(&scope, call_task, &caller), 0);
+	TURNS_UNTIL(inside(&gate) == 1);
+	EXPECT_EQ(look_at_lane(&last).running_count, 1); /* the lane that nobody needs any more */
+	open_gate(&gate);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	for (i = 0; i < MOUNTS_MAX - 1; i++) {
+		EXPECT_EQ(ew_file_stat(files[i], &stat), 0);
+		EXPECT_EQ(ew_file_close(&files[i]), 0);
+	}
+	return 0;
+}
+
+TEST(lane_of_one_filesystem_too_many_is_the_programs_own_until_another_is_free)
+{
+	mount_some(MOUNTS_MAX);
+	EXPECT_EQ(run_with_threads(open_many), 0);
+	unmount_all(MOUNTS_MAX);
+}
+
+TEST_MAIN()
