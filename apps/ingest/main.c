@@ -4,6 +4,7 @@
  * the server in server.c, a request in routes.c, an upload in receive.c.
  */
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,6 +12,8 @@
 #include "options.h"
 #include "server.h"
 #include "supervise.h"
+
+#define MEMORY_KEPT_BYTES (32 << 20) /* free, for each thread's heap */
 
 static int run(const struct options *options)
 {
@@ -41,6 +44,9 @@ int main(int argc, char **argv)
 	char error[OPTIONS_ERROR_BYTES];
 	struct options options;
 	int status = SERVER_USAGE;
+
+	/* Else memory goes back to the kernel, and comes from it again, with every few uploads that end (mallopt(3)). */
+	mallopt(M_TRIM_THRESHOLD, MEMORY_KEPT_BYTES);
 
 	if (argc > 1 && strcmp(argv[1], SUPERVISE_VERB) == 0)
 		return supervise_main(argc, argv);

@@ -33,6 +33,7 @@
 struct ew_socket {
 	struct ew_resource resource;
 	struct ew__op hangup;
+	struct ew__chore hangup_cancel;
 	struct ew__message abort_message;
 	struct ew_scope *hangup_scope;
 	struct ew__wait *closing;
@@ -114,6 +115,7 @@ void ew_socket_release(struct ew_socket *socket)
 
 static void finish(struct ew_socket *socket)
 {
+	ew__chore_remove(socket->worker, &socket->hangup_cancel);
 	close(socket->fd);
 	free(socket);
 }
@@ -128,14 +130,23 @@ static bool peer_has_gone(const struct ew_socket *socket)
 	return socket->gone || (socket->finished && socket->half_close);
 }
 
+static void cancel_on_hangup(struct ew__chore *chore)
+{
+	struct ew_socket *socket = ew__container_of(chore, struct ew_socket, hangup_cancel);
+
+	/* The request may be another by now. */
+	if (socket->hangup_scope && peer_has_gone(socket))
+		ew__scope_cancel_here(socket->hangup_scope, EW_REASON_PEER);
+}
+
 static void hangup_seen(struct ew__op *op, int32_t events)
 {
 	struct ew_socket *socket = socket_of(op);
 
 	socket->finished |= (events & POLLRDHUP) != 0;
 	socket->gone |= (events & (POLLHUP | POLLERR)) != 0;
-	if (socket->hangup_scope && peer_has_gone(socket))
-		ew__scope_cancel_here(socket->hangup_scope, EW_REASON_PEER);
+	if (peer_has_gone(socket) && !socket->hangup_cancel.link)
+		ew__chore_add(socket->worker, &socket->hangup_cancel);
 }
 
 static void hangup_completed(struct ew__op *op)
@@ -157,6 +168,9 @@ static int socket_close(void *resource)
 
 	ew_socket_release(socket);
 	socket->hangup_scope = NULL;
+	/* Of ten thousand that end at once, those that give space back go first. */
+	if (ew__current && ew__current->leaving)
+		ew__yield();
 	shutdown(socket->fd, SHUT_RDWR);
 	if (socket->armed) {
 		ew_assert(socket->worker == ew__worker);
@@ -226,6 +240,7 @@ int ew__socket_new(int fd, const struct ew_site *site, struct ew_socket **ret_so
 		.event = hangup_seen,
 		.complete = hangup_completed,
 	};
+	socket->hangup_cancel.run = cancel_on_hangup;
 	ew_resource_init(&socket->resource, &socket_type, site);
 	*ret_socket = socket;
 	return 0;

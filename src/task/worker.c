@@ -10,7 +10,11 @@
  * completions and timers from being seen.
  *
  * Tasks that have been cancelled run behind the others, a slice of time in each turn, so that ten thousand that
- * end at once cost those that live a slice, and not ten thousand tasks' worth of waiting.
+ * end at once cost those that live a slice, and not ten thousand tasks' worth of waiting. What cancels them, when it
+ * comes with a completion, waits for that slice too: the drain loop only takes notes.
+ *
+ * The pages of a stack are given back when there is nothing else to do, since that stops every processor that the
+ * process runs on for a moment (a TLB shootdown).
  */
 
 #include "task/worker.h"
@@ -24,6 +28,7 @@
 
 #define SWITCHES_PER_TURN 256
 #define LEAVING_SLICE_NS  (200 * EW_MICROSECOND)
+#define STACKS_AT_ONCE	  8
 
 __thread struct ew_worker *ew__worker;
 __thread struct ew__head *ew__current;
@@ -104,16 +109,19 @@ static void deliver_messages(struct ew_worker *worker)
 	}
 }
 
-static void give_back_stacks(struct ew_worker *worker)
+/* Some of those beyond what is kept. True: there are more. */
+static bool give_back_stacks(struct ew_worker *worker)
 {
 	struct ew_task *task;
+	unsigned i;
 
-	while (worker->kept_count > EW__TASKS_KEPT) {
+	for (i = 0; i < STACKS_AT_ONCE && worker->kept_count > EW__TASKS_KEPT; i++) {
 		task = worker->kept;
 		worker->kept = task->next;
 		worker->kept_count--;
 		ew__task_free(task);
 	}
+	return worker->kept_count > EW__TASKS_KEPT;
 }
 
 /* Runs the first of a queue, and whoever is ready after that. */
@@ -125,7 +133,37 @@ static void run_first(struct ew_worker *worker, struct ew_task **first)
 	ew__current = &task->head;
 	ew__context_switch(&worker->scheduler, &task->context, 0);
 	ew__current = NULL;
-	give_back_stacks(worker);
+}
+
+void ew__chore_add(struct ew_worker *worker, struct ew__chore *chore)
+{
+	ew_assert(!chore->link);
+	chore->link = worker->chores ? worker->chores_last : &worker->chores;
+	chore->next = NULL;
+	*chore->link = chore;
+	worker->chores_last = &chore->next;
+}
+
+void ew__chore_remove(struct ew_worker *worker, struct ew__chore *chore)
+{
+	if (!chore->link)
+		return;
+	*chore->link = chore->next;
+	if (chore->next)
+		chore->next->link = chore->link;
+	else
+		worker->chores_last = chore->link;
+	chore->link = NULL;
+}
+
+static void run_chore(struct ew_worker *worker)
+{
+	struct ew__chore *chore = worker->chores;
+
+	if (!chore)
+		return;
+	ew__chore_remove(worker, chore);
+	chore->run(chore);
 }
 
 static void run_tasks(struct ew_worker *worker)
@@ -135,14 +173,16 @@ static void run_tasks(struct ew_worker *worker)
 	worker->switches_left = SWITCHES_PER_TURN;
 	if (worker->ready)
 		run_first(worker, &worker->ready);
-	if (ew__likely(!worker->leaving))
+	if (ew__likely(!worker->leaving && !worker->chores))
 		return;
 	end_ns = ew_now() + LEAVING_SLICE_NS;
 	worker->switches_left = SWITCHES_PER_TURN;
 	do {
 		worker->switches_left--;
-		run_first(worker, &worker->leaving);
-	} while (worker->leaving && worker->switches_left && ew_now() < end_ns);
+		run_chore(worker);
+		if (worker->leaving)
+			run_first(worker, &worker->leaving);
+	} while ((worker->leaving || worker->chores) && worker->switches_left && ew_now() < end_ns);
 }
 
 static void visit_driver(struct ew_worker *worker, int64_t deadline_ns)
@@ -203,7 +243,7 @@ static void turn_until(struct ew_worker *worker, const uint32_t *count)
 		worker->now_ns = ew_now();
 		deliver_messages(worker);
 		ew__wheel_advance(&worker->wheel, worker->now_ns);
-		if (worker->ready || worker->leaving)
+		if (worker->ready || worker->leaving || worker->chores || give_back_stacks(worker))
 			visit_driver(worker, EW_NOW);
 		else if (!is_reached(worker, count))
 			rest(worker);

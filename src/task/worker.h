@@ -9,16 +9,25 @@
 #include "task/task.h"
 #include "time/wheel.h"
 
-/* Stacks kept ready with their pages; more are given back to the kernel. At most 12 MiB a worker. */
+/* Stacks kept ready with their pages; a worker with nothing else to do gives more back. At most 12 MiB then. */
 #define EW__TASKS_KEPT 64
 
 struct ew__runtime;
 struct ew__pool;
 
+/* What belongs to the work of cancelled tasks, such as the spreading of a cancel. Intrusive; removed at any time. */
+struct ew__chore {
+	struct ew__chore *next;
+	struct ew__chore **link; /* NULL: not in line */
+	void (*run)(struct ew__chore *chore);
+};
+
 struct ew_worker {
 	struct ew_task *ready,
 		*ready_last; /* the run queue; ready_last counts only while ready is set */
 	struct ew_task *leaving, *leaving_last; /* the run queue of those that are cancelled */
+	struct ew__chore *chores,
+		**chores_last;	/* run between these; chores_last counts only while chores is set */
 	uint32_t switches_left; /* until the scheduler must look at the driver again */
 	unsigned number;	/* 1-based */
 	struct ew_task *kept;	/* ended; their stacks are used again */
@@ -62,6 +71,12 @@ struct ew_worker *ew__worker_by_number(struct ew__runtime *runtime, unsigned num
 
 /* Run @message->deliver on @worker, between tasks. Any thread; in order per sender; cannot fail. */
 void ew__post(struct ew_worker *worker, struct ew__message *message);
+
+/* On the worker. @chore is not in line. */
+void ew__chore_add(struct ew_worker *worker, struct ew__chore *chore);
+
+/* A no-op if it is not in line. */
+void ew__chore_remove(struct ew_worker *worker, struct ew__chore *chore);
 
 static inline void ew__timer_arm(struct ew_worker *worker, struct ew__timer *timer,
 				 int64_t deadline_ns)

@@ -517,6 +517,34 @@ TEST(task_parked_costs_one_page)
 	EXPECT(bytes <= 4300);
 }
 
+static int rest_after_many(void *argument)
+{
+	struct ew_event event = { 0 };
+	long before = resident_bytes();
+	int i, count = 2000;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	for (i = 0; i < count; i++)
+		EXPECT_EQ(ew_spawn(&scope, park, &event), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	EXPECT(resident_bytes() - before >= count * 4096L);
+	ew_event_set(&event);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	EXPECT(resident_bytes() - before < count * 4096L / 2);
+	return 0;
+}
+
+/* 64 are kept. That they are given back then, and not at once, keeps ten thousand ends from standing in each other's way. */
+TEST(task_stacks_are_given_back_when_there_is_nothing_to_do)
+{
+	if (SANITIZED || RUNNING_ON_VALGRIND)
+		SKIP("a sanitizer keeps memory of its own per stack");
+	EXPECT_EQ(run_virtual(rest_after_many, NULL), 0);
+}
+
 /* Spawns until the mappings for stacks have run out. */
 static int spawn_too_many(void *argument)
 {
