@@ -124,21 +124,13 @@ static const char *bucket_reason(bool well)
 		    : "a sync of the bucket's folder has failed: check the volume, then restart";
 }
 
-/* Is there room, and can it be used? */
-static int look_at_volume(struct server *server)
-{
-	int r = bucket_floor(&server->bucket);
-
-	return r < 0 ? r : touch_folder(&server->touch, server->bucket.staging.folder);
-}
-
 static int answer_readyz(struct server *server, struct http_request *request)
 {
 	char scanner_reason[SCANNER_REASON_BYTES];
 	bool scanner_well = scanner_ready(server->scanner, scanner_reason);
 	bool bucket_well = !atomic_load(&server->bucket.suspect);
 	bool draining = atomic_load(&server->draining);
-	int disk = look_at_volume(server);
+	int disk = volume_look(&server->volume);
 	const struct answer_check checks[] = {
 		{ "scanner", scanner_well, scanner_reason },
 		{ "bucket", bucket_well, bucket_reason(bucket_well) },

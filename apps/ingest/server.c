@@ -370,6 +370,8 @@ static int run_services(struct server *server, struct ew_signals *signals, struc
 
 	r = bucket_start(&server->bucket, &services);
 	if (r == 0)
+		r = volume_start(&server->volume, &server->bucket, &services);
+	if (r == 0)
 		r = scanner_start(server->scanner, &services, &server->bucket.staging);
 	if (r == 0)
 		r = run_workers(server, signals, workers, count);

@@ -17,7 +17,7 @@
 #include "options.h"
 #include "scanner.h"
 #include "story.h"
-#include "touch.h"
+#include "volume.h"
 
 struct server {
 	const struct options *options;
@@ -25,7 +25,7 @@ struct server {
 	struct access access;
 	struct metrics metrics;
 	struct bucket bucket;
-	struct touch touch;
+	struct volume volume;
 	struct story_ring *stories;
 	struct scanner *scanner;
 	struct ew_semaphore *connections;

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Is there room on the volume, does it take changes, and does it answer?
+ */
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include <endwell/event.h>
+#include <endwell/scope.h>
+
+#include "bucket.h"
+
+struct volume {
+	struct bucket *bucket;
+	_Atomic int64_t since_ns; /* when the look that is under way was asked for; 0: none is */
+	_Atomic int result;	  /* of the last */
+	struct ew_event wanted;
+	struct ew_event looked;
+};
+
+/* Starts the task that looks, in @scope. @volume is zeroed. */
+EW_MUST_CHECK int volume_start(struct volume *volume, struct bucket *bucket,
+			       struct ew_scope *scope);
+
+/**
+ * volume_look() - how is it now?
+ *
+ * One look at a time, for all who ask meanwhile.
+ * Suspends: at most until 5 s after the look began.
+ * Return:   0 there is room, and it takes changes.
+ * Errors:   -ENOSPC less than the floor is free, -EROFS, -EIO and others from the filesystem, -ETIMEDOUT it does not
+ *           answer, -ECANCELED.
+ */
+EW_SUSPENDS int volume_look(struct volume *volume);
