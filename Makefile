@@ -44,6 +44,7 @@ fuzz: test-dependencies
 bench: build
 	@build/bench/micro
 	@build/bench/storm
+	@bench/lanes.py
 
 install: build
 	@meson install -C build
