@@ -5,7 +5,8 @@
  * a well-behaved client notice? Each upload has 64 KiB written and waits for more; the clients are one process,
  * which is killed. Beside ew-ingest, in the same run, a bare loop that does nothing but the removals (bare_storm.c).
  * Two cases: the blocks are still dirty, and the blocks are on disk (after a sync), where freeing them takes an
- * ext4 that is mounted with `discard` more than ten times as long.
+ * ext4 that is mounted with `discard` more than ten times as long. The bare loop has its files in one folder, as the
+ * server has its nameless ones, and in another row in 64.
  *
  * "Gone" is when all upload slots are free, by the server's own metrics, looked at every millisecond: a slot is
  * free when the file's bytes are. The descriptors are counted then. The time that the kernel takes to end the
@@ -42,6 +43,7 @@
 #define UPLOADS_MAX  10000
 #define SPARE_FDS    400 /* the server's reserve and waiting room, and a little */
 #define ROUNDS_MAX   11
+#define FOLDERS_MAX  64
 #define QUIET_NS     INT64_C(1000000000)
 #define PATIENCE_NS  INT64_C(60000000000)
 #define HEALTHZ	     "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -59,6 +61,7 @@ struct figures {
 
 static const char *server_path;
 static char folder[256];
+static const char *folders[FOLDERS_MAX]; /* the first is the folder itself, the others are in it */
 static unsigned uploads;
 
 static void fill_random(char *bytes, size_t len)
@@ -257,12 +260,12 @@ static void look_at_probe(struct probe *probe, int64_t cut_ns, int64_t gone_ns,
 }
 
 /* A process with the bare loop; reads one moment when its files are staged. The port is its echo's. */
-static pid_t start_bare(unsigned count, int *ret_command, uint16_t *ret_port)
+static pid_t start_bare(unsigned count, unsigned folders_count, int *ret_command,
+			uint16_t *ret_port)
 {
-	const char *folders[] = { folder };
 	struct bare_storm storm = {
 		.folders = folders,
-		.folders_count = 1,
+		.folders_count = folders_count,
 		.count = count,
 		.file_bytes = FILE_BYTES,
 	};
@@ -317,7 +320,7 @@ static struct figures storm_server(bool on_disk)
 	if (on_disk)
 		sync_folder();
 
-	echo = start_bare(0, &echo_command, &echo_port);
+	echo = start_bare(0, 1, &echo_command, &echo_port);
 	probe_start(&bystander, echo_port, ECHO_LINE, "\n");
 	probe_start(&probe, port, HEALTHZ, HEALTHZ_END);
 	pass(QUIET_NS);
@@ -340,14 +343,14 @@ static struct figures storm_server(bool on_disk)
 	return figures;
 }
 
-static struct figures storm_bare(bool on_disk)
+static struct figures storm_bare(bool on_disk, unsigned folders_count)
 {
 	struct figures figures = { 0 };
 	int64_t cut_ns, gone_ns;
 	struct probe probe;
 	int command;
 	uint16_t port;
-	pid_t child = start_bare(uploads, &command, &port);
+	pid_t child = start_bare(uploads, folders_count, &command, &port);
 
 	if (on_disk)
 		sync_folder();
@@ -442,7 +445,7 @@ static void print_row(const char *name, const struct figures *figures, unsigned 
 		{ "clients' end", clients_end },
 	};
 
-	printf("  %-10s", name);
+	printf("  %-16s", name);
 	for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++) {
 		struct spread spread = spread_of(figures, rounds, columns[i].value);
 
@@ -454,11 +457,12 @@ static void print_row(const char *name, const struct figures *figures, unsigned 
 
 static void run_case(const char *name, bool on_disk, unsigned rounds)
 {
-	static struct figures bare[ROUNDS_MAX], server[ROUNDS_MAX];
+	static struct figures bare[ROUNDS_MAX], spread[ROUNDS_MAX], server[ROUNDS_MAX];
 	int left = 0;
 
 	for (unsigned i = 0; i < rounds; i++) {
-		bare[i] = storm_bare(on_disk);
+		bare[i] = storm_bare(on_disk, 1);
+		spread[i] = storm_bare(on_disk, FOLDERS_MAX);
 		server[i] = storm_server(on_disk);
 		if (server[i].descriptors_left > left)
 			left = server[i].descriptors_left;
@@ -466,6 +470,7 @@ static void run_case(const char *name, bool on_disk, unsigned rounds)
 	printf("%u uploads of %d KiB, %s, %u rounds; ms\n", uploads, FILE_BYTES / 1024, name,
 	       rounds);
 	print_row("bare", bare, rounds);
+	print_row("bare, 64 folders", spread, rounds);
 	print_row("ew-ingest", server, rounds);
 	printf("  all gone %.2f times bare; descriptors left: %d\n",
 	       spread_of(server, rounds, gone).median / spread_of(bare, rounds, gone).median, left);
@@ -491,6 +496,14 @@ static void prepare(const char *program)
 	snprintf(folder, sizeof(folder), "./storm.XXXXXX");
 	if (!mkdtemp(folder))
 		err(1, "cannot make a folder here");
+	folders[0] = folder;
+	for (unsigned i = 1; i < FOLDERS_MAX; i++) {
+		char *name = NULL;
+
+		if (asprintf(&name, "%s/%u", folder, i) < 0 || mkdir(name, 0700) < 0)
+			err(1, "cannot make a folder in %s", folder);
+		folders[i] = name;
+	}
 }
 
 static int remove_one(const char *path, const struct stat *state, int kind, struct FTW *place)
