@@ -169,6 +169,16 @@ void ew__wait_end(struct ew__wait *wait, int result)
 	ew__task_ready(wait->task);
 }
 
+void ew__wait_end_behind(struct ew__wait *wait, int result)
+{
+	struct ew_worker *worker = wait->task->worker;
+
+	ew_assert(!wait->done);
+	wait->done = true;
+	wait->result = result;
+	line_up(wait->task, &worker->leaving, &worker->leaving_last);
+}
+
 /* Inline, because a call that does not return puts the processor's return predictor out of step. */
 __attribute__((always_inline)) static inline void leave_for_good(struct ew_task *task)
 {

@@ -94,5 +94,8 @@ void ew__yield(void);
 /* The wait is over, with @result: its task becomes ready. On the task's worker; once per wait. */
 void ew__wait_end(struct ew__wait *wait, int result);
 
+/* The same, but the task runs with those that are cancelled, behind the others. */
+void ew__wait_end_behind(struct ew__wait *wait, int result);
+
 /* Leaves the running task for good: `ended` is called, and another context goes on. */
 _Noreturn void ew__task_exit(void);
