@@ -292,19 +292,21 @@ static int look(struct bucket *bucket, const char *name)
 	return 0;
 }
 
+int bucket_check(struct bucket *bucket, const char *name)
+{
+	return atomic_load(&bucket->suspect) ? -EIO : look(bucket, name);
+}
+
 int bucket_admit(struct bucket *bucket, const char *name, uint64_t bytes)
 {
 	int r;
-
-	if (atomic_load(&bucket->suspect))
-		return -EIO;
 
 	/*
 	 * Reserved before the look, so that two who look at the same time do not both find the last
 	 * gap free.
 	 */
 	atomic_fetch_add(&bucket->metrics->disk_reserved_bytes, bytes);
-	r = look(bucket, name);
+	r = bucket_check(bucket, name);
 	if (r < 0)
 		bucket_unreserve(bucket, bytes);
 	return r;

@@ -72,6 +72,9 @@ EW_SUSPENDS int bucket_close(struct bucket *bucket);
 EW_SUSPENDS int bucket_admit(struct bucket *bucket, const char *name, uint64_t bytes);
 void bucket_unreserve(struct bucket *bucket, uint64_t bytes);
 
+/* Whether what bucket_admit() has let in would still be; its errors. */
+EW_SUSPENDS int bucket_check(struct bucket *bucket, const char *name);
+
 /*
  * 0 while the disk floor is not reached, else -ENOSPC; for files whose size was not declared, and
  * readiness.

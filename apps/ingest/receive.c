@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * An upload, whole. What can be refused is refused before the body: name, length, scanner, disk, a
- * name that is taken; then comes the line for a slot. From there receive_upload() tells the story:
- * stage, receive, seal, scan, publish.
+ * name that is taken; then comes the line for a slot, after which the last three are looked at
+ * again. From there receive_upload() tells the story: stage, receive, seal, scan, publish.
  *
  * Nothing here waits for a client to leave. The request's scope is cancelled then, the call that
  * happens to wait returns -ECANCELED, and the file is reclaimed on the way out, before its slot is
@@ -322,6 +322,9 @@ static int refuse_admission(struct server *server, struct http_request *request,
 
 	switch (r) {
 	case -ECANCELED: return r;
+	case -EHOSTDOWN:
+		return routes_problem(server, request, PROBLEM_SCANNER, NULL,
+				      SCANNER_RETRY_SECONDS);
 	case -EEXIST: return routes_problem(server, request, PROBLEM_TAKEN, NULL, 0);
 	case -ENOSPC:
 		return routes_problem(server, request, PROBLEM_NO_SPACE,
@@ -341,13 +344,14 @@ static void note_wait(struct server *server, int64_t waited_ns)
 			      memory_order_relaxed);
 }
 
-static int await_slot(struct server *server, struct ew_permit **permit)
+static int await_slot(struct server *server, struct ew_permit **permit, bool *ret_waited)
 {
 	int64_t since = ew_now();
 	int r;
 
 	r = ew_semaphore_try_acquire(server->uploads, permit);
-	if (r == -EAGAIN) {
+	*ret_waited = r == -EAGAIN;
+	if (*ret_waited) {
 		if (atomic_fetch_add(&server->metrics.uploads_waiting, 1) == 0)
 			atomic_store(&server->wait_moved_ns, since);
 		r = ew_semaphore_acquire(server->uploads, ew_after(WAIT_MAX), permit);
@@ -418,16 +422,33 @@ static void unreserve_rest(struct reception *reception)
 	reception->reserved_bytes = 0;
 }
 
+/* The line may take a minute, and what was well before it is looked at again, still before the body. */
+static int look_again(struct server *server, const char *name)
+{
+	char reason[SCANNER_REASON_BYTES];
+
+	if (!scanner_ready(server->scanner, reason))
+		return -EHOSTDOWN;
+	return bucket_check(&server->bucket, name);
+}
+
 static int receive_in_slot(struct reception *reception, const char *name)
 {
 	struct server *server = reception->server;
 	EW_OWN(ew_permit, permit);
+	bool waited;
 	int r;
 
-	r = await_slot(server, &permit);
+	r = await_slot(server, &permit, &waited);
 	if (r < 0) {
 		unreserve_rest(reception);
 		return refuse_wait(server, reception->request, r);
+	}
+	r = waited ? look_again(server, name) : 0;
+	if (r < 0) {
+		unreserve_rest(reception);
+		free_slot(server, &permit);
+		return refuse_admission(server, reception->request, r);
 	}
 	r = upload_begin(&reception->upload, &server->metrics, server->stories, name);
 	if (r < 0) {

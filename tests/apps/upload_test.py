@@ -279,6 +279,38 @@ def test_refusal_says_how_long_the_first_in_line_waits_already():
         server.wait_idle()
 
 
+def test_what_has_changed_while_a_request_waited_is_told_before_its_body():
+    """The name has been taken meanwhile, the scanner has been lost; who still may comes after them."""
+    with Clamd() as clamd, Server(f"clamd:{clamd.socket}", "--upload-slots", "1") as server:
+        def wait_behind(name, count):
+            connection = server.connect()
+            connection.sendall(ingest.head(name, 1, "Expect: 100-continue\r\n"))
+            ingest.wait_until(lambda: server.metric("ingest_uploads_waiting") == count, 10, f"{name} waits")
+            return connection
+
+        holder = server.connect()
+        holder.sendall(ingest.head("f", 2) + b"a")
+        ingest.wait_until(lambda: server.slots("upload", "held") == 1, 10, "the slot is taken")
+        same, other = wait_behind("f", 1), wait_behind("g", 2)
+        holder.sendall(b"b")
+        equal(ingest.read_answer(holder).status, 201)
+        ingest.read_answer(same).problem(409, "name-taken")
+        equal(other.recv(100), b"HTTP/1.1 100 Continue\r\n\r\n")
+        last = wait_behind("h", 1)
+        clamd.kill()
+        other.sendall(b"x")
+        ingest.read_answer(other).problem(503, "scanner-unavailable")
+        answer = ingest.read_answer(last)
+        answer.problem(503, "scanner-unavailable")
+        check(int(answer.headers["Retry-After"]) >= 1, "Retry-After")
+        equal(server.metric("ingest_received_bytes_total"), 3, "bytes of bodies")
+        equal(server.transitions("h"), [])
+        for connection in (holder, same, other, last):
+            connection.close()
+        server.wait_idle()
+        equal(server.published(), ["f"])
+
+
 def test_one_who_leaves_the_waiting_room_makes_room():
     with Server("none", "--upload-slots", "1", "--waiting", "1") as server:
         holder = server.connect()
