@@ -36,6 +36,9 @@
 #define SCANNER_RETRY_SECONDS 10
 #define BUSY_RETRY_SECONDS    1
 
+/* What the last answer may take when the server is about to end. */
+#define LAST_ANSWER_BUDGET EW_SECOND
+
 struct reception {
 	struct server *server;
 	struct http_request *request;
@@ -180,7 +183,7 @@ static struct end cancelled(struct server *server)
 	if (ew_cancel_reason() != EW_REASON_SHUTDOWN)
 		return (struct end){ STATE_CANCELLED, PROBLEM_COUNT, "the client left" };
 	atomic_fetch_add(&server->uploads_cut, 1);
-	return (struct end){ STATE_CANCELLED, PROBLEM_COUNT, "the server shut down" };
+	return (struct end){ STATE_CANCELLED, PROBLEM_DRAINING, "the server shut down" };
 }
 
 static struct end verdict_end(const struct upload *upload)
@@ -243,6 +246,20 @@ static struct end end_of(struct server *server, struct upload *upload, int r)
 	}
 }
 
+/*
+ * A client that has left hears nothing; one that is there when the server cuts what still runs hears
+ * how that ended, above all if it was published all the same.
+ */
+static int tell(struct reception *reception, struct answer *answer)
+{
+	if (ew_cancel_reason() != EW_REASON_SHUTDOWN)
+		return routes_answer(reception->server, reception->request, answer);
+
+	EW_SHIELD(shield, .budget_ns = LAST_ANSWER_BUDGET);
+
+	return routes_answer(reception->server, reception->request, answer);
+}
+
 /* A good or bad end becomes an answer. */
 static int conclude(struct reception *reception, int r)
 {
@@ -254,7 +271,7 @@ static int conclude(struct reception *reception, int r)
 
 	if (r == 0) {
 		answer_published(&answer, upload);
-		return routes_answer(server, reception->request, &answer);
+		return tell(reception, &answer);
 	}
 
 	end = end_of(server, upload, r);
@@ -263,11 +280,11 @@ static int conclude(struct reception *reception, int r)
 		return r;
 	snprintf(detail, sizeof(detail), "%s.", end.note);
 	answer_problem(&answer, end.problem, detail, upload->story.id);
-	if (end.problem == PROBLEM_SCANNER)
+	if (end.problem == PROBLEM_SCANNER || end.problem == PROBLEM_DRAINING)
 		answer.retry_after_seconds = SCANNER_RETRY_SECONDS;
 	if (end.problem == PROBLEM_BUSY)
 		answer.retry_after_seconds = BUSY_RETRY_SECONDS;
-	return routes_answer(server, reception->request, &answer);
+	return tell(reception, &answer);
 }
 
 static bool has_length(const struct http_head *head)
@@ -316,12 +333,23 @@ static bool refuse_head(struct server *server, struct http_request *request, cha
 	return true;
 }
 
+/* Cancelled before it was an upload. */
+static int refuse_cut(struct server *server, struct http_request *request)
+{
+	if (ew_cancel_reason() != EW_REASON_SHUTDOWN)
+		return -ECANCELED;
+
+	EW_SHIELD(shield, .budget_ns = LAST_ANSWER_BUDGET);
+
+	return routes_problem(server, request, PROBLEM_DRAINING, NULL, SCANNER_RETRY_SECONDS);
+}
+
 static int refuse_admission(struct server *server, struct http_request *request, int r)
 {
 	char detail[160];
 
 	switch (r) {
-	case -ECANCELED: return r;
+	case -ECANCELED: return refuse_cut(server, request);
 	case -EHOSTDOWN:
 		return routes_problem(server, request, PROBLEM_SCANNER, NULL,
 				      SCANNER_RETRY_SECONDS);
@@ -388,7 +416,7 @@ static int refuse_wait(struct server *server, struct http_request *request, int 
 	char detail[160];
 
 	if (r == -ECANCELED)
-		return r;
+		return refuse_cut(server, request);
 	snprintf(detail, sizeof(detail),
 		 r == -EAGAIN
 			 ? "All %u upload slots are taken and the waiting room is full; the wait "

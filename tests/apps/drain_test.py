@@ -5,6 +5,7 @@
 import signal
 
 import ingest
+import testfs
 from ingest import Clamd, Server, check, equal, wait_until
 
 
@@ -69,10 +70,44 @@ def test_upload_that_does_not_finish_is_cut():
         connection.sendall(ingest.head("f", 4) + b"ab")
         wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
         server.process.send_signal(signal.SIGTERM)
+        answer = ingest.read_answer(connection)
+        answer.problem(503, "shutting-down")
+        check(int(answer.headers["Retry-After"]) >= 1, "Retry-After")
         ends(server, 3)
         equal(server.transitions("f"), ["RECEIVING", "CANCELLED"])
         check("the server shut down" in server.log(), "the log says why")
         equal(server.published(), [])
+
+
+def test_request_in_line_for_a_slot_is_told_when_it_is_cut():
+    with Server("none", "--grace", "1", "--upload-slots", "1") as server:
+        holder, waiting = server.connect(), server.connect()
+        holder.sendall(ingest.head("holder", 4) + b"ab")
+        wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
+        waiting.sendall(ingest.head("waiting", 4, "Expect: 100-continue\r\n"))
+        wait_until(lambda: server.metric("ingest_uploads_waiting") == 1, 10, "it waits")
+        server.process.send_signal(signal.SIGTERM)
+        ingest.read_answer(waiting).problem(503, "shutting-down")
+        ends(server, 3)
+        check(" status=503 target=/files/waiting " in server.log(), "the log says it")
+        equal(server.transitions("waiting"), [])
+
+
+def test_upload_past_its_commit_point_is_told_that_it_was_published():
+    """The sync of its name is under way when everything is cut."""
+    with testfs.Filesystem(nameless=True) as filesystem, \
+            Server("none", "--grace", "0", bucket=filesystem.mount / "bucket") as server:
+        filesystem.rule("fsyncdir", hang=True)
+        connection = server.connect()
+        connection.sendall(ingest.head("f", 2) + b"ab")
+        filesystem.wait_waiting("fsyncdir")
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "event=draining" in server.log(), 10, "draining")
+        server.settle()
+        filesystem.clear()
+        equal(ingest.read_answer(connection).status, 201)
+        ends(server, 0)
+        equal((server.bucket / "f").read_bytes(), b"ab")
 
 
 def test_second_signal_does_not_wait():

@@ -305,6 +305,27 @@ class Server:
                 found.append(re.search(r" to=(\S+)", line).group(1))
         return found
 
+    def look_at_threads(self):
+        """For each thread its state and how often it has run."""
+        found = {}
+        for thread in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                lines = (thread / "status").read_text().splitlines()
+                found[thread.name] = [line for line in lines if line.startswith("State:") or "ctxt_switches" in line]
+        return found
+
+    def is_settled(self):
+        before = self.look_at_threads()
+        time.sleep(0.02)
+        return "(running)" not in str(before) and self.look_at_threads() == before
+
+    def settle(self):
+        """Until the server has done all that it can do for now: none of its threads runs, or is about to.
+
+        The time between two looks is that of many ticks of its timers, so a deadline that is passing is over, too.
+        """
+        wait_until(self.is_settled, 20, "the server has nothing to do")
+
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
