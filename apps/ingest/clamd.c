@@ -6,7 +6,7 @@
  *
  * A scanner's answer decides whether bytes become a file that others trust. So the parser knows a
  * few forms, and takes everything else for an error: a second line, bytes after the NUL, an unknown
- * ending, an answer that was cut, an object other than the two it can be asked about.
+ * ending, an answer that was cut, an object other than a descriptor that was passed.
  */
 #include "clamd.h"
 
@@ -84,13 +84,11 @@ static enum clamd_reply one_line(const char *reply, size_t reply_bytes, struct s
 	return CLAMD_SCANNED;
 }
 
-/* `stream: ` for INSTREAM; `fd[12]: ` for FILDES, with clamd's own number of the descriptor. */
+/* `fd[12]: `, with clamd's own number of the descriptor; what else there is answers other commands. */
 static bool cut_object(struct span *line)
 {
 	size_t digits = 0;
 
-	if (cut_prefix(line, "stream: "))
-		return true;
 	if (!cut_prefix(line, "fd["))
 		return false;
 	while (digits < line->bytes && line->at[digits] >= '0' && line->at[digits] <= '9')
