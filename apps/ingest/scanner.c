@@ -7,10 +7,15 @@
  * job is shared by both sides and freed by the last.
  *
  * A scanner is trusted after a test, not before: at the start, after a connection was lost, when
- * another process answers than the one that was tested, and every hour. EICAR must be found, and
- * the largest file that could ever be handed over, sparse but for EICAR in front, must not be
- * called clean: clamd says OK to what is over its limits, unless it is configured to say so. Until
- * both pass, uploads are refused: a scanner that is down is not clean.
+ * another process answers than the one that was tested, or the same with other signatures, and
+ * every hour. EICAR must be found, and the largest file that could ever be handed over, sparse but
+ * for EICAR in front, must not be called clean: clamd says OK to what is over its limits, unless it
+ * is configured to say so. Until both pass, uploads are refused: a scanner that is down is not
+ * clean.
+ *
+ * A scanner can also go blind without a sign, so it is given EICAR between the uploads. And it has
+ * to be trusted when it calls a file clean, not only when it was asked: what another slot, or such
+ * a check, has found out meanwhile counts.
  */
 #include "scanner.h"
 
@@ -41,6 +46,9 @@
 
 #define TEST_INTERVAL (3600 * EW_SECOND)
 #define TEST_RETRY    (1 * EW_SECOND)
+
+/* So many files are scanned between two looks at whether EICAR is still found. */
+#define SPOT_CHECK_SCANS 100
 
 /* clamd never scans a file of this size or more, whatever its settings. */
 #define CLAMD_BYTES_MAX (UINT64_C(2) << 30)
@@ -83,6 +91,12 @@ enum trust {
 	TRUST_FAILED,
 };
 
+/* Who was tested: another process, or another engine, is somebody else. */
+struct identity {
+	pid_t pid; /* of the clamd that listens; 0 for a program, or where it cannot be known */
+	char engine[VERDICT_TEXT_BYTES];
+};
+
 struct scanner {
 	const struct options *options;
 	struct metrics *metrics;
@@ -91,6 +105,8 @@ struct scanner {
 	struct exec exec;
 	uint64_t probe_bytes;
 	struct ew_event test_now;
+	struct ew_event check_now;
+	_Atomic unsigned int scans_since_check;
 
 	pthread_mutex_t
 		lock; /* for what follows, and for the jobs; never held across a suspension */
@@ -98,8 +114,8 @@ struct scanner {
 	struct scan_job **queue_end;
 	struct scan_slot *idle;
 	enum trust trust;
-	pid_t pid; /* of the clamd that has passed; 0: unknown */
-	char engine[VERDICT_TEXT_BYTES];
+	unsigned int era; /* how often trust was refused: trust within one era was never lost */
+	struct identity identity; /* of the scanner that has passed, or was tested last */
 	char reason[SCANNER_REASON_BYTES];
 
 	unsigned int slots_count;
@@ -134,7 +150,7 @@ struct scanner *scanner_new(const struct options *options, struct metrics *metri
 
 	if (options->scanner_kind == SCANNER_NONE) {
 		scanner->trust = TRUST_PASSED;
-		snprintf(scanner->engine, sizeof(scanner->engine), "none");
+		snprintf(scanner->identity.engine, sizeof(scanner->identity.engine), "none");
 		snprintf(scanner->reason, sizeof(scanner->reason),
 			 "no scanner: files are published unscanned, as asked for");
 		atomic_store(&metrics->scanner_ready, true);
@@ -158,50 +174,87 @@ struct scanner *scanner_free(struct scanner *scanner)
 	return NULL;
 }
 
-static bool is_trusted(struct scanner *scanner, pid_t *ret_pid)
+/* Whether there is a scanner that has passed, which, and in which era. */
+static bool is_trusted(struct scanner *scanner, struct identity *ret_identity,
+		       unsigned int *ret_era)
 {
 	bool trusted;
 
 	pthread_mutex_lock(&scanner->lock);
 	trusted = scanner->trust == TRUST_PASSED;
-	*ret_pid = scanner->pid;
+	*ret_identity = scanner->identity;
+	*ret_era = scanner->era;
 	pthread_mutex_unlock(&scanner->lock);
 	return trusted;
 }
 
+static bool is_trusted_since(struct scanner *scanner, unsigned int era)
+{
+	struct identity identity;
+	unsigned int now;
+
+	return is_trusted(scanner, &identity, &now) && now == era;
+}
+
+/* Under the lock; whether it is news. */
+static bool note_trust(struct scanner *scanner, enum trust trust, const char *reason)
+{
+	bool news = trust != scanner->trust || strcmp(reason, scanner->reason) != 0;
+
+	scanner->trust = trust;
+	if (trust != TRUST_PASSED)
+		scanner->era++;
+	snprintf(scanner->reason, sizeof(scanner->reason), "%s", reason);
+	atomic_store(&scanner->metrics->scanner_ready, trust == TRUST_PASSED);
+	return news;
+}
+
+static void log_trust(enum trust trust, const char *reason)
+{
+	log_note(trust == TRUST_PASSED ? "info" : "error",
+		 trust == TRUST_PASSED ? "scanner-ready" : "scanner-not-ready", "%s", reason);
+}
+
 /*
- * Notes the outcome of a test, or a failure in between; says so when it is news. @pid and @engine
- * are who was tested, all in one step, or the new process would have the old one's trust for a
- * moment; @engine is NULL when it was nobody.
+ * Notes the outcome of a test together with who was tested, or the new process would have the old
+ * one's trust for a moment.
  */
-static void set_trust(struct scanner *scanner, enum trust trust, const char *reason, pid_t pid,
-		      const char *engine)
+static void set_trust(struct scanner *scanner, enum trust trust, const char *reason,
+		      const struct identity *identity)
 {
 	bool news;
 
 	pthread_mutex_lock(&scanner->lock);
-	news = trust != scanner->trust || strcmp(reason, scanner->reason) != 0;
-	scanner->trust = trust;
-	scanner->pid = pid;
-	if (engine)
-		memcpy(scanner->engine, engine, sizeof(scanner->engine));
-	snprintf(scanner->reason, sizeof(scanner->reason), "%s", reason);
+	news = note_trust(scanner, trust, reason);
+	scanner->identity = *identity;
 	pthread_mutex_unlock(&scanner->lock);
-
-	atomic_store(&scanner->metrics->scanner_ready, trust == TRUST_PASSED);
 	if (news)
-		log_note(trust == TRUST_PASSED ? "info" : "error",
-			 trust == TRUST_PASSED ? "scanner-ready" : "scanner-not-ready", "%s",
-			 reason);
+		log_trust(trust, reason);
 }
 
-static void distrust(struct scanner *scanner, const char *what, int r)
+/*
+ * Ends the trust of an era. If it has ended already somebody else has noticed the same, and who is
+ * trusted now has been tested since.
+ */
+static void distrust(struct scanner *scanner, unsigned int era, const char *reason)
+{
+	bool news = false;
+
+	pthread_mutex_lock(&scanner->lock);
+	if (era == scanner->era)
+		news = note_trust(scanner, TRUST_FAILED, reason);
+	pthread_mutex_unlock(&scanner->lock);
+	if (news)
+		log_trust(TRUST_FAILED, reason);
+	ew_event_set(&scanner->test_now);
+}
+
+static void distrust_after(struct scanner *scanner, unsigned int era, const char *what, int r)
 {
 	char reason[SCANNER_REASON_BYTES];
 
 	snprintf(reason, sizeof(reason), "%s: %s", what, strerror(-r));
-	set_trust(scanner, TRUST_FAILED, reason, 0, NULL);
-	ew_event_set(&scanner->test_now);
+	distrust(scanner, era, reason);
 }
 
 bool scanner_ready(struct scanner *scanner, char *ret_reason)
@@ -218,21 +271,25 @@ bool scanner_ready(struct scanner *scanner, char *ret_reason)
 void scanner_engine(struct scanner *scanner, char *ret_engine)
 {
 	pthread_mutex_lock(&scanner->lock);
-	memcpy(ret_engine, scanner->engine, VERDICT_TEXT_BYTES);
+	memcpy(ret_engine, scanner->identity.engine, VERDICT_TEXT_BYTES);
 	pthread_mutex_unlock(&scanner->lock);
 }
 
-static int scan_with_clamd(struct scanner *scanner, int fd, pid_t expected, struct verdict *verdict)
+/* Who would scan now. */
+static int identify(struct scanner *scanner, struct identity *ret_identity)
 {
-	pid_t pid;
-	int r;
+	if (scanner->options->scanner_kind == SCANNER_CLAMD)
+		return clamd_client_version(&scanner->clamd, ret_identity->engine,
+					    &ret_identity->pid);
+	ret_identity->pid = 0;
+	snprintf(ret_identity->engine, sizeof(ret_identity->engine), "exec:%s",
+		 scanner->options->scanner_arguments[0]);
+	return 0;
+}
 
-	r = clamd_client_version(&scanner->clamd, verdict->engine, &pid);
-	if (r < 0)
-		return r;
-	if (expected != 0 && pid != expected)
-		return -ESTALE;
-	return clamd_client_scan(&scanner->clamd, pid, fd, verdict);
+static bool is_same(const struct identity *one, const struct identity *other)
+{
+	return one->pid == other->pid && strcmp(one->engine, other->engine) == 0;
 }
 
 static int scan_with_program(struct scanner *scanner, int fd, struct verdict *verdict)
@@ -240,8 +297,6 @@ static int scan_with_program(struct scanner *scanner, int fd, struct verdict *ve
 	char note[EXEC_NOTE_BYTES];
 	int r;
 
-	snprintf(verdict->engine, sizeof(verdict->engine), "exec:%s",
-		 scanner->options->scanner_arguments[0]);
 	r = exec_scan(&scanner->exec, fd, verdict, note);
 	if (r == -EPROTO)
 		log_note("warn", "scanner-failed", "%s: %s", scanner->options->scanner_arguments[0],
@@ -249,14 +304,25 @@ static int scan_with_program(struct scanner *scanner, int fd, struct verdict *ve
 	return r;
 }
 
-static int scan_bytes(struct scanner *scanner, int fd, pid_t expected, struct verdict *verdict)
+/* -ESTALE: it is not the one that is expected. */
+static int scan_bytes(struct scanner *scanner, int fd, const struct identity *expected,
+		      struct verdict *verdict)
 {
+	struct identity identity;
+	int r;
+
+	r = identify(scanner, &identity);
+	if (r < 0)
+		return r;
+	if (!is_same(&identity, expected))
+		return -ESTALE;
+	memcpy(verdict->engine, identity.engine, sizeof(verdict->engine));
 	if (scanner->options->scanner_kind == SCANNER_CLAMD)
-		return scan_with_clamd(scanner, fd, expected, verdict);
+		return clamd_client_scan(&scanner->clamd, identity.pid, fd, verdict);
 	return scan_with_program(scanner, fd, verdict);
 }
 
-static int make_and_scan(struct scanner *scanner, uint64_t bytes, pid_t expected,
+static int make_and_scan(struct scanner *scanner, uint64_t bytes, const struct identity *expected,
 			 struct verdict *verdict, struct staged **ret_staged, int *ret_ending)
 {
 	EW_OWN(ew_tempfile, file);
@@ -286,7 +352,7 @@ static int make_and_scan(struct scanner *scanner, uint64_t bytes, pid_t expected
 }
 
 /* Scans a file that has EICAR in front and is @bytes long. */
-static int scan_test_file(struct scanner *scanner, uint64_t bytes, pid_t expected,
+static int scan_test_file(struct scanner *scanner, uint64_t bytes, const struct identity *expected,
 			  struct verdict *verdict)
 {
 	struct staged *staged = NULL;
@@ -299,12 +365,12 @@ static int scan_test_file(struct scanner *scanner, uint64_t bytes, pid_t expecte
 }
 
 /* Says whether clamd announces what is over its limits, archives included; else a word of warning. */
-static int test_limits(struct scanner *scanner, pid_t pid, char *ret_warning)
+static int test_limits(struct scanner *scanner, const struct identity *identity, char *ret_warning)
 {
 	struct verdict verdict = { 0 };
 	int r;
 
-	r = scan_test_file(scanner, CLAMD_BYTES_MAX, pid, &verdict);
+	r = scan_test_file(scanner, CLAMD_BYTES_MAX, identity, &verdict);
 	if (r == 0 && verdict.kind == VERDICT_CLEAN)
 		snprintf(
 			ret_warning, SCANNER_REASON_BYTES,
@@ -341,27 +407,25 @@ static int is_silent(const struct scanner *scanner, char *ret_reason)
 }
 
 /* 0 when the scanner can be trusted; else @ret_reason says why it cannot. */
-static int test(struct scanner *scanner, pid_t *ret_pid, struct verdict *verdict, char *ret_reason)
+static int test(struct scanner *scanner, struct identity *ret_identity, char *ret_reason)
 {
-	bool clamd = scanner->options->scanner_kind == SCANNER_CLAMD;
 	char warning[SCANNER_REASON_BYTES] = "";
-	int r = 0;
+	struct verdict verdict = { 0 };
+	int r;
 
-	*ret_pid = 0;
-	if (clamd)
-		r = clamd_client_version(&scanner->clamd, verdict->engine, ret_pid);
+	r = identify(scanner, ret_identity);
 	if (r < 0)
 		return fails_with(r, "does not answer", scanner, ret_reason);
 
-	r = scan_test_file(scanner, EICAR_BYTES, *ret_pid, verdict);
-	if (r == 0 && verdict->kind != VERDICT_INFECTED)
-		return calls_eicar(verdict, scanner, ret_reason);
+	r = scan_test_file(scanner, EICAR_BYTES, ret_identity, &verdict);
+	if (r == 0 && verdict.kind != VERDICT_INFECTED)
+		return calls_eicar(&verdict, scanner, ret_reason);
 	if (r == 0 && scanner->probe_bytes > EICAR_BYTES)
-		r = scan_test_file(scanner, scanner->probe_bytes, *ret_pid, verdict);
-	if (r == 0 && verdict->kind == VERDICT_CLEAN)
+		r = scan_test_file(scanner, scanner->probe_bytes, ret_identity, &verdict);
+	if (r == 0 && verdict.kind == VERDICT_CLEAN)
 		return is_silent(scanner, ret_reason);
-	if (r == 0 && clamd)
-		r = test_limits(scanner, *ret_pid, warning);
+	if (r == 0 && scanner->options->scanner_kind == SCANNER_CLAMD)
+		r = test_limits(scanner, ret_identity, warning);
 	if (r < 0)
 		return fails_with(r, "fails to scan a test file", scanner, ret_reason);
 
@@ -373,38 +437,81 @@ static int test(struct scanner *scanner, pid_t *ret_pid, struct verdict *verdict
 static void run_test(struct scanner *scanner)
 {
 	char reason[SCANNER_REASON_BYTES];
-	struct verdict verdict = { 0 };
-	pid_t pid;
+	struct identity identity = { 0 };
 	int r;
 
 	EW_SCOPE(limit, .deadline_ns = ew_after(PATIENCE));
 
-	r = ew_scope_finish(&limit, test(scanner, &pid, &verdict, reason));
+	r = ew_scope_finish(&limit, test(scanner, &identity, reason));
 	if (r == -ECANCELED)
 		return;
 	if (r == -ETIMEDOUT)
 		fails_with(r, "does not come to the end of its test", scanner, reason);
 	atomic_fetch_add(r == 0 ? &scanner->metrics->tests_passed : &scanner->metrics->tests_failed,
 			 1);
-	set_trust(scanner, r == 0 ? TRUST_PASSED : TRUST_FAILED, reason, pid, verdict.engine);
+	set_trust(scanner, r == 0 ? TRUST_PASSED : TRUST_FAILED, reason, &identity);
 }
 
 static int test_loop(void *argument)
 {
 	struct scanner *scanner = argument;
-	pid_t pid;
+	struct identity identity;
+	unsigned int era;
 	int r;
 
 	for (;;) {
 		ew_event_reset(&scanner->test_now);
 		run_test(scanner);
-		if (is_trusted(scanner, &pid))
+		if (is_trusted(scanner, &identity, &era))
 			r = ew_event_wait(&scanner->test_now, ew_after(TEST_INTERVAL));
 		else
 			r = ew_sleep(TEST_RETRY);
 		if (r == -ECANCELED)
 			return r;
 	}
+}
+
+/* Whether the trusted scanner still finds EICAR. Why a check fails by itself is for a test to say. */
+static void spot_check(struct scanner *scanner)
+{
+	char reason[SCANNER_REASON_BYTES];
+	struct verdict verdict = { 0 };
+	struct identity identity;
+	unsigned int era;
+	int r;
+
+	EW_SCOPE(limit, .deadline_ns = ew_after(PATIENCE));
+
+	if (!is_trusted(scanner, &identity, &era))
+		return;
+	r = ew_scope_finish(&limit, scan_test_file(scanner, EICAR_BYTES, &identity, &verdict));
+	if (r == -ECANCELED)
+		return;
+	if (r < 0)
+		ew_event_set(&scanner->test_now);
+	else if (verdict.kind != VERDICT_INFECTED && calls_eicar(&verdict, scanner, reason) < 0)
+		distrust(scanner, era, reason);
+}
+
+static int spot_check_loop(void *argument)
+{
+	struct scanner *scanner = argument;
+	int r;
+
+	do {
+		r = ew_event_wait(&scanner->check_now, EW_NEVER);
+		if (r < 0)
+			return r;
+		ew_event_reset(&scanner->check_now);
+		atomic_store(&scanner->scans_since_check, 0);
+		spot_check(scanner);
+	} while (true);
+}
+
+static void count_for_spot_check(struct scanner *scanner)
+{
+	if (atomic_fetch_add(&scanner->scans_since_check, 1) + 1 == SPOT_CHECK_SCANS)
+		ew_event_set(&scanner->check_now);
 }
 
 static void job_let_go(struct scan_job *job)
@@ -486,11 +593,12 @@ static void give_up(struct scanner *scanner, struct scan_job *job)
 int scanner_scan(struct scanner *scanner, struct ew_file *file, uint64_t size_bytes,
 		 const uint8_t *sha256, struct verdict *verdict)
 {
+	struct identity identity;
 	struct scan_job *job;
-	pid_t pid;
+	unsigned int era;
 	int r;
 
-	if (!is_trusted(scanner, &pid))
+	if (!is_trusted(scanner, &identity, &era))
 		return -EHOSTDOWN;
 
 	job = calloc(1, sizeof(*job));
@@ -526,26 +634,34 @@ static bool wanted(struct scan_slot *slot, struct scan_job *job)
 static int attempt(struct scan_slot *slot, struct scan_job *job)
 {
 	struct scanner *scanner = slot->scanner;
-	pid_t pid;
+	struct identity identity;
+	unsigned int era;
 	int r;
 
 	if (!wanted(slot, job))
 		return -ENODATA;
-	if (!is_trusted(scanner, &pid))
+	if (!is_trusted(scanner, &identity, &era))
 		return -EHOSTDOWN;
 
-	r = scan_bytes(scanner, job->fd, pid, &job->verdict);
+	r = scan_bytes(scanner, job->fd, &identity, &job->verdict);
 	switch (r) {
-	case 0:
+	case 0: count_for_spot_check(scanner); break;
 	case -ECANCELED:
 	case -ETIME: break;
 	case -EPROTO:
 		ew_event_set(&scanner->test_now); /* its fault or the file's? */
 		break;
-	case -ECONNRESET: distrust(scanner, "the scanner left in the middle of a scan", r); break;
-	case -ESTALE: distrust(scanner, "the scanner was restarted", r); break;
-	default: distrust(scanner, "the scanner cannot be reached", r); r = -EHOSTDOWN;
+	case -ECONNRESET:
+		distrust_after(scanner, era, "the scanner left in the middle of a scan", r);
+		break;
+	case -ESTALE:
+		distrust_after(scanner, era, "the scanner was restarted, or has other signatures",
+			       r);
+		break;
+	default: distrust_after(scanner, era, "the scanner cannot be reached", r); r = -EHOSTDOWN;
 	}
+	if (r == 0 && job->verdict.kind == VERDICT_CLEAN && !is_trusted_since(scanner, era))
+		r = -ESTALE;
 	return r;
 }
 
@@ -553,11 +669,12 @@ static int attempt(struct scan_slot *slot, struct scan_job *job)
 static int await_return(struct scan_slot *slot, struct scan_job *job)
 {
 	int64_t deadline = ew_after(RETURN_PATIENCE);
-	pid_t pid;
+	struct identity identity;
+	unsigned int era;
 	int r;
 
 	while (wanted(slot, job)) {
-		if (is_trusted(slot->scanner, &pid))
+		if (is_trusted(slot->scanner, &identity, &era))
 			return 0;
 		if (ew_now() >= deadline)
 			return -EHOSTDOWN;
@@ -590,6 +707,18 @@ static int attempt_stoppable(struct scan_slot *slot, struct scan_job *job)
 	return ew_scope_finish(&run, r);
 }
 
+/* clamd may have been restarted, and that is nobody's fault. */
+static int attempt_twice(struct scan_slot *slot, struct scan_job *job)
+{
+	int r;
+
+	r = attempt(slot, job);
+	if (r != -ECONNRESET && r != -ESTALE)
+		return r;
+	r = await_return(slot, job);
+	return r == 0 ? attempt(slot, job) : r;
+}
+
 static int scan_job(struct scan_slot *slot, struct scan_job *job)
 {
 	int r;
@@ -597,14 +726,9 @@ static int scan_job(struct scan_slot *slot, struct scan_job *job)
 	if (job->fd < 0)
 		return job->fd;
 	if (slot->scanner->options->scanner_kind == SCANNER_EXEC)
-		return attempt_stoppable(slot, job);
-
-	r = attempt(slot, job);
-	if (r != -ECONNRESET && r != -ESTALE)
-		return r;
-	r = await_return(slot, job);
-	if (r == 0)
-		r = attempt(slot, job);
+		r = attempt_stoppable(slot, job);
+	else
+		r = attempt_twice(slot, job);
 	return r == -ECONNRESET || r == -ESTALE ? -EHOSTDOWN : r;
 }
 
@@ -732,5 +856,7 @@ int scanner_start(struct scanner *scanner, struct ew_scope *scope, struct stagin
 			     .worker = i % ew_workers_count() + 1);
 	if (scanner->slots_count > 0 && r == 0)
 		r = ew_spawn(scope, test_loop, scanner);
+	if (scanner->slots_count > 0 && r == 0)
+		r = ew_spawn(scope, spot_check_loop, scanner);
 	return r;
 }

@@ -130,13 +130,17 @@ class Clamd:
 
     def answers(self):
         try:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(5)
-                connection.connect(str(self.socket))
-                connection.sendall(b"zPING\0")
-                return connection.recv(16) == b"PONG\0"
+            return self.command(b"zPING\0") == b"PONG\0"
         except OSError:
             return False
+
+    def command(self, text):
+        """The beginning of clamd's answer."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(str(self.socket))
+            connection.sendall(text)
+            return connection.recv(16)
 
     def kill(self):
         self.process.kill()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 
 import ingest
+from fakeclamd import FakeClamd
 from ingest import EICAR, Clamd, Server, check, equal, wait_until
 
 
@@ -153,6 +154,56 @@ def test_scanner_without_signatures_is_not_trusted():
         wait_until(lambda: "EICAR" in server.check("scanner")[1], 20, "the test finds it")
         check("signatures" in server.check("scanner")[1], server.check("scanner")[1])
         server.put("f", b"x").problem(503, "scanner-unavailable")
+
+
+def test_scanner_with_other_signatures_is_tested_before_it_is_trusted():
+    """The same process has loaded others, which its version tells, and now finds nothing; no upload is scanned by it."""
+    with FakeClamd() as clamd, Server(f"clamd:{clamd.socket}") as server:
+        equal(server.put("good", b"x").status, 201)
+        clamd.always("clean")
+        clamd.set_version("ClamAV 1.4.6/27001/Mon Nov 23 08:00:00 2026")
+        upload = ingest.in_background(server.put, "eicar", EICAR)
+        wait_until(lambda: "EICAR test file clean" in server.check("scanner")[1], 20, "the test finds it")
+        clamd.always("honest")
+        check(upload.result().status in (422, 503), "the upload is not published")
+        wait_until(server.is_ready, 20, "ready again, without restart")
+        equal(server.put("f", b"x").json["engine"], "ClamAV 1.4.6/27001/Mon Nov 23 08:00:00 2026")
+        equal(server.published(), ["f", "good"])
+        server.wait_idle()
+
+
+def test_scanner_that_goes_blind_is_found_out():
+    """clamd reloads its signatures, EICAR's is gone, and neither its process nor its version tell."""
+    with Clamd() as clamd, Server(f"clamd:{clamd.socket}") as server:
+        server.put("eicar", EICAR).problem(422, "infected")
+        (clamd.folder / "db" / "test.ndb").write_text(f"Other:0:*:{b'something else'.hex()}\n")
+        clamd.command(b"zRELOAD\0")
+        published = 0
+        while (answer := server.put(f"f{published}", EICAR)).status != 503:
+            check(answer.status in (201, 422), answer.body)
+            published += answer.status == 201
+            check(published < 150, "it is found out after about 100 files")
+        check(published > 0, "it was blind")
+        wait_until(lambda: "EICAR test file clean" in server.check("scanner")[1], 20, "red, and it says why")
+
+
+def test_scanner_that_lost_trust_meanwhile_calls_nothing_clean():
+    """A scan is on its way while a test finds out that the scanner is blind; its answer comes too late to be believed."""
+    with FakeClamd() as clamd, Server(f"clamd:{clamd.socket}") as server:
+        clamd.next("hangs", 1)
+        upload = ingest.in_background(server.put, "eicar", EICAR)
+        wait_until(lambda: clamd.hanging() == 1, 20, "a scan is on its way")
+        clamd.always("clean")
+        clamd.next("leaves", 1)
+        other = ingest.in_background(server.put, "other", b"x")
+        wait_until(lambda: "EICAR test file clean" in server.check("scanner")[1], 20, "the test finds it")
+        clamd.release()
+        wait_until(lambda: clamd.hanging() == 0, 20, "it is called clean")
+        clamd.always("honest")
+        check(upload.result().status in (422, 503), "the upload is not published")
+        check(other.result().status in (201, 503), "the other one is tried once more")
+        check("eicar" not in server.published(), "nothing that was not scanned")
+        server.wait_idle()
 
 
 def test_scan_slots_bound_the_scans():
