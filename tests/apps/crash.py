@@ -11,7 +11,6 @@ import random
 import subprocess
 import tempfile
 import threading
-import pathlib
 
 import ingest
 from ingest import wait_until
@@ -24,22 +23,6 @@ FILESYSTEMS = {
     # The least that mkfs.xfs makes is 300 MB. A copy has the UUID of its original, which may be mounted beside it.
     "xfs": {"make": ["mkfs.xfs", "-q", "-f"], "mount": "loop,nouuid", "megabytes": 400},
 }
-
-
-def seed():
-    """Of everything that the clients choose by chance; EW_CRASH_SEED=N chooses the same again."""
-    value = int(os.environ.get("EW_CRASH_SEED", random.randrange(1 << 32)))
-    print(f"EW_CRASH_SEED={value}", flush=True)
-    return value
-
-
-@contextlib.contextmanager
-def replayable(value):
-    """A failure says which seed it had."""
-    try:
-        yield
-    except AssertionError as error:
-        raise AssertionError(f"EW_CRASH_SEED={value}: {error}") from error
 
 
 def run(*command):

@@ -113,11 +113,10 @@ class Crashes:
 
 
 def kill_again_and_again(mount, rounds):
-    seed = crash.seed()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with contextlib.ExitStack() as stack:
         clamd = stack.enter_context(Clamd()) if shutil.which("clamd", path=ingest.PATH) else None
-        stack.enter_context(crash.replayable(seed))
+        seed = stack.enter_context(ingest.seeded("EW_CRASH_SEED"))
         crashes = stack.enter_context(Crashes(mount, clamd, random.Random(seed), seed))
         for number in range(rounds):
             crashes.round(number)

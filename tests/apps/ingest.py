@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -424,6 +425,17 @@ def media(directory):
         raise Skip("sox is not installed")
     subprocess.run([str(tool), str(directory)], check=True, timeout=120, stdout=subprocess.DEVNULL)
     return {path.suffix: path for path in pathlib.Path(directory).iterdir()}
+
+
+@contextlib.contextmanager
+def seeded(variable):
+    """A seed for all that a test chooses by chance: printed, named in a failure, and taken from the variable if it is set."""
+    value = int(os.environ.get(variable, random.randrange(1 << 32)))
+    print(f"{variable}={value}", flush=True)
+    try:
+        yield value
+    except AssertionError as error:
+        raise AssertionError(f"{variable}={value}: {error}") from error
 
 
 def in_background(function, *arguments):

@@ -115,9 +115,8 @@ def cut_under_load(kind, seed, label, count):
 
 
 def cut_again_and_again(kind):
-    seed = crash.seed()
     staged = 0
-    with crash.replayable(seed):
+    with ingest.seeded("EW_CRASH_SEED") as seed:
         for first in range(0, CUTS, CUTS_OF_ONE_MACHINE):
             staged += cut_under_load(kind, seed, f"{kind}-{first}", min(CUTS_OF_ONE_MACHINE, CUTS - first))
         check(staged > 0, "uploads were in flight at a cut")
