@@ -132,6 +132,8 @@ class Storm:
     """
 
     WAYS = {"plain": 52, "slow": 12, "chunked": 12, "cut": 14, "left": 10}
+    INFECTED = 0  # the share of uploads that have EICAR in front
+    REFUSALS = ()  # statuses that are right, beside those that the upload itself asks for
     SIZES = (((0, 0), 5), ((1, 4096), 45), ((4097, 100_000), 38), ((100_001, 1_000_000), 12))
 
     def __init__(self, server, seed_value, label, clients=16):
@@ -175,18 +177,23 @@ class Storm:
         number = 0
         while not self.over.is_set():
             number += 1
-            way = chance.choices(list(self.WAYS), list(self.WAYS.values()))[0]
-            least, most = chance.choices([size for size, _ in self.SIZES], [often for _, often in self.SIZES])[0]
-            body = chance.randbytes(chance.randint(least, most))
-            # One in eight wants a name that the other clients want too, at about the same time.
-            own = chance.random() < 0.875
-            name = f"{self.label}-{index}-{number}" if own else f"{self.label}-all-{number // 2}"
+            way, name, body = self.choose(chance, index, number)
             try:
                 self.upload(chance, way, name, body)
             except OSError:
                 self.over.wait(0.01)  # the server is gone, or has answered and closed
             except Exception as error:  # pylint: disable=broad-except
                 self.note_wrong(f"client {index}: {error!r}")
+
+    def choose(self, chance, index, number):
+        way = chance.choices(list(self.WAYS), list(self.WAYS.values()))[0]
+        least, most = chance.choices([size for size, _ in self.SIZES], [often for _, often in self.SIZES])[0]
+        body = chance.randbytes(chance.randint(least, most))
+        if chance.random() < self.INFECTED:
+            return way, f"eicar-{self.label}-{index}-{number}", ingest.EICAR + body
+        # One in eight wants a name that the other clients want too, at about the same time.
+        own = chance.random() < 0.875
+        return way, f"{self.label}-{index}-{number}" if own else f"{self.label}-all-{number // 2}", body
 
     def note_wrong(self, what):
         with self.news:
@@ -196,7 +203,7 @@ class Storm:
     def upload(self, chance, way, name, body):
         cut = chance.randrange(len(body)) if way == "cut" and body else None
         digest = hashlib.sha256(body).hexdigest()
-        if cut is None:
+        if cut is None and not name.startswith("eicar-"):
             with self.news:
                 self.sent.setdefault(name, set()).add(digest)
         with contextlib.closing(self.server.connect()) as connection:
@@ -227,14 +234,21 @@ class Storm:
             self.statuses[answer.status] += 1
             if answer.status == 201:
                 said = answer.json
+                if name.startswith("eicar-"):
+                    self.wrong.append(f"{name}: 201 for EICAR")
                 if (said["size"], said["sha256"]) != (size, digest):
                     self.wrong.append(f"{name}: 201 for other bytes than were sent")
                 if name in self.acknowledged:
                     self.wrong.append(f"{name}: two uploads got 201")
                 self.acknowledged[name] = digest
-            elif answer.status != 409:
+            elif not self.is_expected(name, answer.status):
                 self.wrong.append(f"{name}: {answer.status} {answer.body[:200]!r}")
             self.news.notify_all()
+        if answer.status >= 500:
+            self.over.wait(0.1)  # it may take a while, and the machine has something else to do
+
+    def is_expected(self, name, status):
+        return status == (422 if name.startswith("eicar-") else 409) or status in self.REFUSALS
 
 
 def digest_of(path):

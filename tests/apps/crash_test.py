@@ -24,19 +24,11 @@ KEEP_BYTES = 64 << 20
 EXEC = "exec:sh -c 'if grep -aq EICAR-STANDARD; then exit 1; fi'"
 
 
-def children():
-    """All that descends from this process and has lost its parent, since this process adopts it."""
-    found = set()
-    for task in pathlib.Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):
-            found.update(map(int, (task / "children").read_text().split()))
-    return found
-
-
 def strangers(known):
-    """Children that are not among the known; zombies are reaped on the way."""
+    """What descends from this process, has lost its parent, and is not among the known, since this process adopts it; zombies
+    are reaped on the way."""
     left = []
-    for pid in children() - known:
+    for pid in ingest.children() - known:
         with contextlib.suppress(OSError):
             if os.waitpid(pid, os.WNOHANG)[0] == pid:
                 continue
@@ -56,7 +48,7 @@ class Crashes:
         self.mount, self.clamd, self.chance, self.seed = mount, clamd, chance, seed
         self.scanners = ["none", EXEC, *([f"clamd:{clamd.socket}"] if clamd else [])]
         self.sent, self.acknowledged = {}, {}
-        self.known = children()
+        self.known = ingest.children()
         self.counts = collections.Counter()
         self.server = Server("none", "--scan-limit", "4M", bucket=mount / "bucket")
 

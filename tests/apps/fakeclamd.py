@@ -2,7 +2,7 @@
 """A clamd that lies on demand. It speaks the protocol (zVERSION, zFILDES) and knows one signature, EICAR's.
 
     with fakeclamd.FakeClamd() as clamd, Server(f"clamd:{clamd.socket}") as server:
-        clamd.next("garbage", 3)     the next three scans get nonsense for an answer
+        clamd.next("garbage", 3)     the next three uploads get nonsense for an answer; the server's tests do not
         clamd.always("clean")        from now on every file is called clean
         clamd.restart("clean")       another process takes its place, at once, and lies from the start
         clamd.kill()                 nobody is there
@@ -88,14 +88,16 @@ class Life:
             elif words[0] == "release":
                 self.held.set()
                 self.held = threading.Event()
-        connection.sendall(f"{len(self.planned)} {self.hanging}".encode())
+        connection.sendall(f"{len(self.planned) + self.bad_versions} {self.hanging}".encode())
 
     def answer(self, connection):
-        data, ancillary, _, _ = connection.recvmsg(64, socket.CMSG_SPACE(4))
+        data = b""
+        while not data.endswith(b"\0") and (byte := connection.recv(1)):  # and nothing of what follows
+            data += byte
         if data == b"zVERSION\0":
             self.tell_version(connection)
-        elif data.startswith(b"zFILDES\0"):
-            self.scan(connection, data, ancillary)
+        elif data == b"zFILDES\0":
+            self.scan(connection)
         else:
             connection.sendall(b"PONG\0" if data == b"zPING\0" else b"UNKNOWN COMMAND\0")
 
@@ -105,19 +107,24 @@ class Life:
             self.bad_versions -= is_bad
         connection.sendall(b"ClamAV \0" if is_bad else self.version.encode() + b"\0")
 
-    def plan(self):
+    def plan(self, file):
+        """What is planned is for uploads; who is always asked alike lies to all."""
+        beginning = os.pread(file, 4096, 0)
+        is_test = beginning.startswith(ingest.EICAR) and not beginning[len(ingest.EICAR):].strip(b"\0")
         with self.lock:
-            return self.planned.pop() if self.planned else self.lie
+            return self.planned.pop() if self.planned and not is_test else self.lie
 
-    def scan(self, connection, data, ancillary):
-        lie = self.plan()
-        if lie == "leaves":  # with what was sent unread: the other side sees a reset
+    def scan(self, connection):
+        """The descriptor comes with a byte of its own, which is left unread by who leaves: the other side sees a reset."""
+        _, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(4), socket.MSG_PEEK)
+        if not ancillary:
             return
-        if len(data) == len(b"zFILDES\0"):
-            _, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(4))
         (file,) = array.array("i", ancillary[0][2])
         try:
-            self.judge(connection, file, lie)
+            lie = self.plan(file)
+            if lie != "leaves":
+                connection.recv(1)
+                self.judge(connection, file, lie)
         finally:
             os.close(file)
 
@@ -195,7 +202,7 @@ class FakeClamd:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ewf.", dir="/tmp"))
         self.folder.chmod(0o755)
         self.socket = self.folder / "clamd.sock"
-        self.pid = None
+        self.lives = []  # the last one listens
         self.breeder = None
 
     def __enter__(self):
@@ -205,39 +212,37 @@ class FakeClamd:
         return self
 
     def __exit__(self, *_):
-        self.go_on()
         self.breeder.stdin.close()
         self.breeder.wait()
         self.breeder.stdout.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, lie="honest", version=VERSION):
+        """Takes the name of the socket; who had it before lives on, and nobody comes to it any more."""
         self.breeder.stdin.write(f"{self.socket} {self.folder} {lie} {version}\n".encode())
         self.breeder.stdin.flush()
-        self.pid = int(self.breeder.stdout.readline())
+        self.lives.append(int(self.breeder.stdout.readline()))
 
-    def signal(self, number):
-        if self.pid:
+    def signal(self, number, lives):
+        for pid in lives:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+                os.kill(pid, number)
 
     def kill(self):
-        self.signal(signal.SIGKILL)
-        self.pid = None
+        self.signal(signal.SIGKILL, self.lives)
+        self.lives = []
 
     def restart(self, lie="honest", version=VERSION):
         """The next one listens before this one has gone."""
-        before = self.pid
         self.start(lie, version)
-        if before:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(before, signal.SIGKILL)
+        self.signal(signal.SIGKILL, self.lives[:-1])
+        del self.lives[:-1]
 
     def stop_answering(self):
-        self.signal(signal.SIGSTOP)
+        self.signal(signal.SIGSTOP, self.lives[-1:])
 
     def go_on(self):
-        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGCONT, self.lives)
 
     def command(self, text):
         """How many planned lies nobody has heard yet, and how many scans hang."""

@@ -79,6 +79,40 @@ def command(*words):
     return subprocess.run(words, capture_output=True, env={**os.environ, "PATH": PATH}, check=False).returncode
 
 
+def children(pid="self"):
+    """The children of a process, those that have ended and are not yet waited for included."""
+    found = set()
+    tasks = ()
+    with contextlib.suppress(OSError):
+        tasks = os.listdir(f"/proc/{pid}/task")
+    for task in tasks:
+        with contextlib.suppress(OSError):
+            found.update(map(int, pathlib.Path(f"/proc/{pid}/task/{task}/children").read_text().split()))
+    return found
+
+
+def state_of(pid):
+    """The letter that proc(5) has for a process, None if it is gone."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return None
+
+
+def processes(pattern):
+    """The processes, not zombies, whose command line contains the pattern."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if pattern in (entry / "cmdline").read_bytes().decode(errors="replace"):
+                found.append(int(entry.name))
+        except OSError:
+            pass
+    return found
+
+
 @contextlib.contextmanager
 def folder(memory=False):
     """A new folder; if @memory, where free space can be measured: in a volume that nobody else writes to, or, for who may
@@ -196,6 +230,7 @@ class Server:
         self.expected = expected  # words of reports that the test provokes
         self.context = folder(memory)
         self.process = None
+        self.is_starting = False
 
     def __enter__(self):
         self.folder = self.context.__enter__()
@@ -209,6 +244,7 @@ class Server:
         return self
 
     def start(self):
+        self.is_starting = True
         self.log_path = self.folder / "log"
         command = [str(self.binary), "serve", "--listen", "127.0.0.1:0", "--bucket", str(self.bucket), "--scanner",
                    self.scanner, *self.arguments]
@@ -224,6 +260,7 @@ class Server:
             raise AssertionError(f"the server did not start: {self.log()[-2000:]}")
         self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)", "\n".join(self.block)).group(1))
         self.url = f"http://127.0.0.1:{self.port}"
+        self.is_starting = False
         if self.wait_ready:
             wait_until(self.is_ready, 30, f"ready: {self.log()[-500:]}")
 

@@ -10,7 +10,7 @@ import subprocess
 
 import ingest
 from fakeclamd import FakeClamd
-from ingest import EICAR, Clamd, Server, check, equal, wait_until
+from ingest import EICAR, Clamd, Server, check, equal, processes, wait_until
 
 
 def script(folder, name, text):
@@ -22,20 +22,6 @@ def script(folder, name, text):
 
 # A scanner of few lines: EICAR anywhere is found.
 FIND = f"if grep -aqF '{EICAR[28:].decode()}'; then echo 'stdin: Found.EICAR FOUND'; exit 1; fi; exit 0\n"
-
-
-def processes(pattern):
-    """The processes, not zombies, whose command line contains the pattern."""
-    found = []
-    for entry in pathlib.Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            if pattern in (entry / "cmdline").read_bytes().decode(errors="replace"):
-                found.append(int(entry.name))
-        except OSError:
-            pass
-    return found
 
 
 def parent_of(pid):
@@ -191,7 +177,7 @@ def test_scanner_that_lost_trust_meanwhile_calls_nothing_clean():
     """A scan is on its way while a test finds out that the scanner is blind; its answer comes too late to be believed."""
     with FakeClamd() as clamd, Server(f"clamd:{clamd.socket}") as server:
         clamd.next("hangs", 1)
-        upload = ingest.in_background(server.put, "eicar", EICAR)
+        upload = ingest.in_background(server.put, "eicar", EICAR + b"x")
         wait_until(lambda: clamd.hanging() == 1, 20, "a scan is on its way")
         clamd.always("clean")
         clamd.next("leaves", 1)
