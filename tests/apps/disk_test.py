@@ -228,6 +228,69 @@ def test_small_tmpfs_is_full():
         full(server, 14)
 
 
+def test_xfs_is_full():
+    """The smallest xfs is large, so something else has taken it, down to a little more than the floor."""
+    with disks.disk("xfs") as disk, disk.mounted() as mount, Server(bucket=mount / "bucket") as server:
+        status = os.statvfs(mount)
+        floor = status.f_blocks * status.f_frsize // 20
+        check(floor < 16 << 20, "the floor is looked at every 16 MiB, and the disk is full before")
+        with open(mount / "taken", "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - floor - (1 << 20))
+        full(server, 17)
+
+
+def test_quota_of_btrfs_is_used_up():
+    """The volume has room, and yet nothing more may be put on it."""
+    with disks.disk("btrfs") as disk, disk.mounted() as mount:
+        disks.needs("btrfs")
+        used = disks.quota(mount, 8)
+        with Server(bucket=mount / "bucket") as server:
+            equal(server.put("kept", BODY).status, 201)
+            baseline, before = Baseline(server), used()
+            for number in range(3):
+                fill(server, f"f{number}", 10).problem(507, "no-space")
+                expect_failed(server, f"f{number}", "RECEIVING")
+                server.wait_idle()
+                wait_until(lambda: used() <= before, 20, f"{before} bytes are used, now {used()}")
+            wait_until(lambda: server.descriptors() <= baseline.descriptors, 20, "descriptors")
+            check(server.is_ready(), "ready")
+            equal(server.put("last", BODY).status, 201)
+            equal(server.published(), ["kept", "last"])
+
+
+def no_room_for_the_name(kind, format_options):
+    """All is taken while uploads wait for their names, and their folder would have to grow for that."""
+    with disks.disk(kind, format_options=format_options) as disk, disk.mounted() as mount, ingest.folder() as place, \
+            hooked(place, bucket=mount / "bucket") as server:
+        baseline = Baseline(server)
+        names = [f"{number:03}-".ljust(240, "n") for number in range(24)]
+        holds = {name: Hold(place, name) for name in names}
+        uploads = {name: in_background(server.put, name, b"x") for name in names}
+        for hold in holds.values():
+            hold.wait()
+        with disks.full(mount):
+            for hold in holds.values():
+                hold.release()
+            answers = {name: upload.result() for name, upload in uploads.items()}
+            refused = [name for name, answer in answers.items() if answer.status != 201]
+            check(refused, "there was room for all")
+            for name in refused:
+                answers[name].problem(507, "no-space")
+                expect_failed(server, name, "PUBLISHING")
+            equal(server.published(), sorted(set(names) - set(refused)))
+        baseline.restored(slack_bytes=len(names) * 4096)
+        check(server.is_ready(), "ready")
+        equal(server.put(refused[0], BODY).status, 201)
+
+
+def test_full_ext4_has_no_room_for_a_name():
+    no_room_for_the_name("ext4", ["-b", "1024"])
+
+
+def test_full_xfs_has_no_room_for_a_name():
+    no_room_for_the_name("xfs", [])
+
+
 def test_full_while_others_receive():
     """Uploads of unknown length share what is left; those that do not fit fail, the others are whole."""
     with disks.disk("ext4", 12) as disk, disk.mounted() as mount, Server(bucket=mount / "bucket") as server:
@@ -306,15 +369,17 @@ def remounted(disk, server, expected, maybe=()):
             equal((server.bucket / name).read_bytes(), BODY, f"{name} is whole")
 
 
-def writes_fail(kind, megabytes):
-    with disks.faulty(kind, megabytes) as disk, disk.mounted() as mount:
+def writes_fail(disk, status=500, word="storage", begun=3):
+    """Of three uploads @begun are begun; the others are refused by a filesystem that has given up."""
+    with disk as disk, disk.mounted() as mount:
         with Server(bucket=mount / "bucket", disk_is_bad=True) as server:
             equal(server.put("before", BODY).status, 201)
             baseline = Baseline(server)
             disk.fail()
             for number in range(3):
-                server.put(f"f{number}", BODY).problem(500, "storage")
-                expect_failed(server, f"f{number}")
+                server.put(f"f{number}", BODY).problem(status, word)
+                if number < begun:
+                    expect_failed(server, f"f{number}")
             equal(server.request("GET", "/healthz").status, 200)
             server.wait_idle()
             wait_until(lambda: server.descriptors() <= baseline.descriptors, 20, "descriptors")
@@ -331,11 +396,28 @@ def writes_fail(kind, megabytes):
 
 
 def test_writes_of_ext4_fail():
-    writes_fail("ext4", 16)
+    writes_fail(disks.faulty("ext4", 16))
 
 
 def test_writes_of_xfs_fail():
-    writes_fail("xfs", 300)
+    writes_fail(disks.faulty("xfs"))
+
+
+def test_ext4_on_a_thin_disk_that_is_full():
+    """The filesystem has room and its disk has none: the write goes well, and the sync tells."""
+    writes_fail(disks.faulty("ext4", 16, error="ENOSPC"), 507, "no-space")
+
+
+def test_xfs_on_a_thin_disk_that_is_full():
+    writes_fail(disks.faulty("xfs", error="ENOSPC"), 507, "no-space")
+
+
+def test_disk_of_ext4_does_not_keep_what_it_is_given():
+    writes_fail(disks.unflushable("ext4", 16))
+
+
+def test_disk_of_xfs_does_not_keep_what_it_is_given():
+    writes_fail(disks.unflushable("xfs"), begun=1)
 
 
 def shut_down(kind, megabytes, named, flag):

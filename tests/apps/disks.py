@@ -2,19 +2,22 @@
 """Disks of a test's own, good and bad, each a context manager: what was mounted, attached or started is away after it."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
 import subprocess
 
 import ingest
+import testfs
 from ingest import Skip, wait_until
 
-SMALLEST = {"ext4": 4, "xfs": 300}  # MiB
+SMALLEST = {"ext4": 4, "xfs": 300, "btrfs": 128}  # MiB
 MKFS = {
     # No lazy work: nothing is written behind a test's back.
     "ext4": ["mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"],
     "xfs": ["mkfs.xfs", "-q", "-f", "-K"],
+    "btrfs": ["mkfs.btrfs", "-q", "-f", "-K"],
 }
 
 
@@ -114,8 +117,69 @@ class Faulty(Disk):
         self.fails.unlink(missing_ok=True)
 
 
+class Unflushable(Disk):
+    """A disk that takes every write, and fails when it is told to keep them."""
+
+    def fail(self):
+        self.filesystem.rule("fsync", error="EIO")
+
+    def heal(self):
+        self.filesystem.clear()
+
+
 @contextlib.contextmanager
-def faulty(kind, megabytes=None, options="rw"):
+def unflushable(kind, megabytes=None, options="rw"):
+    """A loop device over a file on our own filesystem: what the disk is told to flush becomes an fsync there."""
+    needs(MKFS[kind][0], "losetup")
+    with ingest.folder() as place, testfs.Filesystem() as filesystem:
+        with open(filesystem.backing / "image", "wb") as file:
+            file.truncate((megabytes or SMALLEST[kind]) << 20)
+        attempt(*MKFS[kind], filesystem.backing / "image")
+        with attached(filesystem.mount / "image") as device:
+            bad = Unflushable(place, device, kind, options)
+            bad.filesystem = filesystem
+            try:
+                yield bad
+            finally:
+                bad.heal()
+
+
+def quota(mount, megabytes):
+    """Limits what a btrfs may hold, and gives a function that says what it does hold."""
+    attempt("btrfs", "quota", "enable", mount)
+    attempt("btrfs", "qgroup", "limit", f"{megabytes}M", mount)
+
+    def used():
+        run("btrfs", "filesystem", "sync", mount)
+        (row,) = [line.split() for line in attempt("btrfs", "qgroup", "show", "--raw", mount).splitlines()
+                  if line.startswith("0/5")]
+        return int(row[1])
+
+    return used
+
+
+@contextlib.contextmanager
+def full(mount):
+    """Something takes all that is left, to the block."""
+    filler = mount / "filler"
+    with open(filler, "wb") as file:
+        size, piece = 0, 1 << 26
+        while piece >= 512:
+            try:
+                os.posix_fallocate(file.fileno(), size, piece)
+                size += piece
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                piece //= 2
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextlib.contextmanager
+def faulty(kind, megabytes=None, options="rw", error="EIO"):
     """nbdkit makes the errors, nbdfuse makes it a file, a loop device makes it a disk. The kernel needs no NBD."""
     needs(MKFS[kind][0], "losetup", "nbdkit", "nbdfuse", "fusermount3")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
@@ -125,7 +189,7 @@ def faulty(kind, megabytes=None, options="rw"):
         socket, fails, files = place / "socket", place / "fails", place / "files"
         files.mkdir()
         with program("nbdkit", "-f", "--exit-with-parent", "-U", socket, "--filter=error", "memory", size,
-                     f"error-file={fails}", "error-pwrite=EIO", "error-pwrite-rate=100%"):
+                     f"error-file={fails}", f"error-pwrite={error}", "error-pwrite-rate=100%"):
             wait_until(socket.exists, 20, "nbdkit listens")
             with unmounting(files), program("nbdfuse", files / "disk", f"nbd+unix:///?socket={socket}") as fuse:
                 wait_until(lambda: (files / "disk").exists() or fuse.poll() is not None, 20, "nbdfuse has mounted")
