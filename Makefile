@@ -11,6 +11,7 @@ help:
 	@echo "make tsan      the core's unit tests with the thread sanitizer"
 	@echo "make valgrind  the core's unit tests with Valgrind"
 	@echo "make fuzz      fuzz each target for SECONDS=60"
+	@echo "make soak      hours of trouble: SECONDS=3600 of load, KILLS=1000, CUTS=100"
 	@echo "make bench     the benchmarks"
 	@echo "make install   install library, headers and programs   (DESTDIR=)"
 	@echo "make clean     remove build/"
@@ -41,6 +42,13 @@ fuzz: test-dependencies
 	@tools/build fuzz
 	@tools/fuzz all $(SECONDS)
 
+soak: SECONDS = 3600
+soak: KILLS = 1000
+soak: CUTS = 100
+soak: test-dependencies
+	@tools/build
+	@tools/soak $(SECONDS) $(KILLS) $(CUTS)
+
 bench: build
 	@build/bench/micro
 	@build/bench/storm
@@ -55,5 +63,5 @@ clean:
 build-dependencies run-dependencies test-dependencies:
 	@tools/install-deps $(@:-dependencies=)
 
-.PHONY: help build run test check asan tsan valgrind fuzz bench install clean
+.PHONY: help build run test check asan tsan valgrind fuzz soak bench install clean
 .PHONY: build-dependencies run-dependencies test-dependencies

@@ -6,11 +6,8 @@ EW_CRASH_ROUNDS=N kills N times instead of 20. EW_CRASH_SEED=N gives the clients
 what in the server is not decided by it.
 """
 
-import collections
 import contextlib
-import ctypes
 import os
-import pathlib
 import random
 import shutil
 
@@ -19,97 +16,14 @@ import ingest
 from ingest import Clamd, Server, check, equal, wait_until
 
 ROUNDS = int(os.environ.get("EW_CRASH_ROUNDS", "20"))
-PR_SET_CHILD_SUBREAPER = 36
-KEEP_BYTES = 64 << 20
-EXEC = "exec:sh -c 'if grep -aq EICAR-STANDARD; then exit 1; fi'"
-
-
-def strangers(known):
-    """What descends from this process, has lost its parent, and is not among the known, since this process adopts it; zombies
-    are reaped on the way."""
-    left = []
-    for pid in ingest.children() - known:
-        with contextlib.suppress(OSError):
-            if os.waitpid(pid, os.WNOHANG)[0] == pid:
-                continue
-            left.append(pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return left
-
-
-class Crashes:
-    """One server on one filesystem, killed and started again.
-
-    A clamd whose client dies just after it has passed a file may keep it open for good (1.4.6: what is received together with
-    the end of the connection is forgotten and not closed), and nobody but clamd can give that space back. So what it has open
-    is counted off, exactly.
-    """
-
-    def __init__(self, mount, clamd, chance, seed):
-        self.mount, self.clamd, self.chance, self.seed = mount, clamd, chance, seed
-        self.scanners = ["none", EXEC, *([f"clamd:{clamd.socket}"] if clamd else [])]
-        self.sent, self.acknowledged = {}, {}
-        self.known = ingest.children()
-        self.counts = collections.Counter()
-        self.server = Server("none", "--scan-limit", "4M", bucket=mount / "bucket")
-
-    def __enter__(self):
-        self.empty = crash.nameless_bytes(self.mount)
-        self.server.__enter__()
-        try:
-            self.expect_nothing_left()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *what):
-        self.server.__exit__(*what)
-
-    def round(self, number):
-        server = self.server
-        with crash.Storm(server, self.seed, number) as storm:
-            storm.wait(self.chance.randint(1, 40 if server.scanner == "none" else 12))
-            self.counts["staged when killed"] += self.staged_now()
-            server.process.kill()
-            server.process.wait()
-            storm.stop()
-        self.counts.update(storm.ways)
-        self.counts["acknowledged"] += len(storm.acknowledged)
-        self.sent.update(storm.sent)
-        self.acknowledged.update(storm.acknowledged)
-
-        wait_until(lambda: not strangers(self.known), 20, f"the old server's processes have ended: {strangers(self.known)}")
-        server.scanner = self.scanners[(number + 1) % len(self.scanners)]
-        server.start()
-        self.expect_nothing_left()
-        equal(crash.faults(server.bucket, self.sent, self.acknowledged), [], f"after kill {number}")
-        if sum(path.stat().st_size for path in server.bucket.iterdir()) > KEEP_BYTES:
-            self.clean()
-
-    def staged_now(self):
-        """Looked at while the server runs, so that the test knows that there was something to lose."""
-        with contextlib.suppress(OSError):
-            return self.server.staged()
-        return 0
-
-    def expect_nothing_left(self):
-        self.server.wait_idle()
-        equal(sorted(path.name for path in self.server.state.iterdir()), ["leases", "lock"], "the state folder")
-        wait_until(lambda: len(list((self.server.state / "leases").iterdir())) == 1, 20, "the dead server's lease has gone")
-        crash.expect_no_space_lost(self.mount, self.empty, holder=self.clamd and self.clamd.process.pid)
-
-    def clean(self):
-        for path in self.server.bucket.iterdir():
-            path.unlink()
-        self.sent, self.acknowledged = {}, {}
 
 
 def kill_again_and_again(mount, rounds):
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    crash.adopt_orphans()
     with contextlib.ExitStack() as stack:
         clamd = stack.enter_context(Clamd()) if shutil.which("clamd", path=ingest.PATH) else None
         seed = stack.enter_context(ingest.seeded("EW_CRASH_SEED"))
-        crashes = stack.enter_context(Crashes(mount, clamd, random.Random(seed), seed))
+        crashes = stack.enter_context(crash.Crashes(mount, clamd, random.Random(seed), seed))
         for number in range(rounds):
             crashes.round(number)
         print(f"{rounds} kills: {dict(crashes.counts)}")

@@ -198,6 +198,50 @@ class Clamd:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Successors:
+    """A clamd at a time; a successor takes the name of its socket over in one step."""
+
+    def __init__(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ewr.", dir="/tmp"))
+        self.folder.chmod(0o755)
+        self.socket = self.folder / "clamd.sock"
+        self.current = None
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+        shutil.rmtree(self.folder)
+
+    def start(self, lines=()):
+        successor = Clamd(lines)
+        try:
+            successor.start()
+            os.rename(successor.socket, self.socket)
+            successor.socket = self.socket
+        except BaseException:
+            successor.__exit__()
+            raise
+        before, self.current = self.current, successor
+        if before:
+            before.__exit__()
+
+    restart = start
+
+    def kill(self):
+        if self.current:
+            self.current.__exit__()
+            self.current = None
+
+    def stop_answering(self):
+        self.current.stop_answering()
+
+    def go_on(self):
+        self.current.go_on()
+
+
 class Answer:
     def __init__(self, status, headers, body):
         self.status, self.headers, self.body = status, headers, body
@@ -268,15 +312,18 @@ class Server:
         if self.process:
             self.process.stdout.close()
             status = end_process(self.process)
-            reports = [line for line in self.log().splitlines()
-                       if (" event=runtime " in line or line.startswith("endwell:")
-                           or ("reclaim-failed" in line and not self.disk_is_bad))
-                       and not any(word in line for word in self.expected)]
+            reports = [line for line in self.log().splitlines() if self.is_report(line)]
             if reports or status not in (0, 3, 4, -signal.SIGKILL):
                 print(self.log()[-3000:], file=sys.stderr)
                 self.context.__exit__(None, None, None)
                 raise AssertionError(f"the server ended with {status} and reported: {reports[:3]}")
         self.context.__exit__(None, None, None)
+
+    def is_report(self, line):
+        """Whether a line of the log says that something is wrong with the server, or the library."""
+        return (" event=runtime " in line or line.startswith("endwell:")
+                or ("reclaim-failed" in line and not self.disk_is_bad)) \
+            and not any(word in line for word in self.expected)
 
     def log(self):
         """All whole lines: the last one may just be being written."""
@@ -371,6 +418,14 @@ class Server:
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
+    def quiet_descriptors(self):
+        """When nothing comes and goes any more."""
+        def quiet():
+            count = self.descriptors()
+            time.sleep(0.05)
+            return count if self.descriptors() == count else None
+        return wait_until(quiet, 10, "a quiet server")
+
     def staged(self):
         """Nameless files that the server holds open."""
         count = 0
@@ -408,13 +463,8 @@ class Baseline:
         self.server = server
         # A first request makes what is made once.
         server.request("GET", "/healthz")
-        self.descriptors = wait_until(self.quiet, 10, "a quiet server")
+        self.descriptors = server.quiet_descriptors()
         self.free_bytes = server.free_bytes()
-
-    def quiet(self):
-        count = self.server.descriptors()
-        time.sleep(0.05)
-        return count if self.server.descriptors() == count else None
 
     def restored(self, slack_bytes=1 << 20, seconds=20):
         self.server.wait_idle(seconds)

@@ -3,7 +3,7 @@
 """A thousand troubles with the scanner under load: killed, hung, lying, slow, restarted in the middle, chosen by chance.
 
 Several servers get their share at the same time, each in a process of its own ("arena"), since most of a trouble is waiting:
-with a clamd that lies on demand, with the real one, and with a program. A look is taken at the server without a pause.
+with a clamd that lies on demand, with the real one, and with a program. A look is taken at the server all the time.
 
 EW_SCANNER_TROUBLES=N makes N troubles. EW_SCANNER_SEED=N chooses the same again; what meets what is not decided by it.
 `scanner_trouble_test.py arena NAME SEED COUNT` runs one arena.
@@ -15,19 +15,17 @@ import hashlib
 import itertools
 import json
 import os
-import pathlib
 import random
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 
+import arenas
 import crash
 import ingest
 from fakeclamd import FakeClamd
-from ingest import Baseline, Clamd, Server, Skip, check, equal, wait_until
+from ingest import Baseline, Server, Successors, check, equal, wait_until
 from watch import Watch
 
 TROUBLES = int(os.environ.get("EW_SCANNER_TROUBLES", "1000"))
@@ -265,55 +263,11 @@ class WithLiar(WithClamd):
             check(hashlib.sha256(path.read_bytes()).hexdigest() in cleared, f"{path.name} was published and not scanned")
 
 
-class RealClamd:
-    """The real one; a successor takes the name of its socket over in one step."""
-
-    def __init__(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ewr.", dir="/tmp"))
-        self.folder.chmod(0o755)
-        self.socket = self.folder / "clamd.sock"
-        self.current = None
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self.kill()
-        shutil.rmtree(self.folder)
-
-    def start(self, lines=()):
-        successor = Clamd(lines)
-        try:
-            successor.start()
-            os.rename(successor.socket, self.socket)
-            successor.socket = self.socket
-        except BaseException:
-            successor.__exit__()
-            raise
-        before, self.current = self.current, successor
-        if before:
-            before.__exit__()
-
-    restart = start
-
-    def kill(self):
-        if self.current:
-            self.current.__exit__()
-            self.current = None
-
-    def stop_answering(self):
-        self.current.stop_answering()
-
-    def go_on(self):
-        self.current.go_on()
-
-
 class WithRealClamd(WithClamd):
     TROUBLES = {"stops": 60, "restarts": 14, "is_killed_while_stopped": 8, "reloads": 10, "is_dead": 4, "returns_blind": 4}
 
     def start(self, count):
-        with RealClamd() as self.clamd:
+        with Successors() as self.clamd:
             self.run(f"clamd:{self.clamd.socket}", count)
 
     def reloads(self):
@@ -462,12 +416,11 @@ ARENAS = {"liar-1": (WithLiar, 190), "liar-2": (WithLiar, 190), "liar-3": (WithL
 
 
 def run_arena(name, seed, count):
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing stays behind
     kind, _ = ARENAS[name]
     with ingest.folder(memory=True) as place:
-        arena = kind(place, seed, name)
-        arena.start(count)
-        print(json.dumps({"made": arena.made, "met": arena.met, "statuses": arena.storm.statuses, "looks": arena.watch.looks}))
+        arena = kind(place, int(seed), name)
+        arena.start(int(count))
+    return {"made": arena.made, "met": arena.met, "statuses": arena.storm.statuses, "looks": arena.watch.looks}
 
 
 def shares():
@@ -479,16 +432,6 @@ def shares():
     counts = {name: TROUBLES * ARENAS[name][1] // whole for name in names}
     counts["liar-1"] += TROUBLES - sum(counts.values())
     return counts
-
-
-def expect_all_well(arenas):
-    """The reports of all, once each has ended well."""
-    reports = {}
-    for name, process in arenas.items():
-        output, _ = process.communicate(timeout=600 * ingest.SCALE)
-        check(process.returncode == 0, f"{name}: {output.decode(errors='replace')[-1500:]}")
-        reports[name] = json.loads(output.decode().splitlines()[-1])
-    return reports
 
 
 def report(reports):
@@ -503,14 +446,9 @@ def report(reports):
 
 
 def test_a_thousand_troubles_with_the_scanner():
-    with ingest.seeded("EW_SCANNER_SEED") as seed, contextlib.ExitStack() as stack:
-        counts = shares()
-        arenas = {}
-        for name, count in counts.items():
-            arenas[name] = subprocess.Popen([sys.executable, __file__, "arena", name, str(seed), str(count)],
-                                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            stack.callback(ingest.end_process, arenas[name], 60)
-        made, met = report(expect_all_well(arenas))
+    with ingest.seeded("EW_SCANNER_SEED") as seed:
+        words = {name: (seed, count) for name, count in shares().items()}
+        made, met = report(arenas.run(__file__, words, 600))
         equal(sum(made.values()), TROUBLES)
         check(sum(met.values()) > 0.8 * TROUBLES, f"most of them met an upload: {met} of {made}")
 
@@ -554,10 +492,5 @@ def test_watch_sees_what_is_wrong():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["arena"]:
-        try:
-            run_arena(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-        except (AssertionError, Skip) as why:
-            sys.exit(f"{type(why).__name__}: {why}")
-    else:
-        ingest.main(600)
+    arenas.main(run_arena)
+    ingest.main(600)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at a server without a pause while something happens to it."""
+"""Looks at a server all the time while something happens to it."""
 
 import threading
 import time
@@ -19,6 +19,7 @@ class Watch:
         self.server, self.look = server, look
         self.looks, self.error = 0, None
         self.zombies = {}
+        self.looking = threading.Lock()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
@@ -37,11 +38,16 @@ class Watch:
         if self.error:
             raise AssertionError(f"look {self.looks}: {self.error}")
 
+    def resting(self):
+        """A block in which it does not look, since its connections are descriptors too."""
+        return self.looking
+
     def run(self):
         while not self.over.is_set() and not self.error:
             process = self.server.process
             try:
-                self.once(process.pid)
+                with self.looking:
+                    self.once(process.pid)
                 self.looks += 1
             except Exception as error:  # pylint: disable=broad-except
                 # Whom the test itself has ended, or is just starting again, need not answer.
