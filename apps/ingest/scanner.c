@@ -8,9 +8,7 @@
  *
  * A scanner is trusted after a test, not before: at the start, after a connection was lost, when
  * another process answers than the one that was tested, or the same with other signatures, and
- * every hour. EICAR must be found, and the largest file that could ever be handed over, sparse but
- * for EICAR in front, must not be called clean: clamd says OK to what is over its limits, unless it
- * is configured to say so. Until both pass, uploads are refused: a scanner that is down is not
+ * every hour (trial.c). Until it has passed, uploads are refused: a scanner that is down is not
  * clean.
  *
  * A scanner can also go blind without a sign, so it is given EICAR between the uploads. And it has
@@ -31,11 +29,10 @@
 #include <endwell/clock.h>
 #include <endwell/event.h>
 #include <endwell/task.h>
-#include <endwell/tempfile.h>
 
-#include "clamd_client.h"
-#include "exec.h"
+#include "engine.h"
 #include "log.h"
+#include "trial.h"
 
 /* How long an upload waits for its verdict, the queue included; and how long a test may take. */
 #define PATIENCE (300 * EW_SECOND)
@@ -49,17 +46,6 @@
 
 /* So many files are scanned between two looks at whether EICAR is still found. */
 #define SPOT_CHECK_SCANS 100
-
-/* clamd never scans a file of this size or more, whatever its settings. */
-#define CLAMD_BYTES_MAX (UINT64_C(2) << 30)
-
-/*
- * The standard test file in two halves, so that neither this source nor the program is taken for a
- * virus.
- */
-static const char eicar_first[] = "X5O!P%@AP[4\\PZX54(P^)7CC)7}$";
-static const char eicar_second[] = "EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*";
-#define EICAR_BYTES (sizeof(eicar_first) + sizeof(eicar_second) - 2)
 
 struct scan_slot;
 
@@ -91,19 +77,11 @@ enum trust {
 	TRUST_FAILED,
 };
 
-/* Who was tested: another process, or another engine, is somebody else. */
-struct identity {
-	pid_t pid; /* of the clamd that listens; 0 for a program, or where it cannot be known */
-	char engine[VERDICT_TEXT_BYTES];
-};
-
 struct scanner {
 	const struct options *options;
 	struct metrics *metrics;
-	struct staging *staging;
-	struct clamd_client clamd;
-	struct exec exec;
-	uint64_t probe_bytes;
+	struct engine engine;
+	struct trial trial;
 	struct ew_event test_now;
 	struct ew_event check_now;
 	_Atomic unsigned int scans_since_check;
@@ -115,7 +93,7 @@ struct scanner {
 	struct scan_slot *idle;
 	enum trust trust;
 	unsigned int era; /* how often trust was refused: trust within one era was never lost */
-	struct identity identity; /* of the scanner that has passed, or was tested last */
+	struct engine_identity identity; /* of the scanner that has passed, or was tested last */
 	char reason[SCANNER_REASON_BYTES];
 
 	unsigned int slots_count;
@@ -140,23 +118,22 @@ struct scanner *scanner_new(const struct options *options, struct metrics *metri
 	scanner->metrics = metrics;
 	scanner->queue_end = &scanner->queue_first;
 	scanner->slots_count = slots_count;
-	scanner->clamd.socket = options->scanner_socket;
-	scanner->probe_bytes = options->size_max_bytes;
-	if (options->scan_limit_bytes > 0 && options->scan_limit_bytes < scanner->probe_bytes)
-		scanner->probe_bytes = options->scan_limit_bytes;
+	scanner->trial.engine = &scanner->engine;
+	scanner->trial.largest_bytes = options->size_max_bytes;
+	if (options->scan_limit_bytes > 0 && options->scan_limit_bytes < options->size_max_bytes)
+		scanner->trial.largest_bytes = options->scan_limit_bytes;
 	for (unsigned int i = 0; i < slots_count; i++)
 		scanner->slots[i] = (struct scan_slot){ .scanner = scanner, .number = i };
 	snprintf(scanner->reason, sizeof(scanner->reason), "the scanner has not been tested yet");
 
 	if (options->scanner_kind == SCANNER_NONE) {
 		scanner->trust = TRUST_PASSED;
-		snprintf(scanner->identity.engine, sizeof(scanner->identity.engine), "none");
+		snprintf(scanner->identity.text, sizeof(scanner->identity.text), "none");
 		snprintf(scanner->reason, sizeof(scanner->reason),
 			 "no scanner: files are published unscanned, as asked for");
 		atomic_store(&metrics->scanner_ready, true);
 	}
-	if (options->scanner_kind == SCANNER_EXEC &&
-	    exec_init(&scanner->exec, options->scanner_arguments) < 0) {
+	if (engine_init(&scanner->engine, options) < 0) {
 		snprintf(error, error_bytes,
 			 "--scanner: started as root, so the command would run as the user nobody, "
 			 "but there is none");
@@ -175,7 +152,7 @@ struct scanner *scanner_free(struct scanner *scanner)
 }
 
 /* Whether there is a scanner that has passed, which, and in which era. */
-static bool is_trusted(struct scanner *scanner, struct identity *ret_identity,
+static bool is_trusted(struct scanner *scanner, struct engine_identity *ret_identity,
 		       unsigned int *ret_era)
 {
 	bool trusted;
@@ -190,7 +167,7 @@ static bool is_trusted(struct scanner *scanner, struct identity *ret_identity,
 
 static bool is_trusted_since(struct scanner *scanner, unsigned int era)
 {
-	struct identity identity;
+	struct engine_identity identity;
 	unsigned int now;
 
 	return is_trusted(scanner, &identity, &now) && now == era;
@@ -220,7 +197,7 @@ static void log_trust(enum trust trust, const char *reason)
  * one's trust for a moment.
  */
 static void set_trust(struct scanner *scanner, enum trust trust, const char *reason,
-		      const struct identity *identity)
+		      const struct engine_identity *identity)
 {
 	bool news;
 
@@ -271,182 +248,24 @@ bool scanner_ready(struct scanner *scanner, char *ret_reason)
 void scanner_engine(struct scanner *scanner, char *ret_engine)
 {
 	pthread_mutex_lock(&scanner->lock);
-	memcpy(ret_engine, scanner->identity.engine, VERDICT_TEXT_BYTES);
+	memcpy(ret_engine, scanner->identity.text, VERDICT_TEXT_BYTES);
 	pthread_mutex_unlock(&scanner->lock);
-}
-
-/* Who would scan now. */
-static int identify(struct scanner *scanner, struct identity *ret_identity)
-{
-	if (scanner->options->scanner_kind == SCANNER_CLAMD)
-		return clamd_client_version(&scanner->clamd, ret_identity->engine,
-					    &ret_identity->pid);
-	ret_identity->pid = 0;
-	snprintf(ret_identity->engine, sizeof(ret_identity->engine), "exec:%s",
-		 scanner->options->scanner_arguments[0]);
-	return 0;
-}
-
-static bool is_same(const struct identity *one, const struct identity *other)
-{
-	return one->pid == other->pid && strcmp(one->engine, other->engine) == 0;
-}
-
-static int scan_with_program(struct scanner *scanner, int fd, struct verdict *verdict)
-{
-	char note[EXEC_NOTE_BYTES];
-	int r;
-
-	r = exec_scan(&scanner->exec, fd, verdict, note);
-	if (r == -EPROTO)
-		log_note("warn", "scanner-failed", "%s: %s", scanner->options->scanner_arguments[0],
-			 note);
-	return r;
-}
-
-/* -ESTALE: it is not the one that is expected. */
-static int scan_bytes(struct scanner *scanner, int fd, const struct identity *expected,
-		      struct verdict *verdict)
-{
-	struct identity identity;
-	int r;
-
-	r = identify(scanner, &identity);
-	if (r < 0)
-		return r;
-	if (!is_same(&identity, expected))
-		return -ESTALE;
-	memcpy(verdict->engine, identity.engine, sizeof(verdict->engine));
-	if (scanner->options->scanner_kind == SCANNER_CLAMD)
-		return clamd_client_scan(&scanner->clamd, identity.pid, fd, verdict);
-	return scan_with_program(scanner, fd, verdict);
-}
-
-static int make_and_scan(struct scanner *scanner, uint64_t bytes, const struct identity *expected,
-			 struct verdict *verdict, struct staged **ret_staged, int *ret_ending)
-{
-	EW_OWN(ew_tempfile, file);
-	char eicar[EICAR_BYTES];
-	int r;
-
-	memcpy(eicar, eicar_first, sizeof(eicar_first) - 1);
-	memcpy(eicar + sizeof(eicar_first) - 1, eicar_second, sizeof(eicar_second) - 1);
-
-	r = staging_make(scanner->staging, &file, ret_staged);
-	if (r < 0)
-		return r;
-	r = ew_file_write(ew_tempfile_file(file), eicar, sizeof(eicar), 0);
-	if (r < 0)
-		return r;
-	r = ew_file_truncate(ew_tempfile_file(file), (int64_t)bytes);
-	if (r < 0)
-		return r;
-	r = ew_tempfile_seal(file);
-	if (r < 0)
-		return r;
-	r = scan_bytes(scanner, ew_file_fd(ew_tempfile_file(file)), expected, verdict);
-	if (r < 0)
-		return r;
-	*ret_ending = ew_tempfile_close(&file);
-	return *ret_ending;
-}
-
-/* Scans a file that has EICAR in front and is @bytes long. */
-static int scan_test_file(struct scanner *scanner, uint64_t bytes, const struct identity *expected,
-			  struct verdict *verdict)
-{
-	struct staged *staged = NULL;
-	int ending = 0, r, implicit;
-
-	r = make_and_scan(scanner, bytes, expected, verdict, &staged, &ending);
-	implicit = ew_ending_error();
-	(void)staging_settle(scanner->staging, &staged, ending < 0 ? ending : implicit, NULL);
-	return r;
-}
-
-/* Says whether clamd announces what is over its limits, archives included; else a word of warning. */
-static int test_limits(struct scanner *scanner, const struct identity *identity, char *ret_warning)
-{
-	struct verdict verdict = { 0 };
-	int r;
-
-	r = scan_test_file(scanner, CLAMD_BYTES_MAX, identity, &verdict);
-	if (r == 0 && verdict.kind == VERDICT_CLEAN)
-		snprintf(
-			ret_warning, SCANNER_REASON_BYTES,
-			"; warning: it is silent about its limits, so archives over them pass: set "
-			"`AlertExceedsMax yes` in clamd.conf");
-	return r;
-}
-
-static int fails_with(int r, const char *what, const struct scanner *scanner, char *ret_reason)
-{
-	snprintf(ret_reason, SCANNER_REASON_BYTES, "%s %s: %s", scanner->options->scanner, what,
-		 strerror(-r));
-	return r;
-}
-
-static int calls_eicar(const struct verdict *verdict, const struct scanner *scanner,
-		       char *ret_reason)
-{
-	snprintf(ret_reason, SCANNER_REASON_BYTES,
-		 "%s calls the EICAR test file %s: check that its signatures are loaded",
-		 scanner->options->scanner, verdict_name(verdict->kind));
-	return -EPERM;
-}
-
-static int is_silent(const struct scanner *scanner, char *ret_reason)
-{
-	snprintf(
-		ret_reason, SCANNER_REASON_BYTES,
-		"%s calls a file of %llu bytes with EICAR in front clean: it has a size limit and is "
-		"silent about it; set `AlertExceedsMax yes` in clamd.conf (clamscan: "
-		"--alert-exceeds-max=yes), or start with a --scan-limit within its limit",
-		scanner->options->scanner, (unsigned long long)scanner->probe_bytes);
-	return -EPERM;
-}
-
-/* 0 when the scanner can be trusted; else @ret_reason says why it cannot. */
-static int test(struct scanner *scanner, struct identity *ret_identity, char *ret_reason)
-{
-	char warning[SCANNER_REASON_BYTES] = "";
-	struct verdict verdict = { 0 };
-	int r;
-
-	r = identify(scanner, ret_identity);
-	if (r < 0)
-		return fails_with(r, "does not answer", scanner, ret_reason);
-
-	r = scan_test_file(scanner, EICAR_BYTES, ret_identity, &verdict);
-	if (r == 0 && verdict.kind != VERDICT_INFECTED)
-		return calls_eicar(&verdict, scanner, ret_reason);
-	if (r == 0 && scanner->probe_bytes > EICAR_BYTES)
-		r = scan_test_file(scanner, scanner->probe_bytes, ret_identity, &verdict);
-	if (r == 0 && verdict.kind == VERDICT_CLEAN)
-		return is_silent(scanner, ret_reason);
-	if (r == 0 && scanner->options->scanner_kind == SCANNER_CLAMD)
-		r = test_limits(scanner, ret_identity, warning);
-	if (r < 0)
-		return fails_with(r, "fails to scan a test file", scanner, ret_reason);
-
-	snprintf(ret_reason, SCANNER_REASON_BYTES, "%s has passed its test%s",
-		 scanner->options->scanner, warning);
-	return 0;
 }
 
 static void run_test(struct scanner *scanner)
 {
 	char reason[SCANNER_REASON_BYTES];
-	struct identity identity = { 0 };
+	struct engine_identity identity = { 0 };
 	int r;
 
 	EW_SCOPE(limit, .deadline_ns = ew_after(PATIENCE));
 
-	r = ew_scope_finish(&limit, test(scanner, &identity, reason));
+	r = ew_scope_finish(&limit, trial_run(&scanner->trial, &identity, reason));
 	if (r == -ECANCELED)
 		return;
 	if (r == -ETIMEDOUT)
-		fails_with(r, "does not come to the end of its test", scanner, reason);
+		snprintf(reason, sizeof(reason), "%s does not come to the end of its test",
+			 scanner->options->scanner);
 	atomic_fetch_add(r == 0 ? &scanner->metrics->tests_passed : &scanner->metrics->tests_failed,
 			 1);
 	set_trust(scanner, r == 0 ? TRUST_PASSED : TRUST_FAILED, reason, &identity);
@@ -455,7 +274,7 @@ static void run_test(struct scanner *scanner)
 static int test_loop(void *argument)
 {
 	struct scanner *scanner = argument;
-	struct identity identity;
+	struct engine_identity identity;
 	unsigned int era;
 	int r;
 
@@ -475,8 +294,7 @@ static int test_loop(void *argument)
 static void spot_check(struct scanner *scanner)
 {
 	char reason[SCANNER_REASON_BYTES];
-	struct verdict verdict = { 0 };
-	struct identity identity;
+	struct engine_identity identity;
 	unsigned int era;
 	int r;
 
@@ -484,13 +302,11 @@ static void spot_check(struct scanner *scanner)
 
 	if (!is_trusted(scanner, &identity, &era))
 		return;
-	r = ew_scope_finish(&limit, scan_test_file(scanner, EICAR_BYTES, &identity, &verdict));
-	if (r == -ECANCELED)
-		return;
-	if (r < 0)
-		ew_event_set(&scanner->test_now);
-	else if (verdict.kind != VERDICT_INFECTED && calls_eicar(&verdict, scanner, reason) < 0)
+	r = ew_scope_finish(&limit, trial_spot_check(&scanner->trial, &identity, reason));
+	if (r == -EPERM)
 		distrust(scanner, era, reason);
+	else if (r < 0 && r != -ECANCELED)
+		ew_event_set(&scanner->test_now);
 }
 
 static int spot_check_loop(void *argument)
@@ -593,7 +409,7 @@ static void give_up(struct scanner *scanner, struct scan_job *job)
 int scanner_scan(struct scanner *scanner, struct ew_file *file, uint64_t size_bytes,
 		 const uint8_t *sha256, struct verdict *verdict)
 {
-	struct identity identity;
+	struct engine_identity identity;
 	struct scan_job *job;
 	unsigned int era;
 	int r;
@@ -634,7 +450,7 @@ static bool wanted(struct scan_slot *slot, struct scan_job *job)
 static int attempt(struct scan_slot *slot, struct scan_job *job)
 {
 	struct scanner *scanner = slot->scanner;
-	struct identity identity;
+	struct engine_identity identity;
 	unsigned int era;
 	int r;
 
@@ -643,7 +459,7 @@ static int attempt(struct scan_slot *slot, struct scan_job *job)
 	if (!is_trusted(scanner, &identity, &era))
 		return -EHOSTDOWN;
 
-	r = scan_bytes(scanner, job->fd, &identity, &job->verdict);
+	r = engine_scan(&scanner->engine, job->fd, &identity, &job->verdict);
 	switch (r) {
 	case 0: count_for_spot_check(scanner); break;
 	case -ECANCELED:
@@ -669,7 +485,7 @@ static int attempt(struct scan_slot *slot, struct scan_job *job)
 static int await_return(struct scan_slot *slot, struct scan_job *job)
 {
 	int64_t deadline = ew_after(RETURN_PATIENCE);
-	struct identity identity;
+	struct engine_identity identity;
 	unsigned int era;
 	int r;
 
@@ -850,7 +666,7 @@ int scanner_start(struct scanner *scanner, struct ew_scope *scope, struct stagin
 {
 	int r = 0;
 
-	scanner->staging = staging;
+	scanner->trial.staging = staging;
 	for (unsigned int i = 0; i < scanner->slots_count && r == 0; i++)
 		r = ew_spawn(scope, slot_loop, &scanner->slots[i],
 			     .worker = i % ew_workers_count() + 1);

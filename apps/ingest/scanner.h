@@ -16,9 +16,10 @@
 #include "metrics.h"
 #include "options.h"
 #include "staging.h"
+#include "trial.h"
 #include "verdict.h"
 
-#define SCANNER_REASON_BYTES 512
+#define SCANNER_REASON_BYTES TRIAL_REASON_BYTES
 
 struct scanner;
 
