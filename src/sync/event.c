@@ -28,18 +28,15 @@ static bool withdraw(struct ew_waiter *waiter)
 
 void ew_event_set(struct ew_event *event)
 {
-	struct ew_waiter *waiter, *next;
+	struct ew_waiter *waiting;
 
 	ew__lock(&event->lock);
 	event->set = true;
-	waiter = event->first;
+	waiting = event->first;
 	event->first = NULL;
 	event->last = NULL;
 	ew__unlock(&event->lock);
-	for (; waiter; waiter = next) {
-		next = waiter->next;
-		ew__waiter_wake(waiter, 0);
-	}
+	ew__waiters_wake(waiting, 0);
 }
 
 void ew_event_reset(struct ew_event *event)

@@ -69,9 +69,10 @@ void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock,
 		     bool (*withdraw_fn)(struct ew_waiter *), void *line)
 {
 	*waiter = (struct ew_waiter){
-		.wait = { .cancel = waiter_cancelled, .task = ew__task() },
+		.wait = { .cancel = waiter_cancelled },
 		.timer.expire = waiter_expired,
 		.message.deliver = deliver_wake,
+		.task = ew__task(),
 		.worker = ew__worker,
 		.lock = lock,
 		.withdraw = withdraw_fn,
@@ -97,4 +98,14 @@ void ew__waiter_wake(struct ew_waiter *waiter, int result)
 		ew__wait_end(&waiter->wait, result);
 	else
 		ew__post(waiter->worker, &waiter->message);
+}
+
+void ew__waiters_wake(struct ew_waiter *first, int result)
+{
+	struct ew_waiter *next;
+
+	for (; first; first = next) {
+		next = first->next;
+		ew__waiter_wake(first, result);
+	}
 }

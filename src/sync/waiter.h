@@ -17,6 +17,7 @@ struct ew_waiter {
 	struct ew__wait wait;
 	struct ew__timer timer;
 	struct ew__message message;
+	struct ew_task *task; /* for any thread; wait.task is its own worker's */
 	struct ew_worker *worker;
 	struct ew_waiter *next;
 	struct ew_waiter *prev;
@@ -45,3 +46,6 @@ int ew__waiter_wait(struct ew_waiter *waiter, int64_t deadline_ns, const char *w
 
 /* It is out of the line; the lock is released. Any thread; the last touch of the waiter. */
 void ew__waiter_wake(struct ew_waiter *waiter, int result);
+
+/* The same for a whole line that was taken over; NULL: nobody was in it. */
+void ew__waiters_wake(struct ew_waiter *first, int result);
