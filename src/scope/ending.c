@@ -276,6 +276,7 @@ void ew__registry_run(struct ew_task *task)
 
 _Noreturn void ew__task_drop(struct ew_task *task)
 {
+	task->drops++;
 	ew__registry_run(task);
 	task->result = -ENOTRECOVERABLE;
 	ew__task_exit();

@@ -29,6 +29,7 @@ static struct ew_task *task_on_new_stack(void)
 		return NULL;
 	task = ew__task_on_stack(stack.top);
 	task->stack = stack;
+	task->drops = 0;
 	return task;
 }
 

@@ -43,6 +43,7 @@ struct ew_task {
 	const char *waiting_for;
 
 	/* Rarely used. */
+	uint32_t drops; /* times it was ended where it stood; the stack's next task counts on */
 	ew_task_take_fn *take_fn;
 	void *taken;
 	struct ew_place taken_place;
