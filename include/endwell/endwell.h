@@ -9,6 +9,7 @@
 #include <endwell/clock.h>
 #include <endwell/event.h>
 #include <endwell/file.h>
+#include <endwell/mutex.h>
 #include <endwell/offload.h>
 #include <endwell/outcome.h>
 #include <endwell/pipe.h>
