@@ -15,15 +15,9 @@ static struct ew__line line_of(struct ew_event *event)
 	return (struct ew__line){ &event->first, &event->last };
 }
 
-static bool withdraw(struct ew_waiter *waiter)
+static void leave(struct ew_waiter *waiter)
 {
-	struct ew_event *event = waiter->line;
-
-	/* Set: everybody in line has been taken out. */
-	if (event->set)
-		return false;
-	ew__line_remove(line_of(event), waiter);
-	return true;
+	ew__line_remove(line_of(waiter->line), waiter);
 }
 
 void ew_event_set(struct ew_event *event)
@@ -32,9 +26,7 @@ void ew_event_set(struct ew_event *event)
 
 	ew__lock(&event->lock);
 	event->set = true;
-	waiting = event->first;
-	event->first = NULL;
-	event->last = NULL;
+	waiting = ew__line_take_all(line_of(event));
 	ew__unlock(&event->lock);
 	ew__waiters_wake(waiting, 0);
 }
@@ -64,7 +56,7 @@ int ew_event_wait(struct ew_event *event, int64_t deadline_ns)
 
 	if (r < 0)
 		return r;
-	ew__waiter_init(&waiter, &event->lock, withdraw, event);
+	ew__waiter_init(&waiter, &event->lock, leave, event);
 	ew__lock(&event->lock);
 	set = event->set;
 	if (!set)

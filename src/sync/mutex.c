@@ -47,15 +47,9 @@ static struct ew__line line_of(struct ew_mutex *mutex)
 	return (struct ew__line){ &mutex->first, &mutex->last };
 }
 
-static bool withdraw(struct ew_waiter *waiter)
+static void leave(struct ew_waiter *waiter)
 {
-	struct ew_mutex *mutex = waiter->line;
-
-	/* It holds the lock, or has been told that there is none. */
-	if (waiter->given)
-		return false;
-	ew__line_remove(line_of(mutex), waiter);
-	return true;
+	ew__line_remove(line_of(waiter->line), waiter);
 }
 
 /* The caller holds the line's lock, here and below. */
@@ -63,17 +57,6 @@ static void grant(struct ew_mutex *mutex, struct ew_task *task)
 {
 	mutex->held = true;
 	mutex->hold.task = task;
-}
-
-static struct ew_waiter *take_out_all(struct ew_mutex *mutex)
-{
-	struct ew_waiter *first = mutex->first, *waiter;
-
-	for (waiter = first; waiter; waiter = waiter->next)
-		waiter->given = mutex;
-	mutex->first = NULL;
-	mutex->last = NULL;
-	return first;
 }
 
 /* The next holder; NULL: there is none. */
@@ -101,7 +84,7 @@ static void release(struct ew_mutex *mutex, bool died)
 		mutex->state = LOST;
 	else if (died)
 		mutex->state = OWNER_DIED;
-	woken = lost ? take_out_all(mutex) : pass_on(mutex);
+	woken = lost ? ew__line_take_all(line_of(mutex)) : pass_on(mutex);
 	ew__unlock(&mutex->lock);
 	ew__waiters_wake(woken, lost ? -ENOTRECOVERABLE : 0);
 }
@@ -158,7 +141,7 @@ int(ew_mutex_lock)(struct ew_mutex *mutex, int64_t deadline_ns, struct ew_mutex_
 	if (r < 0)
 		return r;
 	ew__place_must_be_empty(ret_hold, site);
-	ew__waiter_init(&waiter, &mutex->lock, withdraw, mutex);
+	ew__waiter_init(&waiter, &mutex->lock, leave, mutex);
 	r = take_or_line_up(mutex, &waiter);
 	if (r == -EAGAIN)
 		r = ew__waiter_wait(&waiter, deadline_ns, "a mutex");

@@ -89,13 +89,9 @@ static void leave_line(struct ew_semaphore *semaphore, struct ew_waiter *waiter)
 	semaphore->waiting_count--;
 }
 
-static bool withdraw(struct ew_waiter *waiter)
+static void leave(struct ew_waiter *waiter)
 {
-	/* Given a permit already: it is kept, and the cancel comes at the next suspension. */
-	if (waiter->given)
-		return false;
 	leave_line(waiter->line, waiter);
-	return true;
 }
 
 static void permit_free(struct ew_permit *permit)
@@ -149,7 +145,7 @@ int(ew_semaphore_acquire)(struct ew_semaphore *semaphore, int64_t deadline_ns,
 	if (r < 0)
 		return r;
 	ew__place_must_be_empty(ret_permit, site);
-	ew__waiter_init(&waiter, &semaphore->lock, withdraw, semaphore);
+	ew__waiter_init(&waiter, &semaphore->lock, leave, semaphore);
 	ew__lock(&semaphore->lock);
 	permit = take_free(semaphore);
 	if (!permit) {

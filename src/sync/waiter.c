@@ -34,12 +34,25 @@ void ew__line_remove(struct ew__line line, struct ew_waiter *waiter)
 	waiter->prev = NULL;
 }
 
+struct ew_waiter *ew__line_take_all(struct ew__line line)
+{
+	struct ew_waiter *first = *line.first, *waiter;
+
+	for (waiter = first; waiter; waiter = waiter->next)
+		waiter->given = waiter->line;
+	*line.first = NULL;
+	*line.last = NULL;
+	return first;
+}
+
 static void withdraw(struct ew_waiter *waiter, int result)
 {
 	bool was_in_line;
 
 	ew__lock(waiter->lock);
-	was_in_line = waiter->withdraw(waiter);
+	was_in_line = !waiter->given;
+	if (was_in_line)
+		waiter->leave(waiter);
 	ew__unlock(waiter->lock);
 	if (was_in_line)
 		ew__wait_end(&waiter->wait, result);
@@ -66,7 +79,7 @@ static void deliver_wake(struct ew__message *message)
 }
 
 void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock,
-		     bool (*withdraw_fn)(struct ew_waiter *), void *line)
+		     void (*leave)(struct ew_waiter *), void *line)
 {
 	*waiter = (struct ew_waiter){
 		.wait = { .cancel = waiter_cancelled },
@@ -75,7 +88,7 @@ void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock,
 		.task = ew__task(),
 		.worker = ew__worker,
 		.lock = lock,
-		.withdraw = withdraw_fn,
+		.leave = leave,
 		.line = line,
 	};
 }

@@ -5,9 +5,9 @@
  * Waiter: one task in a line that tasks of several workers stand in
  *
  * The line belongs to a structure with a lock. Whoever takes a waiter out of the line, under that lock,
- * decides its result and wakes it once, outside the lock: by itself on the same worker, by message elsewhere.
- * The task's frame holds the waiter, so it may not return before that message has come; a cancel or a timeout
- * that finds the waiter gone from the line therefore waits for the decision that was made.
+ * decides its result, notes in the waiter what it is given, and wakes it once, outside the lock: by itself on the
+ * same worker, by message elsewhere. The task's frame holds the waiter, so it may not return before that message
+ * has come; a cancel or a timeout that finds the waiter given to therefore waits for the decision that was made.
  */
 
 #include "scope/cancel.h"
@@ -22,10 +22,10 @@ struct ew_waiter {
 	struct ew_waiter *next;
 	struct ew_waiter *prev;
 	_Atomic uint32_t *lock;
-	/* Takes the waiter out of the line if it is still there; called with the lock held. */
-	bool (*withdraw)(struct ew_waiter *waiter);
+	/* Takes the waiter out of the line, where it is; called with the lock held. */
+	void (*leave)(struct ew_waiter *waiter);
 	void *line;
-	void *given;
+	void *given; /* not NULL: taken out of the line by somebody who decided what it gets */
 	int32_t given_result;
 };
 
@@ -37,9 +37,12 @@ struct ew__line {
 void ew__line_append(struct ew__line line, struct ew_waiter *waiter);
 void ew__line_remove(struct ew__line line, struct ew_waiter *waiter);
 
+/* The whole line, each of it marked as given to; for ew__waiters_wake(). */
+struct ew_waiter *ew__line_take_all(struct ew__line line);
+
 /* Before the lock is taken and the waiter appended. */
 void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock,
-		     bool (*withdraw)(struct ew_waiter *), void *line);
+		     void (*leave)(struct ew_waiter *), void *line);
 
 /* After it was appended and the lock released. */
 int ew__waiter_wait(struct ew_waiter *waiter, int64_t deadline_ns, const char *what);
