@@ -4,7 +4,7 @@
  * Events: set once, by anybody, for all that wait now or later.
  */
 
-#include "core.h"
+#include "crossing.h"
 
 struct waiting {
 	struct ew_event *event;
@@ -121,6 +121,34 @@ static int set_then_cancel(void *argument)
 TEST(event_set_before_a_cancel_wins)
 {
 	EXPECT_EQ(run_virtual(set_then_cancel, NULL), 0);
+}
+
+static int wait_and_see_the_cancel(void *argument)
+{
+	int r = ew_event_wait(argument, EW_NEVER);
+
+	EXPECT_EQ(ew_yield(), -ECANCELED);
+	return r;
+}
+
+static void set_and_reset(void *argument)
+{
+	ew_event_set(argument);
+	ew_event_reset(argument);
+}
+
+static int cross_a_cancel(void *argument)
+{
+	struct ew_event event = { 0 };
+
+	(void)argument;
+	return cross(wait_and_see_the_cancel, set_and_reset, &event);
+}
+
+/* Also when it has been reset by then: who was in line has heard it. */
+TEST(event_set_that_crosses_a_cancel_wins)
+{
+	EXPECT_EQ(run_workers(2, cross_a_cancel, NULL), 0);
 }
 
 static int cancel_then_set(void *argument)
