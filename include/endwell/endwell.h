@@ -7,6 +7,7 @@
 
 #include <endwell/base.h>
 #include <endwell/clock.h>
+#include <endwell/condition.h>
 #include <endwell/event.h>
 #include <endwell/file.h>
 #include <endwell/mutex.h>

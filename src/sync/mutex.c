@@ -10,11 +10,12 @@
  * order, and one that panics in between is not.
  */
 
-#include "sync/waiter.h"
+#include "sync/mutex.h"
 
 #include "scope/resource.h"
+#include "sync/waiter.h"
 
-#include <endwell/mutex.h>
+#include <endwell/clock.h>
 
 enum state { CONSISTENT, OWNER_DIED, LOST };
 
@@ -36,11 +37,6 @@ static const struct ew_resource_type hold_type = {
 	.close = hold_close,
 	.abort = hold_abort,
 };
-
-static struct ew_mutex *mutex_of(struct ew_mutex_hold *hold)
-{
-	return ew__container_of(hold, struct ew_mutex, hold);
-}
 
 static struct ew__line line_of(struct ew_mutex *mutex)
 {
@@ -96,7 +92,7 @@ static void end(struct ew_mutex_hold *hold)
 
 	ew_assert(!task || hold->task == task); /* a lock is ended by the task that holds it */
 	ew_resource_deinit(&hold->resource);
-	release(mutex_of(hold), died);
+	release(ew__mutex_of(hold), died);
 }
 
 /* The lock is the running task's: 0, or -EOWNERDEAD. */
@@ -132,20 +128,37 @@ static int take_or_line_up(struct ew_mutex *mutex, struct ew_waiter *waiter)
 	return r;
 }
 
+/* A wait that may be refused has been asked whether it is, and can be cancelled. */
+static int lock(struct ew_mutex *mutex, int64_t deadline_ns, bool refusable,
+		const struct ew_site *site, struct ew_mutex_hold **ret_hold)
+{
+	struct ew_waiter waiter;
+	int r;
+
+	ew__waiter_init(&waiter, &mutex->lock, leave, mutex);
+	if (!refusable)
+		waiter.wait.cancel = NULL;
+	r = take_or_line_up(mutex, &waiter);
+	if (r == -EAGAIN)
+		r = ew__waiter_wait(&waiter, deadline_ns, "a mutex");
+	return r < 0 ? r : begin(mutex, site, ret_hold);
+}
+
 int(ew_mutex_lock)(struct ew_mutex *mutex, int64_t deadline_ns, struct ew_mutex_hold **ret_hold)
 {
 	const struct ew_site *site = ew__made_at;
-	struct ew_waiter waiter;
 	int r = ew__enter();
 
 	if (r < 0)
 		return r;
 	ew__place_must_be_empty(ret_hold, site);
-	ew__waiter_init(&waiter, &mutex->lock, leave, mutex);
-	r = take_or_line_up(mutex, &waiter);
-	if (r == -EAGAIN)
-		r = ew__waiter_wait(&waiter, deadline_ns, "a mutex");
-	return r < 0 ? r : begin(mutex, site, ret_hold);
+	return lock(mutex, deadline_ns, true, site, ret_hold);
+}
+
+int ew__mutex_lock_again(struct ew_mutex *mutex, const struct ew_site *site,
+			 struct ew_mutex_hold **ret_hold)
+{
+	return lock(mutex, EW_NEVER, false, site, ret_hold);
 }
 
 int(ew_mutex_try_lock)(struct ew_mutex *mutex, struct ew_mutex_hold **ret_hold)
@@ -158,9 +171,14 @@ int(ew_mutex_try_lock)(struct ew_mutex *mutex, struct ew_mutex_hold **ret_hold)
 	return r < 0 ? r : begin(mutex, site, ret_hold);
 }
 
+bool ew__mutex_is_consistent(const struct ew_mutex *mutex)
+{
+	return mutex->state == CONSISTENT;
+}
+
 void ew_mutex_make_consistent(struct ew_mutex_hold *hold)
 {
-	struct ew_mutex *mutex = mutex_of(hold);
+	struct ew_mutex *mutex = ew__mutex_of(hold);
 
 	ew_assert(mutex->held && hold->task == ew__task());
 	ew__lock(&mutex->lock);

@@ -7,7 +7,7 @@
 
 #include "sweep.h"
 
-#include <endwell/mutex.h>
+#include <endwell/condition.h>
 
 static struct {
 	struct ew_mutex mutex;
@@ -138,6 +138,176 @@ TEST(sweep_mutex)
 	expect_sweep(&options, workshop, 14);
 	options.droppable = true;
 	expect_sweep(&options, workshop, 14);
+}
+
+/* A store of goods: what was put in and not taken out is there. */
+static struct {
+	struct ew_mutex mutex;
+	struct ew_condition filled;
+	struct ew_condition emptied;
+	int put;
+	int taken;
+	int count;
+	bool closed;
+} store;
+
+#define STORE_MAX 1
+
+static void open_store(void *argument)
+{
+	open_book(argument);
+	memset(&store, 0, sizeof(store));
+}
+
+static const char *check_store(void *argument)
+{
+	struct ew_mutex_hold *hold = NULL;
+	int r;
+
+	if (store.mutex.held || store.mutex.first)
+		return "the mutex is locked, or somebody in line";
+	if (store.filled.first || store.emptied.first)
+		return "somebody is still in line for a condition";
+	r = ew_mutex_try_lock(&store.mutex, &hold);
+	ew_mutex_unlock(&hold);
+	if (r == 0 && store.count != store.put - store.taken)
+		return "the next one to lock is not told what was left";
+	return check_book(argument);
+}
+
+static void repair_store(struct ew_mutex_hold *hold)
+{
+	store.count = store.put - store.taken;
+	ew_mutex_make_consistent(hold);
+}
+
+static int lock_store(struct ew_mutex_hold **hold)
+{
+	int r = ew_mutex_lock(&store.mutex, EW_NEVER, hold);
+
+	if (r != -EOWNERDEAD)
+		return r;
+	repair_store(*hold);
+	return 0;
+}
+
+/* What the wait does not tell is held to be whole. */
+static int wait_in_store(struct ew_condition *condition, int64_t deadline_ns,
+			 struct ew_mutex_hold **hold)
+{
+	int r = ew_condition_wait(condition, deadline_ns, hold);
+
+	EXPECT(*hold != NULL);
+	if (r == -EOWNERDEAD) {
+		repair_store(*hold);
+		return 0;
+	}
+	EXPECT_EQ(store.count, store.put - store.taken);
+	return r;
+}
+
+static int change_store(int *done, int change)
+{
+	int r;
+
+	*done += 1;
+	r = ew_yield(); /* here a panic leaves it half done */
+	store.count += change;
+	return r;
+}
+
+static void tell_all(void *argument)
+{
+	(void)argument;
+	ew_condition_broadcast(&store.filled);
+	ew_condition_broadcast(&store.emptied);
+}
+
+static int tell(void *argument)
+{
+	tell_all(argument);
+	return 0;
+}
+
+/* Declared above the hold: who is ended with the lock held may have used up a signal, or not have given one. */
+#define TELL_THE_OTHERS() EW_GUARD(others, NULL, .close = tell, .abort = tell_all)
+
+static int supply(void *argument)
+{
+	TELL_THE_OTHERS();
+	EW_OWN(ew_mutex_hold, hold);
+	int i, r = lock_store(&hold);
+
+	for (i = 0; i < (int)(intptr_t)argument && r == 0; i++) {
+		while (r == 0 && store.count == STORE_MAX)
+			r = wait_in_store(&store.emptied, ew_after(3 * EW_SECOND), &hold);
+		if (r == 0)
+			r = change_store(&store.put, 1);
+		ew_condition_signal(&store.filled);
+	}
+	return r == -ETIMEDOUT ? 0 : r;
+}
+
+static int consume(void *argument)
+{
+	TELL_THE_OTHERS();
+	EW_OWN(ew_mutex_hold, hold);
+	BOOKED_GUARD(undo, EW_SECOND);
+	int r = lock_store(&hold);
+
+	while (r == 0 && (store.count || !store.closed)) {
+		while (r == 0 && !store.count && !store.closed)
+			r = wait_in_store(&store.filled, argument ? ew_after(EW_SECOND) : EW_NEVER,
+					  &hold);
+		if (r == 0 && store.count) {
+			r = change_store(&store.taken, -1);
+			ew_condition_signal(&store.emptied);
+		}
+	}
+	return r == -ETIMEDOUT ? 0 : r;
+}
+
+static int close_store(int r)
+{
+	EW_OWN(ew_mutex_hold, hold);
+
+	if (r == 0)
+		r = lock_store(&hold);
+	store.closed = true;
+	ew_condition_broadcast(&store.filled);
+	return r;
+}
+
+static int trade(void *argument)
+{
+	int r;
+	EW_SCOPE(consumers, .policy = EW_POLICY_INDEPENDENT);
+	EW_SCOPE(suppliers, .policy = EW_POLICY_INDEPENDENT);
+
+	(void)argument;
+	r = ew_spawn(&consumers, consume, NULL);
+	if (r == 0)
+		r = ew_spawn(&consumers, consume, &consumers);
+	if (r == 0)
+		r = ew_spawn(&suppliers, supply, (void *)2);
+	if (r == 0)
+		r = ew_spawn(&suppliers, supply, (void *)1);
+	r = ew_scope_finish(&suppliers, r);
+	if (r == 0)
+		r = ew_spawn(&consumers, consume, &consumers); /* the others may have panicked */
+	if (r == 0)
+		r = ew_sleep(3 * EW_SECOND);
+	r = close_store(r);
+	return ew_scope_finish(&consumers, r);
+}
+
+TEST(sweep_condition)
+{
+	struct ew_sweep_options options = { .prepare = open_store, .check = check_store };
+
+	expect_sweep(&options, trade, 20);
+	options.droppable = true;
+	expect_sweep(&options, trade, 20);
 }
 
 TEST_MAIN()
