@@ -41,7 +41,7 @@ struct ew_resource {
 	const struct ew_site *site; /* the line that made it */
 	struct ew_resource *next;   /* all that live, for the report at the end */
 	struct ew_resource *prev;
-	const struct ew__runtime *runtime; /* in which it was made; NULL: outside of one */
+	const struct ew__runtime *runtime; /* whose it is; NULL: a plain thread's, or a channel's */
 };
 
 /**

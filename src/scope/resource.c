@@ -15,6 +15,11 @@ static struct {
 	struct ew_resource *first;
 } living;
 
+static const struct ew__runtime *runtime_here(void)
+{
+	return ew__worker ? ew__worker->runtime : NULL;
+}
+
 void ew_resource_init(struct ew_resource *resource, const struct ew_resource_type *type,
 		      const struct ew_site *site)
 {
@@ -23,7 +28,7 @@ void ew_resource_init(struct ew_resource *resource, const struct ew_resource_typ
 	resource->type = type;
 	resource->site = site ? site : &unknown;
 	resource->prev = NULL;
-	resource->runtime = ew__worker ? ew__worker->runtime : NULL;
+	resource->runtime = runtime_here();
 	ew__lock(&living.lock);
 	resource->next = living.first;
 	if (living.first)
@@ -42,6 +47,23 @@ void ew_resource_deinit(struct ew_resource *resource)
 	if (resource->next)
 		resource->next->prev = resource->prev;
 	ew__unlock(&living.lock);
+}
+
+static void set_runtime(struct ew_resource *resource, const struct ew__runtime *runtime)
+{
+	ew__lock(&living.lock);
+	resource->runtime = runtime;
+	ew__unlock(&living.lock);
+}
+
+void ew__resource_leave_runtime(struct ew_resource *resource)
+{
+	set_runtime(resource, NULL);
+}
+
+void ew__resource_enter_runtime(struct ew_resource *resource)
+{
+	set_runtime(resource, runtime_here());
 }
 
 const struct ew_resource *ew__resources_newest(void)

@@ -13,5 +13,9 @@ unsigned ew__resources_abort_forgotten(void);
 /* The newest of those that live; NULL: there is none. */
 const struct ew_resource *ew__resources_newest(void);
 
+/* From a place into something that owns it beyond this runtime's end, and out of that into one of this thread's. */
+void ew__resource_leave_runtime(struct ew_resource *resource);
+void ew__resource_enter_runtime(struct ew_resource *resource);
+
 /* In each call that fills a place: one that is full is reported and its resource aborted. */
 void ew__place_must_be_empty(void *place, const struct ew_site *site);
