@@ -7,6 +7,7 @@
 
 #include "sweep.h"
 
+#include <endwell/channel.h>
 #include <endwell/condition.h>
 
 static struct {
@@ -308,6 +309,136 @@ TEST(sweep_condition)
 	expect_sweep(&options, trade, 20);
 	options.droppable = true;
 	expect_sweep(&options, trade, 20);
+}
+
+/* Things go through one channel, and numbers that answer them through another that has no room. */
+static struct {
+	struct ew_channel *things;
+	struct ew_channel *answers;
+	int answered; /* sent; each is received, or disposed of */
+	int heard;
+} post;
+
+static void open_post(void *argument)
+{
+	open_book(argument);
+	memset(&post, 0, sizeof(post));
+}
+
+/* The book has seen each thing ended once: sent or not, received or not. */
+static const char *check_post(void *argument)
+{
+	if (post.answered != post.heard)
+		return "an answer was lost, or heard twice";
+	return check_book(argument);
+}
+
+static void lose_answer(void *message)
+{
+	post.heard += *(int *)message;
+}
+
+static int send_things(void *argument)
+{
+	EW_OWN(thing, thing);
+	int64_t deadline_ns = argument ? ew_after(3 * EW_SECOND / 2) : EW_NEVER;
+	int i, r = 0;
+
+	for (i = 0; i < 2 && r == 0; i++) {
+		thing = open_thing(0);
+		r = ew_channel_send(post.things, deadline_ns, &thing);
+		EXPECT_EQ(thing != NULL, r < 0);
+	}
+	return r == -ETIMEDOUT || r == -EPIPE ? 0 : r;
+}
+
+static int send_shielded(void *argument)
+{
+	EW_SHIELD(shield, .budget_ns = 3 * EW_SECOND);
+
+	return send_things(argument);
+}
+
+static int answer_things(void *argument)
+{
+	EW_OWN(thing, thing);
+	BOOKED_GUARD(undo, EW_SECOND);
+	int r, one = 1;
+
+	while ((r = ew_channel_receive(post.things, argument ? ew_after(EW_SECOND) : EW_NEVER,
+				       &thing)) > 0) {
+		r = ew_close(&thing);
+		if (r < 0)
+			return r;
+		r = ew_sleep(EW_SECOND / 2);
+		if (r == 0)
+			r = ew_channel_send(post.answers, EW_NEVER, &one);
+		if (r < 0)
+			return r;
+		post.answered++;
+	}
+	return r == -ETIMEDOUT ? 0 : r;
+}
+
+static int hear_answers(void *argument)
+{
+	int number, r;
+
+	(void)argument;
+	while ((r = ew_channel_receive(post.answers, EW_NEVER, &number)) > 0)
+		post.heard += number;
+	return r;
+}
+
+static int talk(void)
+{
+	EW_SCOPE(hearer, .policy = EW_POLICY_INDEPENDENT);
+	EW_SCOPE(answerers, .policy = EW_POLICY_INDEPENDENT);
+	EW_SCOPE(senders, .policy = EW_POLICY_INDEPENDENT);
+	int r;
+
+	r = ew_spawn(&hearer, hear_answers, NULL);
+	if (r == 0)
+		r = ew_spawn(&answerers, answer_things, NULL);
+	if (r == 0)
+		r = ew_spawn(&answerers, answer_things, &hearer);
+	if (r == 0)
+		r = ew_spawn(&senders, send_things, NULL);
+	if (r == 0)
+		r = ew_spawn(&senders, send_things, &senders);
+	if (r == 0)
+		r = ew_spawn(&senders, send_shielded, NULL);
+	if (r == 0)
+		r = ew_sleep(4 * EW_SECOND);
+	ew_channel_close(post.things); /* what is in it goes on to whoever is left, or is aborted */
+	r = ew_scope_finish(&senders, r);
+	if (r == 0)
+		r = ew_sleep(3 * EW_SECOND);
+	ew_channel_close(post.answers);
+	r = ew_scope_finish(&answerers, r);
+	return ew_scope_finish(&hearer, r);
+}
+
+static int correspond(void *argument)
+{
+	EW_OWN(ew_channel, things);
+	EW_OWN(ew_channel, answers);
+
+	(void)argument;
+	EXPECT_EQ(ew_channel_new_of_resources(1, &things), 0);
+	EXPECT_EQ(ew_channel_new(0, sizeof(int), lose_answer, &answers), 0);
+	post.things = things;
+	post.answers = answers;
+	return talk();
+}
+
+TEST(sweep_channel)
+{
+	struct ew_sweep_options options = { .prepare = open_post, .check = check_post };
+
+	expect_sweep(&options, correspond, 25);
+	options.droppable = true;
+	expect_sweep(&options, correspond, 25);
 }
 
 TEST_MAIN()
