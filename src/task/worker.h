@@ -25,7 +25,8 @@ struct ew__chore {
 struct ew_worker {
 	struct ew_task *ready,
 		*ready_last; /* the run queue; ready_last counts only while ready is set */
-	struct ew_task *leaving, *leaving_last; /* the run queue of those that are cancelled, or whose peer has gone */
+	struct ew_task *leaving,
+		*leaving_last; /* the run queue of those that are cancelled, or whose peer has gone */
 	struct ew__chore *chores,
 		**chores_last;	/* run between these; chores_last counts only while chores is set */
 	uint32_t switches_left; /* until the scheduler must look at the driver again */
