@@ -44,32 +44,26 @@ static void call_cancelled(struct ew__wait *wait)
 {
 	struct call *call = ew__container_of(wait, struct call, wait);
 
-	if (ew__lane_withdraw(&call->job))
+	if (ew__job_withdraw(&call->job))
 		ew__wait_end(wait, -ECANCELED);
 }
 
-static struct ew__lane *lane_or_own(struct ew__lane *lane)
-{
-	return lane ? lane : ew__pool_lane(ew__worker->pool);
-}
-
 /* 0: @fn has been called; -ECANCELED: it will not be. */
-static int make(struct ew__lane *lane, struct call *call, const char *what)
+static int make(dev_t device, struct call *call, const char *what)
 {
 	call->job.run = call_run;
 	call->job.complete = call_completed;
 	call->job.what = what;
-	ew__lane_submit(lane_or_own(lane), &call->job);
+	ew__job_submit(ew__worker->pool, device, &call->job);
 	(void)ew__suspend(&call->wait, what);
 	ew__task()->outcome = call->wait.result < 0 ? EW_OUTCOME_NONE : EW_OUTCOME_DONE;
 	return call->wait.result;
 }
 
-int ew__call_checked(struct ew__lane *lane, int (*fn)(void *argument), void *argument,
-		     const char *what)
+int ew__call_checked(dev_t device, int (*fn)(void *argument), void *argument, const char *what)
 {
 	struct call call = { .fn = fn, .argument = argument, .wait.cancel = call_cancelled };
-	int r = make(lane, &call, what);
+	int r = make(device, &call, what);
 
 	if (r < 0)
 		return r;
@@ -78,21 +72,20 @@ int ew__call_checked(struct ew__lane *lane, int (*fn)(void *argument), void *arg
 	return call.result == -ECANCELED ? -EIO : call.result;
 }
 
-int ew__call(struct ew__lane *lane, int (*fn)(void *argument), void *argument, const char *what)
+int ew__call(dev_t device, int (*fn)(void *argument), void *argument, const char *what)
 {
 	int r = ew__enter();
 
-	return r < 0 ? r : ew__call_checked(lane, fn, argument, what);
+	return r < 0 ? r : ew__call_checked(device, fn, argument, what);
 }
 
-int ew__offload_to(struct ew__lane *lane, int (*fn)(void *argument), void *argument,
-		   int *ret_result)
+int ew__offload_to(dev_t device, int (*fn)(void *argument), void *argument, int *ret_result)
 {
 	struct call call = { .fn = fn, .argument = argument, .wait.cancel = call_cancelled };
 	int r = ew__enter();
 
 	if (r == 0)
-		r = make(lane, &call, "a thread of the pool");
+		r = make(device, &call, "a thread of the pool");
 	if (r == 0)
 		*ret_result = call.result;
 	return r;
@@ -100,7 +93,7 @@ int ew__offload_to(struct ew__lane *lane, int (*fn)(void *argument), void *argum
 
 int ew_offload(int (*fn)(void *argument), void *argument, int *ret_result)
 {
-	return ew__offload_to(NULL, fn, argument, ret_result);
+	return ew__offload_to(EW__DEVICE_NONE, fn, argument, ret_result);
 }
 
 void ew__give_space_back(int fd)
@@ -144,7 +137,7 @@ static void close_job_completed(struct ew__job *job)
 	close_job->gone(close_job);
 }
 
-void ew__close_in_background(struct ew__lane *lane, struct ew__close_job *close_job)
+void ew__close_in_background(dev_t device, struct ew__close_job *close_job)
 {
 	if (!ew__worker) {
 		/* Outside a runtime nobody's turn is at stake. */
@@ -155,7 +148,7 @@ void ew__close_in_background(struct ew__lane *lane, struct ew__close_job *close_
 	close_job->job.run = close_job_run;
 	close_job->job.complete = close_job_completed;
 	close_job->job.what = "the close of a file";
-	ew__lane_submit(lane_or_own(lane), &close_job->job);
+	ew__job_submit(ew__worker->pool, device, &close_job->job);
 }
 
 static int close_job_call(void *argument)
@@ -163,10 +156,10 @@ static int close_job_call(void *argument)
 	return end_close_job(argument);
 }
 
-int ew__close_and_wait(struct ew__lane *lane, struct ew__close_job *close_job)
+int ew__close_and_wait(dev_t device, struct ew__close_job *close_job)
 {
 	struct call call = { .fn = close_job_call, .argument = close_job };
 
-	(void)make(lane, &call, "the close of a file");
+	(void)make(device, &call, "the close of a file");
 	return call.result;
 }

@@ -33,23 +33,17 @@ static bool is_last(struct ew_file *file)
 	return atomic_fetch_sub(&file->holders, 1) == 0;
 }
 
-static void free_file(struct ew_file *file)
-{
-	ew__lane_leave(file->lane);
-	free(file);
-}
-
 void ew__file_let_go(struct ew_file *dir)
 {
 	if (!dir || !is_last(dir))
 		return;
 	ew__close_fd(dir->fd);
-	free_file(dir);
+	free(dir);
 }
 
 static void file_gone(struct ew__close_job *close_job)
 {
-	free_file(ew__container_of(close_job, struct ew_file, close_job));
+	free(ew__container_of(close_job, struct ew_file, close_job));
 }
 
 static int file_close(void *resource)
@@ -61,8 +55,8 @@ static int file_close(void *resource)
 	if (!is_last(file))
 		return 0;
 	file->close_job.fd = file->fd;
-	r = ew__close_and_wait(file->lane, &file->close_job);
-	free_file(file);
+	r = ew__close_and_wait(file->device, &file->close_job);
+	free(file);
 	return r;
 }
 
@@ -75,7 +69,7 @@ static void file_abort(void *resource)
 		return;
 	file->close_job.fd = file->fd;
 	file->close_job.gone = file_gone;
-	ew__close_in_background(file->lane, &file->close_job);
+	ew__close_in_background(file->device, &file->close_job);
 }
 
 static const struct ew_resource_type file_type = {
@@ -89,9 +83,9 @@ int ew__directory_fd(const struct ew_file *dir)
 	return dir ? dir->fd : AT_FDCWD;
 }
 
-struct ew__lane *ew__directory_lane(const struct ew_file *dir)
+dev_t ew__directory_device(const struct ew_file *dir)
 {
-	return dir ? dir->lane : NULL;
+	return dir ? dir->device : EW__DEVICE_NONE;
 }
 
 /* A system call and its arguments, for a thread. */
@@ -104,7 +98,6 @@ struct file_call {
 	int64_t offset;
 	int flags;
 	mode_t mode;
-	struct ew__pool *pool;
 	const struct ew_file *from_dir;
 	const char *from;
 	struct stat *stat;
@@ -113,6 +106,7 @@ struct file_call {
 
 static void learn_kind(struct ew_file *file)
 {
+	file->device = ew__device_of(file->fd);
 	file->stream = lseek(file->fd, 0, SEEK_CUR) < 0 && errno == ESPIPE;
 }
 
@@ -131,7 +125,6 @@ static int call_openat(void *argument)
 	if (status >= 0)
 		fcntl(file->fd, F_SETFL, status & ~O_NONBLOCK);
 	learn_kind(file);
-	file->lane = ew__lane_enter(call->pool, file->fd);
 	return 0;
 }
 
@@ -144,10 +137,9 @@ int ew__open_at(const struct ew_file *dir, const char *path, int flags, mode_t m
 		.name = path,
 		.flags = flags,
 		.mode = mode,
-		.pool = ew__worker->pool,
 	};
 
-	return ew__call_checked(ew__directory_lane(dir), call_openat, &call,
+	return ew__call_checked(ew__directory_device(dir), call_openat, &call,
 				"the opening of a file");
 }
 
@@ -185,8 +177,6 @@ int(ew_file_adopt)(int fd, struct ew_file **ret_file)
 		return -ENOMEM;
 	file->fd = fd;
 	learn_kind(file);
-	if (ew__worker)
-		file->lane = ew__lane_enter(ew__worker->pool, fd);
 	ew_resource_init(&file->resource, &file_type, site);
 	*ret_file = file;
 	return 0;
@@ -270,7 +260,7 @@ int ew_file_read(struct ew_file *file, void *buffer, size_t size, int64_t offset
 		rest.buffer = (char *)buffer + done;
 		rest.size = size - done;
 		rest.offset = offset + (int64_t)done;
-		r = ew__call_checked(file->lane, call_pread, &rest, "a read from a file");
+		r = ew__call_checked(file->device, call_pread, &rest, "a read from a file");
 		done += r > 0 ? (size_t)r : 0;
 	}
 	if (done == 0)
@@ -294,7 +284,7 @@ static int write_some(struct ew_file *file, const char *at, size_t size, int64_t
 	if (r != -EAGAIN)
 		return r;
 	file->write_waits = true;
-	return ew__call_checked(file->lane, call_pwrite, &write, "a write to a file");
+	return ew__call_checked(file->device, call_pwrite, &write, "a write to a file");
 }
 
 int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t offset)
@@ -330,7 +320,7 @@ int ew_file_sync(struct ew_file *file, bool data_only)
 {
 	struct file_call call = { .file = file, .flags = data_only };
 
-	return ew__call(file->lane, call_fsync, &call, "a sync");
+	return ew__call(file->device, call_fsync, &call, "a sync");
 }
 
 static int call_stat(void *argument)
@@ -344,14 +334,14 @@ int ew_file_stat(struct ew_file *file, struct stat *ret_stat)
 {
 	struct file_call call = { .file = file, .stat = ret_stat };
 
-	return ew__call(file->lane, call_stat, &call, "a stat");
+	return ew__call(file->device, call_stat, &call, "a stat");
 }
 
 int ew__file_stat(struct ew_file *file, struct stat *ret_stat)
 {
 	struct file_call call = { .file = file, .stat = ret_stat };
 
-	return ew__call_checked(file->lane, call_stat, &call, "a stat");
+	return ew__call_checked(file->device, call_stat, &call, "a stat");
 }
 
 static int call_fstatat(void *argument)
@@ -367,7 +357,7 @@ int ew__file_stat_name(struct ew_file *dir, const char *name, struct stat *ret_s
 {
 	struct file_call call = { .dir = dir, .name = name, .stat = ret_stat };
 
-	return ew__call_checked(ew__directory_lane(dir), call_fstatat, &call, "a stat");
+	return ew__call_checked(ew__directory_device(dir), call_fstatat, &call, "a stat");
 }
 
 static int call_statvfs(void *argument)
@@ -381,7 +371,7 @@ int ew_file_statvfs(struct ew_file *file, struct statvfs *ret_statvfs)
 {
 	struct file_call call = { .file = file, .statvfs = ret_statvfs };
 
-	return ew__call(file->lane, call_statvfs, &call, "a look at a filesystem");
+	return ew__call(file->device, call_statvfs, &call, "a look at a filesystem");
 }
 
 static int call_truncate(void *argument)
@@ -395,7 +385,7 @@ int ew_file_truncate(struct ew_file *file, int64_t size_bytes)
 {
 	struct file_call call = { .file = file, .offset = size_bytes };
 
-	return ew__call(file->lane, call_truncate, &call, "a truncate");
+	return ew__call(file->device, call_truncate, &call, "a truncate");
 }
 
 static int call_chmod(void *argument)
@@ -409,7 +399,7 @@ int ew_file_chmod(struct ew_file *file, mode_t mode)
 {
 	struct file_call call = { .file = file, .mode = mode };
 
-	return ew__call(file->lane, call_chmod, &call, "a chmod");
+	return ew__call(file->device, call_chmod, &call, "a chmod");
 }
 
 static int call_linkat(void *argument)
@@ -429,7 +419,7 @@ int ew__file_link(struct ew_file *file, struct ew_file *dir, const char *name)
 {
 	struct file_call call = { .file = file, .dir = dir, .name = name };
 
-	return ew__call(file->lane, call_linkat, &call, "a link");
+	return ew__call(file->device, call_linkat, &call, "a link");
 }
 
 int ew_file_link(struct ew_file *file, struct ew_file *dir, const char *name)
@@ -464,7 +454,7 @@ int ew_file_rename(struct ew_file *from_dir, const char *from, struct ew_file *t
 		.flags = (int)flags,
 	};
 
-	return ew__call(ew__directory_lane(from_dir), call_renameat, &call, "a rename");
+	return ew__call(ew__directory_device(from_dir), call_renameat, &call, "a rename");
 }
 
 static int call_unlinkat(void *argument)
@@ -478,13 +468,13 @@ int ew_file_unlink(struct ew_file *dir, const char *name, int flags)
 {
 	struct file_call call = { .dir = dir, .name = name, .flags = flags };
 
-	return ew__call(ew__directory_lane(dir), call_unlinkat, &call, "an unlink");
+	return ew__call(ew__directory_device(dir), call_unlinkat, &call, "an unlink");
 }
 
 int ew_file_offload(struct ew_file *file, int (*fn)(void *argument), void *argument,
 		    int *ret_result)
 {
-	return ew__offload_to(file->lane, fn, argument, ret_result);
+	return ew__offload_to(file->device, fn, argument, ret_result);
 }
 
 int ew_file_close(struct ew_file **file)

@@ -12,7 +12,7 @@
 struct ew_file {
 	struct ew_resource resource; /* no type: part of a temporary file */
 	struct ew__close_job close_job;
-	struct ew__lane *lane;	  /* of the filesystem; NULL: opened outside a runtime */
+	dev_t device;		  /* of its filesystem, in whose lane its calls stand */
 	_Atomic unsigned holders; /* named temporary files that need this directory for their end */
 	int fd;
 	bool stream; /* a FIFO or a terminal: it has no offsets, and nothing ends a read there that waits for a writer */
@@ -23,8 +23,8 @@ struct ew_file {
 /* dir's descriptor; NULL: the working directory. */
 int ew__directory_fd(const struct ew_file *dir);
 
-/* The lane for calls on @dir. */
-struct ew__lane *ew__directory_lane(const struct ew_file *dir);
+/* The device for calls in @dir. */
+dev_t ew__directory_device(const struct ew_file *dir);
 
 /* linkat(2), also for what ew_file_link() refuses. */
 int ew__file_link(struct ew_file *file, struct ew_file *dir, const char *name);
@@ -42,6 +42,6 @@ int ew__file_stat_name(struct ew_file *dir, const char *name, struct stat *ret_s
 void ew__file_hold(struct ew_file *dir);
 void ew__file_let_go(struct ew_file *dir);
 
-/* openat(2) into @file: its descriptor, and the lane that ew__lane_leave() gives back. The caller has checked for a cancel. */
+/* openat(2) into @file: its descriptor and device. The caller has checked for a cancel. */
 int ew__open_at(const struct ew_file *dir, const char *path, int flags, mode_t mode,
 		struct ew_file *file);

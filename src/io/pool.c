@@ -54,7 +54,6 @@ struct ew__lane {
 	uint64_t ended_count, ended_seen;
 	int64_t mean_ns; /* of the last calls */
 	dev_t device;
-	unsigned users_count;
 };
 
 struct thread {
@@ -355,80 +354,60 @@ static void *pool_thread(void *argument)
 
 /* ---- lanes ---- */
 
-static void init_lane(struct ew__pool *pool, unsigned width_min, unsigned width_max)
+static void init_lane(struct ew__pool *pool, dev_t device, unsigned width_min, unsigned width_max)
 {
 	struct ew__lane *lane = &pool->lanes[pool->lanes_count++];
 
 	lane->pool = pool;
 	lane->queue.last = &lane->queue.first;
 	lane->later.last = &lane->later.first;
+	lane->device = device;
 	lane->width = lane->width_min = width_min;
 	lane->width_max = width_max;
 	pool->resting_lanes_count++;
 }
 
-/* Also of a filesystem that does not answer: what the kernel knows is enough. */
-static bool find_device(int fd, dev_t *ret_device)
+/* Of another filesystem from now on, of which nothing is known yet. */
+static struct ew__lane *give_lane(struct ew__lane *lane, dev_t device)
+{
+	lane->device = device;
+	lane->width = lane->width_min;
+	lane->quick_count = 0;
+	lane->mean_ns = 0;
+	return lane;
+}
+
+/*
+ * The lane of the device, or a new one with a thread to be kept for it, or one in which nothing is being done. The
+ * caller holds the mutex.
+ */
+static struct ew__lane *lane_of_device(struct ew__pool *pool, dev_t device)
+{
+	struct ew__lane *lane, *idle = NULL;
+
+	if (device == EW__DEVICE_NONE)
+		return pool->lanes;
+	for (lane = pool->lanes + 1; lane < pool->lanes + pool->lanes_count; lane++) {
+		if (lane->device == device)
+			return lane;
+		if (lane->queued_count == 0 && lane->running_count == 0)
+			idle = lane;
+	}
+	if (pool->lanes_count < POOL_LANES_MAX && start_thread(pool) == 0) {
+		init_lane(pool, device, smaller((processors_count() + 1) / 2, EW__LANE_WIDTH_MAX),
+			  EW__LANE_WIDTH_MAX);
+		return &pool->lanes[pool->lanes_count - 1];
+	}
+	return idle ? give_lane(idle, device) : pool->lanes;
+}
+
+dev_t ew__device_of(int fd)
 {
 	struct statx found;
 
 	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &found) < 0)
-		return false;
-	*ret_device = makedev(found.stx_dev_major, found.stx_dev_minor);
-	return true;
-}
-
-/* The lane of the device, or one that nobody needs any more, or a new one with a thread to be kept for it. */
-static struct ew__lane *lane_of_device(struct ew__pool *pool, dev_t device)
-{
-	struct ew__lane *lane, *unused = NULL;
-
-	for (lane = pool->lanes + 1; lane < pool->lanes + pool->lanes_count; lane++) {
-		if (lane->users_count > 0 && lane->device == device)
-			return lane;
-		if (lane->users_count == 0 && (!unused || lane->device == device))
-			unused = lane;
-	}
-	if (unused && unused->device == device)
-		return unused;
-	if (pool->lanes_count < POOL_LANES_MAX && start_thread(pool) == 0) {
-		init_lane(pool, smaller((processors_count() + 1) / 2, EW__LANE_WIDTH_MAX),
-			  EW__LANE_WIDTH_MAX);
-		return &pool->lanes[pool->lanes_count - 1];
-	}
-	return unused ? unused : pool->lanes;
-}
-
-struct ew__lane *ew__lane_enter(struct ew__pool *pool, int fd)
-{
-	struct ew__lane *lane = pool->lanes;
-	dev_t device;
-
-	if (!find_device(fd, &device))
-		return lane;
-	pthread_mutex_lock(&pool->mutex);
-	lane = lane_of_device(pool, device);
-	if (!is_own(lane)) {
-		lane->device = device;
-		lane->users_count++;
-	}
-	pthread_mutex_unlock(&pool->mutex);
-	return lane;
-}
-
-void ew__lane_leave(struct ew__lane *lane)
-{
-	if (!lane || is_own(lane))
-		return;
-	pthread_mutex_lock(&lane->pool->mutex);
-	ew_assert(lane->users_count > 0);
-	lane->users_count--;
-	pthread_mutex_unlock(&lane->pool->mutex);
-}
-
-struct ew__lane *ew__pool_lane(struct ew__pool *pool)
-{
-	return pool->lanes;
+		return EW__DEVICE_NONE;
+	return makedev(found.stx_dev_major, found.stx_dev_minor);
 }
 
 static void look_at_lane(const struct ew__pool *pool, const struct ew__lane *lane,
@@ -473,20 +452,21 @@ static void deliver_completion(struct ew__message *message)
 	job->complete(job);
 }
 
-void ew__lane_submit(struct ew__lane *lane, struct ew__job *job)
+void ew__job_submit(struct ew__pool *pool, dev_t device, struct ew__job *job)
 {
-	struct ew__pool *pool = lane->pool;
+	struct ew__lane *lane;
 	struct queue *queue;
 
 	job->worker = ew__worker;
 	job->worker->transfers++;
 	job->message.deliver = deliver_completion;
-	job->lane = lane;
 	job->later = !ew__current || ew__current->leaving;
 	job->next = NULL;
 	job->queued = true;
-	queue = job->later ? &lane->later : &lane->queue;
 	pthread_mutex_lock(&pool->mutex);
+	lane = lane_of_device(pool, device);
+	job->lane = lane;
+	queue = job->later ? &lane->later : &lane->queue;
 	job->link = queue->last;
 	*queue->last = job;
 	queue->last = &job->next;
@@ -496,7 +476,7 @@ void ew__lane_submit(struct ew__lane *lane, struct ew__job *job)
 	pthread_mutex_unlock(&pool->mutex);
 }
 
-bool ew__lane_withdraw(struct ew__job *job)
+bool ew__job_withdraw(struct ew__job *job)
 {
 	struct ew__pool *pool = job->lane->pool;
 	bool withdrawn;
@@ -523,7 +503,7 @@ static void init(struct ew__pool *pool, unsigned offload_threads)
 	pthread_cond_init(&pool->work, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	pool->threads_max = offload_threads + LANE_THREADS_MAX;
-	init_lane(pool, offload_threads, offload_threads);
+	init_lane(pool, EW__DEVICE_NONE, offload_threads, offload_threads);
 }
 
 int ew__pool_new(struct ew__pool **ret_pool, unsigned offload_threads)

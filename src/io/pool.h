@@ -31,7 +31,7 @@ struct ew__job {
 #define EW__OFFLOAD_THREADS_DEFAULT 4
 #define EW__OFFLOAD_THREADS_MAX	    64
 
-/* Of filesystems; a further one shares the program's own lane. */
+/* Of filesystems. One more takes the place of one on which nothing is being done, or shares the program's own lane. */
 #define EW__LANES_MAX 16
 
 /* Beside the one that each lane is sure of: for all filesystems together. */
@@ -46,7 +46,7 @@ void ew__pool_free(struct ew__pool *pool);
 
 /* What is being done in a lane. */
 struct ew__lane_state {
-	dev_t device; /* 0: the program's own lane */
+	dev_t device; /* EW__DEVICE_NONE: the program's own lane */
 	unsigned running_count, queued_count, width;
 	const char *oldest; /* what the longest of them is for */
 	int64_t oldest_since_ns;
@@ -57,23 +57,18 @@ struct ew__lane_state {
 /* Of each lane in which a call runs; the count of them. Any thread. */
 unsigned ew__pool_look(struct ew__pool *pool, struct ew__lane_state states[EW__LANE_STATES_MAX]);
 
-/* The program's own lane. */
-struct ew__lane *ew__pool_lane(struct ew__pool *pool);
+/* The program's own lane, where a device is asked for. */
+#define EW__DEVICE_NONE ((dev_t)0)
+
+/* The device of the filesystem that @fd is on. Asks nothing of the filesystem. EW__DEVICE_NONE: it cannot be told. */
+dev_t ew__device_of(int fd);
 
 /*
- * The lane of the filesystem that descriptor @fd is on, until ew__lane_leave(). Cannot fail: without a thread or a
- * place in the table it is the program's own. Any thread.
- */
-struct ew__lane *ew__lane_enter(struct ew__pool *pool, int fd);
-
-/* NULL is a no-op. Any thread; the lane has no job of the caller's. */
-void ew__lane_leave(struct ew__lane *lane);
-
-/*
- * On a worker. First come, first served, but that the jobs of tasks which end by a cancel, and aborts, let the others
+ * On a worker, in the lane of @device's filesystem; without a thread or a place in the table that is the program's own,
+ * for this job. First come, first served, but that the jobs of tasks which end by a cancel, and aborts, let the others
  * by, three for each of theirs. The job is the lane's until complete() is called.
  */
-void ew__lane_submit(struct ew__lane *lane, struct ew__job *job);
+void ew__job_submit(struct ew__pool *pool, dev_t device, struct ew__job *job);
 
 /* Takes a job back that no thread has begun: complete() will not be called. False: too late. */
-bool ew__lane_withdraw(struct ew__job *job);
+bool ew__job_withdraw(struct ew__job *job);

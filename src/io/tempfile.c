@@ -97,15 +97,9 @@ static void fill_in(struct ew_tempfile *tempfile)
 	close_job->end = tempfile->named ? end_named : NULL;
 }
 
-static void free_tempfile(struct ew_tempfile *tempfile)
-{
-	ew__lane_leave(tempfile->file.lane);
-	free(tempfile);
-}
-
 static void tempfile_gone(struct ew__close_job *close_job)
 {
-	free_tempfile(ew__container_of(close_job, struct ew_tempfile, file.close_job));
+	free(ew__container_of(close_job, struct ew_tempfile, file.close_job));
 }
 
 static int tempfile_close(void *resource)
@@ -114,9 +108,9 @@ static int tempfile_close(void *resource)
 	int r;
 
 	fill_in(tempfile);
-	r = ew__close_and_wait(tempfile->file.lane, &tempfile->file.close_job);
+	r = ew__close_and_wait(tempfile->file.device, &tempfile->file.close_job);
 	ew_resource_deinit(&tempfile->resource);
-	free_tempfile(tempfile);
+	free(tempfile);
 	return r;
 }
 
@@ -127,7 +121,7 @@ static void tempfile_abort(void *resource)
 	ew_resource_deinit(&tempfile->resource);
 	fill_in(tempfile);
 	tempfile->file.close_job.gone = tempfile_gone;
-	ew__close_in_background(tempfile->file.lane, &tempfile->file.close_job);
+	ew__close_in_background(tempfile->file.device, &tempfile->file.close_job);
 }
 
 static const struct ew_resource_type tempfile_type = {
@@ -239,7 +233,7 @@ static int seal(void *argument)
 
 int ew_tempfile_seal(struct ew_tempfile *tempfile)
 {
-	return ew__call(tempfile->file.lane, seal, tempfile, "the sealing of a file");
+	return ew__call(tempfile->file.device, seal, tempfile, "the sealing of a file");
 }
 
 /* Who is it that has the name now, the open file or another? 0: the open file. */

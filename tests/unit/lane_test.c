@@ -23,7 +23,7 @@ static struct directory root;
 static bool mount_root(void)
 {
 	return unshare(CLONE_NEWNS) == 0 &&
-	       mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+	       mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) == 0 &&
 	       mount("root", root.path, "tmpfs", 0, "size=1m") == 0;
 }
 
@@ -329,7 +329,7 @@ static void submit_ordered(struct ordered *jobs, char letter)
 		jobs[i] = (struct ordered){ .job = { .run = run_ordered,
 						     .complete = complete_ordered },
 					    .letter = letter };
-		ew__lane_submit(ew__pool_lane(ew__worker->pool), &jobs[i].job);
+		ew__job_submit(ew__worker->pool, EW__DEVICE_NONE, &jobs[i].job);
 	}
 }
 
@@ -364,48 +364,83 @@ TEST(lane_jobs_of_cancelled_tasks_let_others_by_and_are_not_forgotten)
 
 /* ---- more filesystems than lanes ---- */
 
-static int open_many(void *argument)
+static int call_many(void *argument)
 {
 	struct ew_file *files[MOUNTS_MAX] = { 0 };
-	struct gate gate = GATE_CLOSED;
-	struct caller caller = { .gate = &gate };
-	struct stat stat, last;
+	struct gate gate = GATE_CLOSED, last_gate = GATE_CLOSED;
+	struct caller callers[EW__LANES_MAX], last_caller;
+	struct stat last;
 	unsigned i;
 	EW_SCOPE(scope);
 
 	(void)argument;
 	for (i = 0; i < MOUNTS_MAX; i++)
 		EXPECT_EQ(open_folder(i, &files[i]), 0);
-	EXPECT_EQ(ew_file_stat(files[MOUNTS_MAX - 1], &last), 0);
-	caller.file = files[MOUNTS_MAX - 1];
-	EXPECT_EQ(ew_spawn(&scope, call_task, &caller), 0);
-	TURNS_UNTIL(inside(&gate) == 1);
+	EXPECT_EQ(fstat(ew_file_fd(files[MOUNTS_MAX - 1]), &last), 0);
+	for (i = 0; i < EW__LANES_MAX; i++) {
+		callers[i] = (struct caller){ .file = files[i], .gate = &gate };
+		EXPECT_EQ(ew_spawn(&scope, call_task, &callers[i]), 0);
+	}
+	TURNS_UNTIL(inside(&gate) == EW__LANES_MAX);
+	last_caller = (struct caller){ .file = files[MOUNTS_MAX - 1], .gate = &last_gate };
+	EXPECT_EQ(ew_spawn(&scope, call_task, &last_caller), 0);
+	TURNS_UNTIL(inside(&last_gate) == 1);
 	EXPECT_EQ(look_at_lane(&last).running_count, 0); /* it shares the program's own */
 	open_gate(&gate);
+	open_gate(&last_gate);
 	EXPECT_EQ(ew_scope_join(&scope), 0);
-	gate.open = false;
-	EXPECT_EQ(ew_file_close(&files[MOUNTS_MAX - 1]), 0);
 
-	EXPECT_EQ(ew_file_close(&files[0]), 0);
-	EXPECT_EQ(open_folder(MOUNTS_MAX - 1, &files[0]), 0);
-	caller.file = files[0];
-	EXPECT_EQ(ew_spawn(&scope, call_task, &caller), 0);
-	TURNS_UNTIL(inside(&gate) == 1);
-	EXPECT_EQ(look_at_lane(&last).running_count, 1); /* the lane that nobody needs any more */
-	open_gate(&gate);
+	last_gate.open = false;
+	EXPECT_EQ(ew_spawn(&scope, call_task, &last_caller), 0);
+	TURNS_UNTIL(inside(&last_gate) == 1);
+	EXPECT_EQ(look_at_lane(&last).running_count,
+		  1); /* that of another, in which nothing was being done */
+	open_gate(&last_gate);
 	EXPECT_EQ(ew_scope_join(&scope), 0);
-	for (i = 0; i < MOUNTS_MAX - 1; i++) {
-		EXPECT_EQ(ew_file_stat(files[i], &stat), 0);
+	for (i = 0; i < MOUNTS_MAX; i++)
 		EXPECT_EQ(ew_file_close(&files[i]), 0);
-	}
 	return 0;
 }
 
 TEST(lane_of_one_filesystem_too_many_is_the_programs_own_until_another_is_free)
 {
 	mount_some(MOUNTS_MAX);
-	EXPECT_EQ(run_with_threads(open_many), 0);
+	EXPECT_EQ(run_with_threads(call_many), 0);
 	unmount_all(MOUNTS_MAX);
+}
+
+/* ---- files that outlive their runtime ---- */
+
+static int open_and_send(void *channel)
+{
+	EW_OWN(ew_file, file);
+
+	EXPECT_EQ(ew_file_open(NULL, "/tmp", O_RDONLY | O_DIRECTORY, 0, &file), 0);
+	return ew_channel_send(channel, EW_NEVER, &file);
+}
+
+static int receive_and_use(void *channel)
+{
+	EW_OWN(ew_file, file);
+	struct stat stat;
+
+	EXPECT_EQ(ew_channel_receive(channel, EW_NEVER, &file), 1);
+	EXPECT_EQ(ew_file_stat(file, &stat), 0);
+	return ew_file_close(&file);
+}
+
+/* The lanes of the first runtime are gone when the file is used in the second, and when the third's is ended in none. */
+TEST(lane_of_a_file_that_outlives_its_runtime_is_the_next_ones)
+{
+	struct descriptors before = descriptors_now();
+	struct ew_channel *channel = NULL;
+
+	EXPECT_EQ(ew_channel_new_of_resources(1, &channel), 0);
+	EXPECT_EQ(ew_run(NULL, open_and_send, channel), 0);
+	EXPECT_EQ(ew_run(NULL, receive_and_use, channel), 0);
+	EXPECT_EQ(ew_run(NULL, open_and_send, channel), 0);
+	ew_channel_free(&channel);
+	expect_same_descriptors(&before);
 }
 
 TEST_MAIN()

@@ -190,7 +190,7 @@ static void complete_ordered(struct ew__job *job)
 static int withdraw(void *argument)
 {
 	struct ordered jobs[JOBS_COUNT];
-	struct ew__lane *lane = ew__pool_lane(ew__worker->pool);
+	struct ew__pool *pool = ew__worker->pool;
 	unsigned i;
 	EW_SCOPE(scope);
 
@@ -206,13 +206,13 @@ static int withdraw(void *argument)
 		jobs[i] = (struct ordered){
 			.job = { .run = run_ordered, .complete = complete_ordered }, .number = i
 		};
-		ew__lane_submit(lane, &jobs[i].job);
+		ew__job_submit(pool, EW__DEVICE_NONE, &jobs[i].job);
 	}
-	EXPECT(ew__lane_withdraw(&jobs[0].job));
-	EXPECT(ew__lane_withdraw(&jobs[3].job));
-	EXPECT(ew__lane_withdraw(&jobs[5].job));
-	EXPECT(!ew__lane_withdraw(&jobs[3].job));
-	ew__lane_submit(lane, &jobs[3].job);
+	EXPECT(ew__job_withdraw(&jobs[0].job));
+	EXPECT(ew__job_withdraw(&jobs[3].job));
+	EXPECT(ew__job_withdraw(&jobs[5].job));
+	EXPECT(!ew__job_withdraw(&jobs[3].job));
+	ew__job_submit(pool, EW__DEVICE_NONE, &jobs[3].job);
 	/* The one thread may go on. */
 	EXPECT_EQ(pthread_mutex_lock(&door.mutex), 0);
 	door.most = door.wanted;
@@ -221,7 +221,7 @@ static int withdraw(void *argument)
 	TURNS_UNTIL(jobs[3].completed);
 	EXPECT_STR(order, "1243");
 	EXPECT(!jobs[0].completed && !jobs[5].completed);
-	EXPECT(!ew__lane_withdraw(&jobs[1].job));
+	EXPECT(!ew__job_withdraw(&jobs[1].job));
 	return ew_scope_join(&scope);
 }
 
@@ -270,7 +270,7 @@ static int leave_a_job(void *argument)
 	static struct ew__job job = { .run = never_end, .what = "a call that never ends" };
 
 	(void)argument;
-	ew__lane_submit(ew__pool_lane(ew__worker->pool), &job);
+	ew__job_submit(ew__worker->pool, EW__DEVICE_NONE, &job);
 	return 0;
 }
 
