@@ -208,9 +208,9 @@ class Reclaiming(Body):
 
     def enter(self):
         super().enter()
-        self.rule = self.filesystem.rule("truncate", hang=True)
+        self.rule = self.filesystem.rule("flush", hang=True)
         ingest.reset(self.connection)
-        self.filesystem.wait_waiting("truncate")
+        self.filesystem.wait_waiting("flush")
 
     def go_on(self):
         pass
