@@ -11,6 +11,8 @@
  * are names, so that nothing but the lane's width stands between the removals.
  */
 
+#include "numbers.h"
+
 #include <endwell/endwell.h>
 #include <err.h>
 #include <errno.h>
@@ -106,17 +108,10 @@ static int end_slow(void *argument)
 	return r;
 }
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 static double p99(double *ms)
 {
-	qsort(ms, PROBES_COUNT, sizeof(*ms), compare);
-	return ms[PROBES_COUNT - 1 - PROBES_COUNT / 100];
+	numbers_sort(ms, PROBES_COUNT);
+	return numbers_p99(ms, PROBES_COUNT);
 }
 
 static void print(struct bench *bench, int64_t cut_ns)

@@ -9,6 +9,7 @@
  * Goals: yield at most 2 times bare, spawn and join at most 5 times, one page for a parked task.
  */
 
+#include "numbers.h"
 #include "task/switch.h"
 #include "time/wheel.h"
 
@@ -31,16 +32,9 @@ struct figure {
 	double ns[ROUNDS];
 };
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 static double print(const char *name, struct figure *figure)
 {
-	qsort(figure->ns, ROUNDS, sizeof(figure->ns[0]), compare);
+	numbers_sort(figure->ns, ROUNDS);
 	printf("%-28s %8.2f ns  (%.2f..%.2f)\n", name, figure->ns[ROUNDS / 2], figure->ns[0],
 	       figure->ns[ROUNDS - 1]);
 	return figure->ns[ROUNDS / 2];

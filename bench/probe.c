@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "probe.h"
 
+#include "numbers.h"
+
 #include <arpa/inet.h>
 #include <err.h>
 #include <netinet/tcp.h>
@@ -97,13 +99,6 @@ void probe_start(struct probe *probe, uint16_t port, const char *question, const
 	}
 }
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 struct latency probe_look(const struct probe *probe, int64_t from_ns, int64_t until_ns)
 {
 	const struct probe_record *record = probe->record;
@@ -116,9 +111,9 @@ struct latency probe_look(const struct probe *probe, int64_t from_ns, int64_t un
 	for (uint32_t i = 0; i < all; i++)
 		if (record->asks[i].due_ns >= from_ns && record->asks[i].due_ns < until_ns)
 			ms[n++] = (double)record->asks[i].latency_ns / 1e6;
-	qsort(ms, n, sizeof(*ms), compare);
+	numbers_sort(ms, n);
 	if (n > 0)
-		latency = (struct latency){ ms[n / 2], ms[n - 1 - n / 100], ms[n - 1], n };
+		latency = (struct latency){ ms[n / 2], numbers_p99(ms, n), ms[n - 1], n };
 	free(ms);
 	return latency;
 }

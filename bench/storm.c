@@ -19,6 +19,7 @@
  */
 
 #include "bare_storm.h"
+#include "numbers.h"
 #include "probe.h"
 
 #include <arpa/inet.h>
@@ -367,13 +368,6 @@ static struct figures storm_bare(bool on_disk, unsigned folders_count)
 	return figures;
 }
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 struct spread {
 	double median, min, max;
 };
@@ -385,7 +379,7 @@ static struct spread spread_of(const struct figures *figures, unsigned rounds,
 
 	for (unsigned i = 0; i < rounds; i++)
 		values[i] = value(&figures[i]);
-	qsort(values, rounds, sizeof(values[0]), compare);
+	numbers_sort(values, rounds);
 	return (struct spread){ values[rounds / 2], values[0], values[rounds - 1] };
 }
 
