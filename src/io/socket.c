@@ -348,18 +348,6 @@ static int receive_in_line(struct ew_socket *socket, struct ew__task_op *receive
 	return r;
 }
 
-/* The end of the stream often comes before the watch's word about it. */
-static int peer_ended(struct ew_socket *socket, int r)
-{
-	if (!socket->hangup_scope || r == -ECANCELED)
-		return r;
-	socket->finished |= r == 0;
-	socket->gone |= r == -ECONNRESET || r == -EPIPE;
-	if (peer_has_gone(socket))
-		ew__scope_cancel_here(socket->hangup_scope, EW_REASON_PEER);
-	return r;
-}
-
 int ew_socket_receive(struct ew_socket *socket, const char **ret_data)
 {
 	struct ew__task_op receive = { .op = { .code = EW__OP_RECEIVE, .fd = socket->fd } };
@@ -372,7 +360,7 @@ int ew_socket_receive(struct ew_socket *socket, const char **ret_data)
 	if (r == -ENOBUFS)
 		r = receive_in_line(socket, &receive);
 	if (r <= 0)
-		return peer_ended(socket, r);
+		return r;
 	ew_assert(receive.op.has_buffer);
 	socket->worker = worker;
 	worker->buffers_lent++;
@@ -400,7 +388,7 @@ int ew_socket_send(struct ew_socket *socket, const void *data, size_t size)
 
 		r = ew__op_run_polled(&send, "a peer to take bytes");
 		if (r < 0)
-			return peer_ended(socket, r);
+			return r;
 		at += r;
 		size -= (size_t)r;
 	}

@@ -465,4 +465,55 @@ TEST(socket_outside_a_runtime_is_refused)
 	EXPECT(!socket);
 }
 
+/* ---- who has nobody left runs behind those who have ---- */
+
+struct told {
+	struct ew_socket *socket;
+	char *order;
+	char letter;
+};
+
+static int receive_and_note(void *argument)
+{
+	struct told *told = argument;
+	const char *data;
+	EW_SCOPE(scope);
+
+	ew_socket_cancel_on_hangup(told->socket, &scope, false);
+	EXPECT(ew_socket_receive(told->socket, &data) >= 0);
+	told->order[strlen(told->order)] = told->letter;
+	ew_socket_forget_hangup(told->socket);
+	return 0;
+}
+
+static int tell_both(void *argument)
+{
+	char order[3] = "";
+	struct told ending = { .order = order, .letter = 'e' };
+	struct told living = { .order = order, .letter = 'l' };
+	EW_OWN(ew_socket, one);
+	EW_OWN(ew_socket, other);
+	int peers[2] = { unix_peer(&one), unix_peer(&other) };
+	EW_SCOPE(scope);
+
+	(void)argument;
+	ending.socket = one;
+	living.socket = other;
+	EXPECT_EQ(ew_spawn(&scope, receive_and_note, &ending), 0);
+	EXPECT_EQ(ew_spawn(&scope, receive_and_note, &living), 0);
+	take_turns(4);
+	close(peers[0]);
+	EXPECT_EQ(write(peers[1], "x", 1), 1);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	EXPECT_STR(order, "le");
+	close(peers[1]);
+	return 0;
+}
+
+/* One look at the driver brings both, the end first. */
+TEST(socket_end_of_a_stream_is_told_behind_those_that_live)
+{
+	EXPECT_EQ(run_workers(1, tell_both, NULL), 0);
+}
+
 TEST_MAIN()
