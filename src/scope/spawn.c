@@ -2,7 +2,8 @@
 
 /*
  * Spawn, and what a task's end means to its scope. A child on another worker goes there by message; see
- * scope.c for the conversation. Its stack comes from the spawning worker and stays where the child ended.
+ * scope.c for the conversation. Its stack comes from the spawning worker and stays where the child ended,
+ * unless that one keeps enough of them.
  */
 
 #include "scope/scope.h"
@@ -67,7 +68,11 @@ static void deliver_free(struct ew__message *message)
 	struct ew_task *task = task_of_life(message);
 
 	forget_task(task->worker, task);
-	keep_task(task->worker, task);
+	/* Its stack is one that this worker did not have: kept without end they would be more than were ever in use. */
+	if (task->worker->kept_count < EW__TASKS_KEPT)
+		keep_task(task->worker, task);
+	else
+		ew__task_free(task);
 }
 
 static void deliver_ended(struct ew__message *message)

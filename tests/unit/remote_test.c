@@ -6,6 +6,7 @@
  */
 
 #include "core.h"
+#include "task/worker.h"
 
 static int rounds(int plain)
 {
@@ -554,6 +555,61 @@ TEST(run_ends_while_workers_still_ring_each_other)
 
 	for (i = 0; i < rounds(400); i++)
 		EXPECT_EQ(run_workers(3, stop_with_messages, NULL), 0);
+}
+
+/* ---- stacks ---- */
+
+#define WAVE_TASKS 50
+
+struct busy {
+	_Atomic bool stop;
+	unsigned kept_most;
+};
+
+static int never_rest(void *argument)
+{
+	struct busy *busy = argument;
+	unsigned i;
+
+	while (!busy->stop) {
+		EXPECT_EQ(ew_yield(), 0);
+		i = ew__worker->kept_count;
+		busy->kept_most = i > busy->kept_most ? i : busy->kept_most;
+	}
+	return 0;
+}
+
+static int nothing(void *argument)
+{
+	(void)argument;
+	return 0;
+}
+
+static int spawn_on_a_busy_worker(void *argument)
+{
+	struct busy busy = { 0 };
+	int wave, i;
+	EW_SCOPE(all);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&all, never_rest, &busy, .worker = 2), 0);
+	for (wave = 0; wave < 40; wave++) {
+		EW_SCOPE(scope);
+
+		for (i = 0; i < WAVE_TASKS; i++)
+			EXPECT_EQ(ew_spawn(&scope, nothing, NULL, .worker = 2), 0);
+		EXPECT_EQ(ew_scope_join(&scope), 0);
+	}
+	busy.stop = true;
+	EXPECT_EQ(ew_scope_join(&all), 0);
+	EXPECT(busy.kept_most <= EW__TASKS_KEPT + WAVE_TASKS);
+	return ew_scope_finish(&all, 0);
+}
+
+/* They come from the worker that spawns: one that only runs them, and never rests, would gather them without end. */
+TEST(stacks_from_another_worker_are_not_gathered_by_one_that_never_rests)
+{
+	EXPECT_EQ(run_workers(2, spawn_on_a_busy_worker, NULL), 0);
 }
 
 TEST_MAIN()
