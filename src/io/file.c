@@ -260,7 +260,7 @@ int ew_file_read(struct ew_file *file, void *buffer, size_t size, int64_t offset
 		rest.buffer = (char *)buffer + done;
 		rest.size = size - done;
 		rest.offset = offset + (int64_t)done;
-		r = ew__call_checked(file->device, call_pread, &rest, "a read from a file");
+		r = ew__call(file->device, call_pread, &rest, "a read from a file");
 		done += r > 0 ? (size_t)r : 0;
 	}
 	if (done == 0)
@@ -284,7 +284,7 @@ static int write_some(struct ew_file *file, const char *at, size_t size, int64_t
 	if (r != -EAGAIN)
 		return r;
 	file->write_waits = true;
-	return ew__call_checked(file->device, call_pwrite, &write, "a write to a file");
+	return ew__call(file->device, call_pwrite, &write, "a write to a file");
 }
 
 int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t offset)

@@ -409,6 +409,74 @@ TEST(lane_of_one_filesystem_too_many_is_the_programs_own_until_another_is_free)
 	unmount_all(MOUNTS_MAX);
 }
 
+/* ---- a cancel on the way from the ring to a thread ---- */
+
+struct transfer {
+	struct ew_file *file;
+	struct ew_scope *scope;
+	bool writes;
+	bool done;
+	int result;
+};
+
+static int transfer_one(void *argument)
+{
+	struct transfer *transfer = argument;
+	char byte = 0;
+	EW_SCOPE(scope);
+
+	transfer->scope = &scope;
+	transfer->result = transfer->writes ? ew_file_write(transfer->file, &byte, 1, 0)
+					    : ew_file_read(transfer->file, &byte, 1, 0);
+	transfer->done = true;
+	return 0;
+}
+
+static void cancel_after(unsigned turns, struct transfer *transfer)
+{
+	EW_SCOPE(scope);
+
+	transfer->done = false;
+	EXPECT_EQ(ew_spawn(&scope, transfer_one, transfer), 0);
+	take_turns(turns);
+	ew_scope_cancel(transfer->scope, EW_REASON_REQUESTED);
+	TURNS_UNTIL(transfer->done);
+	EXPECT_EQ(transfer->result, -ECANCELED);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+}
+
+/* Of procfs the ring can read and write nothing at once. No thread of its lane is free, so none begins. */
+static int cancel_at_each_turn(void *argument)
+{
+	struct gate gate = GATE_CLOSED;
+	struct caller caller = { .gate = &gate };
+	struct transfer transfer = { 0 };
+	unsigned turns;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_file_open(NULL, "/proc/self/comm", O_RDWR, 0, &caller.file), 0);
+	call_often(&scope, &caller);
+	TURNS_UNTIL(inside(&gate) == EW__LANE_WIDTH_MAX);
+	for (turns = 1; turns < 8; turns++) {
+		/* Opened before the lane was full; a write that had to wait is not asked of the ring again. */
+		EXPECT_EQ((ew_file_adopt)(dup(ew_file_fd(caller.file)), &transfer.file), 0);
+		transfer.writes = false;
+		cancel_after(turns, &transfer);
+		transfer.writes = true;
+		cancel_after(turns, &transfer);
+		ew_abort(&transfer.file);
+	}
+	open_gate(&gate);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	return ew_file_close(&caller.file);
+}
+
+TEST(lane_transfer_is_cancelled_also_between_the_ring_and_the_thread)
+{
+	EXPECT_EQ(run_with_threads(cancel_at_each_turn), 0);
+}
+
 /* ---- files that outlive their runtime ---- */
 
 static int open_and_send(void *channel)
