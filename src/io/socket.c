@@ -74,7 +74,10 @@ static void buffer_wait_cancelled(struct ew__wait *wait)
 static int wait_for_buffer(struct ew_worker *worker)
 {
 	struct ew__buffer_waiter waiter = { .wait.cancel = buffer_wait_cancelled };
+	int r = ew__enter();
 
+	if (r < 0)
+		return r;
 	waiter.prev = worker->buffer_last;
 	if (worker->buffer_last)
 		worker->buffer_last->next = &waiter;

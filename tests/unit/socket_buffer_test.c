@@ -190,6 +190,53 @@ TEST(socket_receive_that_fails_when_told_of_a_buffer_tells_the_next)
 	test_line(RESET_IN_LINE);
 }
 
+static int hold_in_scope(void *argument)
+{
+	struct ew_scope **ret_scope = ((void **)argument)[1];
+	EW_SCOPE(scope);
+
+	*ret_scope = &scope;
+	EXPECT_EQ(hold_task(((void **)argument)[0]), 0);
+	return 0;
+}
+
+/* Cancelled @turns after it began to receive; no buffer comes back. */
+static void cancel_receive_after(unsigned turns, struct holder *holder)
+{
+	struct ew_scope *watched = NULL;
+	void *argument[] = { holder, &watched };
+	EW_SCOPE(scope);
+
+	holder->result = 0;
+	EXPECT_EQ(ew_spawn(&scope, hold_in_scope, argument), 0);
+	take_turns(turns);
+	ew_scope_cancel(watched, EW_REASON_REQUESTED);
+	TURNS_UNTIL(holder->result);
+	EXPECT_EQ(holder->result, -ECANCELED);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+}
+
+static int cancel_receive_at_each_turn(void *argument)
+{
+	struct holder holder;
+	unsigned turns;
+	EW_SCOPE(all);
+
+	(void)argument;
+	house_fill(&house, &all);
+	holder_make(&holder, &house.all_go, false);
+	for (turns = 1; turns < 12; turns++)
+		cancel_receive_after(turns, &holder);
+	holder_end(&holder);
+	house_empty(&house);
+	return 0;
+}
+
+TEST(socket_receive_is_cancelled_at_each_step_into_the_line)
+{
+	EXPECT_EQ(run_workers(1, cancel_receive_at_each_turn, NULL), 0);
+}
+
 struct talker {
 	struct ew_socket *socket;
 	int peer;
