@@ -42,9 +42,14 @@ static int look_when_wanted(void *argument)
 
 	while ((r = ew_event_wait(&volume->wanted, EW_NEVER)) == 0) {
 		ew_event_reset(&volume->wanted);
-		atomic_store(&volume->result, look(volume->bucket));
-		ew_event_set(&volume->looked);
+		r = look(volume->bucket);
+		if (r == -ECANCELED)
+			return r;
+		atomic_store(&volume->result, r);
+		/* Whoever asks from here on asks for another look, and may yet hear of this one. */
 		atomic_store(&volume->since_ns, 0);
+		ew_event_set(&volume->looked);
+		ew_event_reset(&volume->looked);
 	}
 	return r;
 }
@@ -62,7 +67,6 @@ int volume_look(struct volume *volume)
 
 	if (atomic_compare_exchange_strong(&volume->since_ns, &since_ns, now_ns)) {
 		since_ns = now_ns;
-		ew_event_reset(&volume->looked);
 		ew_event_set(&volume->wanted);
 	}
 	r = ew_event_wait(&volume->looked, since_ns + PATIENCE);
