@@ -111,7 +111,8 @@ EW_API int ew_socket_shutdown(struct ew_socket *socket, int how);
  * @half_close: a peer that only finished sending (FIN) has gone too; seen behind unread bytes
  *
  * Does not suspend. From then until ew_socket_forget_hangup(), @scope must be open, on the same worker.
- * A peer that has gone already cancels it before the caller's next suspending call returns, if not at once.
+ * A peer that has gone already cancels it at once if that is known, else when the watch says so: behind the tasks that
+ * are ready then.
  */
 EW_API void ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope,
 				       bool half_close);

@@ -337,29 +337,6 @@ int ew_file_stat(struct ew_file *file, struct stat *ret_stat)
 	return ew__call(file->device, call_stat, &call, "a stat");
 }
 
-int ew__file_stat(struct ew_file *file, struct stat *ret_stat)
-{
-	struct file_call call = { .file = file, .stat = ret_stat };
-
-	return ew__call_checked(file->device, call_stat, &call, "a stat");
-}
-
-static int call_fstatat(void *argument)
-{
-	const struct file_call *call = argument;
-
-	return fstatat(ew__directory_fd(call->dir), call->name, call->stat, AT_SYMLINK_NOFOLLOW) < 0
-		       ? -errno
-		       : 0;
-}
-
-int ew__file_stat_name(struct ew_file *dir, const char *name, struct stat *ret_stat)
-{
-	struct file_call call = { .dir = dir, .name = name, .stat = ret_stat };
-
-	return ew__call_checked(ew__directory_device(dir), call_fstatat, &call, "a stat");
-}
-
 static int call_statvfs(void *argument)
 {
 	const struct file_call *call = argument;

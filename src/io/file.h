@@ -29,12 +29,6 @@ dev_t ew__directory_device(const struct ew_file *dir);
 /* linkat(2), also for what ew_file_link() refuses. */
 int ew__file_link(struct ew_file *file, struct ew_file *dir, const char *name);
 
-/* ew_file_stat() without a check for a cancel. */
-int ew__file_stat(struct ew_file *file, struct stat *ret_stat);
-
-/* Who has the name @name in @dir, if it is a link then the link itself; no check for a cancel. */
-int ew__file_stat_name(struct ew_file *dir, const char *name, struct stat *ret_stat);
-
 /*
  * The directory stays open, and its memory stays, until it is let go, also if its owner ends it before. NULL is the
  * working directory. To let go is for a thread of the pool: it may close.

@@ -46,16 +46,22 @@ static bool is_same(const struct stat *one, const struct stat *other)
 	return one->st_dev == other->st_dev && one->st_ino == other->st_ino;
 }
 
-/* Whether the staging name still leads to the open file. -ENOENT: there is no such name. On a pool thread. */
-static int look_at_name(const struct ew_tempfile *tempfile)
-{
-	struct stat file, name;
+struct look {
+	const struct ew_tempfile *tempfile;
+	const struct ew_file *dir;
+	const char *name;
+};
 
-	if (fstat(tempfile->file.fd, &file) < 0 ||
-	    fstatat(ew__directory_fd(tempfile->dir), tempfile->name, &name, AT_SYMLINK_NOFOLLOW) <
-		    0)
+/* Who is it that has the name, the open file (0) or another (-ESTALE)? -ENOENT: nobody. On a thread. */
+static int look_at_name(void *argument)
+{
+	const struct look *look = argument;
+	struct stat file, found;
+
+	if (fstat(look->tempfile->file.fd, &file) < 0 ||
+	    fstatat(ew__directory_fd(look->dir), look->name, &found, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
-	return is_same(&file, &name) ? 0 : -ESTALE;
+	return is_same(&file, &found) ? 0 : -ESTALE;
 }
 
 static int remove_name(const struct ew_tempfile *tempfile)
@@ -72,11 +78,12 @@ static int end_named(struct ew__close_job *close_job)
 {
 	struct ew_tempfile *tempfile =
 		ew__container_of(close_job, struct ew_tempfile, file.close_job);
+	struct look look = { tempfile, tempfile->dir, tempfile->name };
 	int closed, r;
 
 	if (!tempfile->published)
 		ew__give_space_back(tempfile->file.fd);
-	r = look_at_name(tempfile);
+	r = look_at_name(&look);
 	closed = ew__close_fd(tempfile->file.fd);
 	if (r == 0)
 		r = remove_name(tempfile);
@@ -236,27 +243,12 @@ int ew_tempfile_seal(struct ew_tempfile *tempfile)
 	return ew__call(tempfile->file.device, seal, tempfile, "the sealing of a file");
 }
 
-/* Who is it that has the name now, the open file or another? 0: the open file. */
-static int compare(struct ew_tempfile *tempfile, struct ew_file *dir, const char *name)
-{
-	struct stat file, found;
-	int r = ew__file_stat(&tempfile->file, &file);
-
-	if (r == 0)
-		r = ew__file_stat_name(dir, name, &found);
-	if (r < 0)
-		return r;
-	return is_same(&file, &found) ? 0 : -ESTALE;
-}
-
 /* A staging name can be replaced by whoever may write in its directory; what was sealed is what is published. */
 static int check_staging_name(struct ew_tempfile *tempfile)
 {
-	int r = ew__enter();
+	struct look look = { tempfile, tempfile->dir, tempfile->name };
+	int r = ew__call(tempfile->file.device, look_at_name, &look, "a look at a name");
 
-	if (r < 0)
-		return r;
-	r = compare(tempfile, tempfile->dir, tempfile->name);
 	return r == -ENOENT ? -ESTALE : r;
 }
 
@@ -267,7 +259,12 @@ static int check_staging_name(struct ew_tempfile *tempfile)
 static int believe(struct ew_tempfile *tempfile, struct ew_file *dir, const char *name, int error)
 {
 	bool unknown = ew_outcome() == EW_OUTCOME_UNKNOWN;
-	int r = tempfile->named ? compare(tempfile, dir, name) : -ESTALE;
+	struct look look = { tempfile, dir, name };
+	int r = -ESTALE;
+
+	if (tempfile->named)
+		r = ew__call_checked(tempfile->file.device, look_at_name, &look,
+				     "a look at a name");
 
 	if (r == 0) {
 		tempfile->published = true;
