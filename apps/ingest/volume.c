@@ -35,6 +35,20 @@ static int look(struct bucket *bucket)
 	return r < 0 ? r : result;
 }
 
+static int tell(struct volume *volume, int result)
+{
+	EW_OWN(ew_mutex_hold, hold);
+	int r = ew_mutex_lock(&volume->lock, EW_NEVER, &hold);
+
+	if (r < 0)
+		return r;
+	volume->result = result;
+	volume->since_ns = 0;
+	volume->looks++;
+	ew_condition_broadcast(&volume->looked);
+	return 0;
+}
+
 static int look_when_wanted(void *argument)
 {
 	struct volume *volume = argument;
@@ -45,11 +59,9 @@ static int look_when_wanted(void *argument)
 		r = look(volume->bucket);
 		if (r == -ECANCELED)
 			return r;
-		atomic_store(&volume->result, r);
-		/* Whoever asks from here on asks for another look, and may yet hear of this one. */
-		atomic_store(&volume->since_ns, 0);
-		ew_event_set(&volume->looked);
-		ew_event_reset(&volume->looked);
+		r = tell(volume, r);
+		if (r < 0)
+			return r;
 	}
 	return r;
 }
@@ -62,13 +74,23 @@ int volume_start(struct volume *volume, struct bucket *bucket, struct ew_scope *
 
 int volume_look(struct volume *volume)
 {
-	int64_t since_ns = 0, now_ns = ew_now();
-	int r;
+	EW_OWN(ew_mutex_hold, hold);
+	int r = ew_mutex_lock(&volume->lock, EW_NEVER, &hold);
+	uint64_t looks;
+	int64_t give_up_ns;
 
-	if (atomic_compare_exchange_strong(&volume->since_ns, &since_ns, now_ns)) {
-		since_ns = now_ns;
+	if (r < 0)
+		return r;
+	looks = volume->looks;
+	if (!volume->since_ns) {
+		volume->since_ns = ew_now();
 		ew_event_set(&volume->wanted);
 	}
-	r = ew_event_wait(&volume->looked, since_ns + PATIENCE);
-	return r < 0 ? r : atomic_load(&volume->result);
+	give_up_ns = volume->since_ns + PATIENCE;
+	while (volume->looks == looks) {
+		r = ew_condition_wait(&volume->looked, give_up_ns, &hold);
+		if (r < 0)
+			return r;
+	}
+	return volume->result;
 }

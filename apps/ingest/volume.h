@@ -5,9 +5,9 @@
  * Is there room on the volume, does it take changes, and does it answer?
  */
 
-#include <stdatomic.h>
 #include <stdint.h>
 
+#include <endwell/condition.h>
 #include <endwell/event.h>
 #include <endwell/scope.h>
 
@@ -15,10 +15,12 @@
 
 struct volume {
 	struct bucket *bucket;
-	_Atomic int64_t since_ns; /* when the look that is under way was asked for; 0: none is */
-	_Atomic int result;	  /* of the last */
 	struct ew_event wanted;
-	struct ew_event looked;
+	struct ew_mutex lock; /* of what follows */
+	struct ew_condition looked;
+	int64_t since_ns; /* when the look that is under way was asked for; 0: none is */
+	uint64_t looks;	  /* that have ended */
+	int result;	  /* of the last */
 };
 
 /* Starts the task that looks, in @scope. @volume is zeroed. */

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trouble with the disk at every step: the right answer, no name that nobody vouches for, everything given back."""
 
+import collections
 import contextlib
 import os
 import re
@@ -198,6 +199,17 @@ def test_volume_that_hangs_is_not_ready():
         filesystem.clear()
         wait_until(server.is_ready, 20, "ready again")
         baseline.restored()
+
+
+def test_all_that_ask_at_once_hear_of_a_look():
+    """Who asks while a look begins, or just ends, is not forgotten."""
+    with Server() as server:
+        def ask(count):
+            with server.connect() as connection:
+                connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n" * count)
+                return [ingest.read_answer(connection).status for _ in range(count)]
+        for answers in [in_background(ask, 400) for _ in range(16)]:
+            equal(collections.Counter(answers.result()), {200: 400})
 
 
 def full(server, megabytes):

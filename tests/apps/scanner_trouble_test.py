@@ -70,9 +70,9 @@ class Arena:
         with Server(scanner, "--scan-slots", "4", "--scan-limit", LIMIT, "--upload-slots", "64",
                     bucket=self.place / "bucket") as self.server:
             baseline = Baseline(self.server)
-            with Watch(self.server, self.look) as self.watch, \
-                    Uploads(self.server, self.seed, self.name, self.CLIENTS) as self.storm:
-                self.storm.REFUSALS = self.REFUSALS
+            self.storm = Uploads(self.server, self.seed, self.name, self.CLIENTS)
+            self.storm.REFUSALS = self.REFUSALS
+            with Watch(self.server, self.look) as self.watch, self.storm:
                 self.storm.wait(10)
                 for number in range(count):
                     self.trouble(number)
