@@ -3,10 +3,11 @@
 /*
  * Storm: thousands of uploads in flight, all clients cut at once. How long until everything is gone, and what does
  * a well-behaved client notice? Each upload has 64 KiB written and waits for more; the clients are one process,
- * which is killed. Beside ew-ingest, in the same run, a bare loop that does nothing but the removals (bare_storm.c).
+ * which is killed. Beside ew-ingest, in the same run, a bare loop that does nothing but the removals (bare_storm.c):
+ * told by one byte to do them all, with its files in one folder, as the server has its nameless ones, and in another
+ * row in 64; and told by the end of as many connections, cut in the same way as the server's.
  * Two cases: the blocks are still dirty, and the blocks are on disk (after a sync), where freeing them takes an
- * ext4 that is mounted with `discard` more than ten times as long. The bare loop has its files in one folder, as the
- * server has its nameless ones, and in another row in 64.
+ * ext4 that is mounted with `discard` more than ten times as long.
  *
  * "Gone" is when all upload slots are free, by the server's own metrics, looked at every millisecond: a slot is
  * free when the file's bytes are. The descriptors are counted then. The time that the kernel takes to end the
@@ -71,15 +72,15 @@ static void fill_random(char *bytes, size_t len)
 		bytes[i] = (char)(i * 2654435761u >> 13);
 }
 
-static int listen_anywhere(uint16_t *ret_port)
+static int listen_anywhere(unsigned backlog, uint16_t *ret_port)
 {
 	struct sockaddr_in address = { .sin_family = AF_INET,
 				       .sin_addr = { htonl(INADDR_LOOPBACK) } };
 	socklen_t len = sizeof(address);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	if (fd < 0 || bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 16) < 0 ||
-	    getsockname(fd, (struct sockaddr *)&address, &len) < 0)
+	if (fd < 0 || bind(fd, (struct sockaddr *)&address, len) < 0 ||
+	    listen(fd, (int)backlog) < 0 || getsockname(fd, (struct sockaddr *)&address, &len) < 0)
 		err(1, "cannot listen");
 	*ret_port = ntohs(address.sin_port);
 	return fd;
@@ -111,28 +112,35 @@ static void send_all(int fd, const char *bytes, size_t len)
 	}
 }
 
-/* Opens all uploads, sends a part of each, and waits to be killed. */
-static void run_clients(uint16_t port)
+static void send_part(int fd, unsigned number, const char *part)
 {
-	static char bytes[FILE_BYTES];
 	char head[256];
+	int len = snprintf(
+		head, sizeof(head),
+		"PUT /files/storm%u HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n",
+		number, 2 * FILE_BYTES);
 
-	fill_random(bytes, sizeof(bytes));
+	send_all(fd, head, (size_t)len);
+	send_all(fd, part, FILE_BYTES);
+}
+
+/* Connects all, sends a part of each upload to a server, and waits to be killed. */
+static void run_clients(uint16_t port, bool to_server)
+{
+	static char part[FILE_BYTES];
+
+	fill_random(part, sizeof(part));
 	for (unsigned i = 0; i < uploads; i++) {
 		int fd = connect_from(INADDR_LOOPBACK + 256 + i / SOURCES_EACH, port);
-		int len = snprintf(
-			head, sizeof(head),
-			"PUT /files/storm%u HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n",
-			i, 2 * FILE_BYTES);
 
-		send_all(fd, head, (size_t)len);
-		send_all(fd, bytes, sizeof(bytes));
+		if (to_server)
+			send_part(fd, i, part);
 	}
 	for (;;)
 		pause();
 }
 
-static pid_t start_clients(uint16_t port)
+static pid_t start_clients(uint16_t port, bool to_server)
 {
 	pid_t child = fork();
 
@@ -140,7 +148,7 @@ static pid_t start_clients(uint16_t port)
 		err(1, "fork");
 	if (child == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		run_clients(port);
+		run_clients(port, to_server);
 	}
 	return child;
 }
@@ -260,27 +268,28 @@ static void look_at_probe(struct probe *probe, int64_t cut_ns, int64_t gone_ns,
 	figures->gone_ms = (double)(gone_ns - cut_ns) / 1e6;
 }
 
-/* A process with the bare loop; reads one moment when its files are staged. The port is its echo's. */
-static pid_t start_bare(unsigned count, unsigned folders_count, int *ret_command,
-			uint16_t *ret_port)
+/* A process with the bare loop, and its clients, if it is to be told by them; the port is its echo's. */
+struct bare {
+	pid_t child;
+	pid_t clients;
+	int command;
+	uint16_t port;
+};
+
+static void start_bare(struct bare *bare, struct bare_storm storm)
 {
-	struct bare_storm storm = {
-		.folders = folders,
-		.folders_count = folders_count,
-		.count = count,
-		.file_bytes = FILE_BYTES,
-	};
 	int64_t staged_ns;
 	int command[2];
-	pid_t child;
 
-	storm.listener_fd = listen_anywhere(ret_port);
+	storm.folders = folders;
+	storm.file_bytes = FILE_BYTES;
+	storm.listener_fd = listen_anywhere(UPLOADS_MAX, &bare->port);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, command) < 0)
 		err(1, "socketpair");
-	child = fork();
-	if (child < 0)
+	bare->child = fork();
+	if (bare->child < 0)
 		err(1, "fork");
-	if (child == 0) {
+	if (bare->child == 0) {
 		close(command[0]);
 		storm.command_fd = command[1];
 		bare_storm_run(&storm);
@@ -288,16 +297,27 @@ static pid_t start_bare(unsigned count, unsigned folders_count, int *ret_command
 	}
 	close(command[1]);
 	close(storm.listener_fd);
-	if (read(command[0], &staged_ns, sizeof(staged_ns)) != sizeof(staged_ns))
+	bare->command = command[0];
+	if (storm.clients)
+		bare->clients = start_clients(bare->port, false);
+	if (read(bare->command, &staged_ns, sizeof(staged_ns)) != sizeof(staged_ns))
 		errx(1, "the bare loop did not stage its files");
-	*ret_command = command[0];
-	return child;
 }
 
-static void stop_bare(pid_t child, int command)
+static void stop_bare(struct bare *bare)
 {
-	close(command);
-	waitpid(child, NULL, 0);
+	close(bare->command);
+	waitpid(bare->child, NULL, 0);
+}
+
+/* How long the kernel takes to end their process, in ms. */
+static double cut(pid_t clients)
+{
+	int64_t cut_ns = now_ns();
+
+	kill(clients, SIGKILL);
+	waitpid(clients, NULL, 0);
+	return (double)(now_ns() - cut_ns) / 1e6;
 }
 
 static struct figures storm_server(bool on_disk)
@@ -305,9 +325,7 @@ static struct figures storm_server(bool on_disk)
 	struct figures figures = { 0 };
 	int64_t cut_ns, gone_ns;
 	struct probe probe, bystander;
-	pid_t echo;
-	int echo_command;
-	uint16_t echo_port;
+	struct bare echo;
 	pid_t server, clients;
 	int control, before;
 	uint16_t port = 0;
@@ -316,19 +334,17 @@ static struct figures storm_server(bool on_disk)
 	control = connect_from(INADDR_LOOPBACK, port);
 	await_metric(control, "\ningest_upload_slots{state=\"held\"} ", 0);
 	before = descriptors_of(server);
-	clients = start_clients(port);
+	clients = start_clients(port, true);
 	await_metric(control, "\ningest_received_bytes_total ", (double)uploads * FILE_BYTES);
 	if (on_disk)
 		sync_folder();
 
-	echo = start_bare(0, 1, &echo_command, &echo_port);
-	probe_start(&bystander, echo_port, ECHO_LINE, "\n");
+	start_bare(&echo, (struct bare_storm){ .folders_count = 1 });
+	probe_start(&bystander, echo.port, ECHO_LINE, "\n");
 	probe_start(&probe, port, HEALTHZ, HEALTHZ_END);
 	pass(QUIET_NS);
 	cut_ns = now_ns();
-	kill(clients, SIGKILL);
-	waitpid(clients, NULL, 0);
-	figures.clients_ms = (double)(now_ns() - cut_ns) / 1e6;
+	figures.clients_ms = cut(clients);
 	await_metric(control, "\ningest_upload_slots{state=\"held\"} ", 0);
 	gone_ns = now_ns();
 	figures.descriptors_left = descriptors_of(server) - before - 1; /* the probe's */
@@ -337,34 +353,37 @@ static struct figures storm_server(bool on_disk)
 	figures.bystander = probe_look(&bystander, cut_ns, gone_ns);
 	probe_stop(&probe);
 	probe_stop(&bystander);
-	stop_bare(echo, echo_command);
+	stop_bare(&echo);
 	close(control);
 	kill(server, SIGTERM);
 	waitpid(server, NULL, 0);
 	return figures;
 }
 
-static struct figures storm_bare(bool on_disk, unsigned folders_count)
+static struct figures storm_bare(bool on_disk, struct bare_storm storm)
 {
 	struct figures figures = { 0 };
 	int64_t cut_ns, gone_ns;
 	struct probe probe;
-	int command;
-	uint16_t port;
-	pid_t child = start_bare(uploads, folders_count, &command, &port);
+	struct bare bare;
 
+	storm.count = uploads;
+	start_bare(&bare, storm);
 	if (on_disk)
 		sync_folder();
-	probe_start(&probe, port, ECHO_LINE, "\n");
+	probe_start(&probe, bare.port, ECHO_LINE, "\n");
 	pass(QUIET_NS);
 	cut_ns = now_ns();
-	if (write(command, "x", 1) != 1 ||
-	    read(command, &gone_ns, sizeof(gone_ns)) != sizeof(gone_ns))
+	if (storm.clients)
+		figures.clients_ms = cut(bare.clients);
+	else if (write(bare.command, "x", 1) != 1)
+		err(1, "the bare loop does not listen");
+	if (read(bare.command, &gone_ns, sizeof(gone_ns)) != sizeof(gone_ns))
 		errx(1, "the bare loop did not remove its files");
 	pass(QUIET_NS);
 	look_at_probe(&probe, cut_ns, gone_ns, &figures);
 	probe_stop(&probe);
-	stop_bare(child, command);
+	stop_bare(&bare);
 	return figures;
 }
 
@@ -451,12 +470,16 @@ static void print_row(const char *name, const struct figures *figures, unsigned 
 
 static void run_case(const char *name, bool on_disk, unsigned rounds)
 {
-	static struct figures bare[ROUNDS_MAX], spread[ROUNDS_MAX], server[ROUNDS_MAX];
+	static struct figures bare[ROUNDS_MAX], spread[ROUNDS_MAX], told[ROUNDS_MAX];
+	static struct figures server[ROUNDS_MAX];
 	int left = 0;
 
 	for (unsigned i = 0; i < rounds; i++) {
-		bare[i] = storm_bare(on_disk, 1);
-		spread[i] = storm_bare(on_disk, FOLDERS_MAX);
+		bare[i] = storm_bare(on_disk, (struct bare_storm){ .folders_count = 1 });
+		spread[i] =
+			storm_bare(on_disk, (struct bare_storm){ .folders_count = FOLDERS_MAX });
+		told[i] = storm_bare(on_disk,
+				     (struct bare_storm){ .folders_count = 1, .clients = true });
 		server[i] = storm_server(on_disk);
 		if (server[i].descriptors_left > left)
 			left = server[i].descriptors_left;
@@ -465,9 +488,11 @@ static void run_case(const char *name, bool on_disk, unsigned rounds)
 	       rounds);
 	print_row("bare", bare, rounds);
 	print_row("bare, 64 folders", spread, rounds);
+	print_row("bare, by clients", told, rounds);
 	print_row("ew-ingest", server, rounds);
-	printf("  all gone %.2f times bare; descriptors left: %d\n",
-	       spread_of(server, rounds, gone).median / spread_of(bare, rounds, gone).median, left);
+	printf("  all gone %.2f times bare, %.2f times bare by clients; descriptors left: %d\n",
+	       spread_of(server, rounds, gone).median / spread_of(bare, rounds, gone).median,
+	       spread_of(server, rounds, gone).median / spread_of(told, rounds, gone).median, left);
 }
 
 static void prepare(const char *program)

@@ -21,7 +21,6 @@ import pathlib
 import shutil
 import socket
 import subprocess
-import tempfile
 
 import ingest
 from ingest import Skip, wait_until
@@ -52,8 +51,8 @@ class Filesystem:
         self.process = None
 
     def __enter__(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="testfs.", dir="/tmp")).resolve()
-        self.folder.chmod(0o755)
+        self.place = ingest.folder(memory=True)
+        self.folder = self.place.__enter__().resolve()
         self.mount, self.socket = self.folder / "mount", self.folder / "socket"
         self.backing = pathlib.Path(self.given or self.folder / "backing")
         self.mount.mkdir()
@@ -84,7 +83,7 @@ class Filesystem:
             self.process.stdout.close()
         if mounted_at(self.mount):
             subprocess.run(["umount", "-l", self.mount], check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.place.__exit__(None, None, None)
 
     def end(self):
         """TERM; the exit status. Calls that hang fail."""
