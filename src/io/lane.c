@@ -17,6 +17,7 @@
 #define QUICK_JOBS   64 /* in a row; then the lane is one too wide */
 #define LATER_ONE_OF 4
 #define MEAN_OF_JOBS 8
+#define FED_JOBS     64
 
 static bool is_own(const struct ew__lane *lane)
 {
@@ -166,6 +167,11 @@ bool ew__lane_is_slow(const struct ew__lane *lane)
 	return lane->width_max > lane->width_min && lane->mean_ns > SLOW_NS;
 }
 
+bool ew__lane_is_fed(const struct ew__lane *lane)
+{
+	return lane->later_count > FED_JOBS;
+}
+
 /* ---- jobs ---- */
 
 void ew__lane_append(struct ew__lane *lane, struct ew__job *job)
@@ -179,6 +185,7 @@ void ew__lane_append(struct ew__lane *lane, struct ew__job *job)
 	*queue->last = job;
 	queue->last = &job->next;
 	lane->queued_count++;
+	lane->later_count += job->later;
 	lane->lanes->queued_count++;
 }
 
@@ -194,6 +201,7 @@ void ew__lane_remove(struct ew__job *job)
 		queue->last = job->link;
 	job->queued = false;
 	lane->queued_count--;
+	lane->later_count -= job->later;
 	lane->lanes->queued_count--;
 }
 

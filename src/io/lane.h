@@ -17,7 +17,7 @@ struct ew__job_queue {
 struct ew__lane {
 	struct ew__lanes *lanes;
 	struct ew__job_queue queue, later;
-	unsigned queued_count;
+	unsigned queued_count, later_count;
 	unsigned running_count;
 	unsigned width, width_min, width_max;
 	unsigned turn; /* of the two queues */
@@ -62,6 +62,9 @@ void ew__lanes_widen_stalled(struct ew__lanes *lanes);
 
 /* Whether its calls are so long that it is worth a call to ask whether they wait or compute. */
 bool ew__lane_is_slow(const struct ew__lane *lane);
+
+/* Whether so many jobs of cancelled tasks wait that one more would not be begun any time soon. */
+bool ew__lane_is_fed(const struct ew__lane *lane);
 
 void ew__lane_append(struct ew__lane *lane, struct ew__job *job);
 

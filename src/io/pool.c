@@ -25,6 +25,8 @@
 #include <time.h>
 
 #define STALL_NS	 (2 * EW_MILLISECOND)
+#define FED_NS		 (10 * EW_MILLISECOND)
+#define FED_WAITING_NS	 (200 * EW_MICROSECOND)
 #define LANE_THREADS_MAX (EW__LANES_MAX + EW__LANE_HELPERS_MAX)
 #define THREADS_MAX	 (EW__OFFLOAD_THREADS_MAX + LANE_THREADS_MAX)
 
@@ -42,7 +44,9 @@ struct ew__pool {
 	pthread_cond_t work;
 	struct ew__lanes lanes;
 	unsigned threads_count, threads_max;
-	unsigned waiting_count; /* in pthread_cond_wait() */
+	unsigned waiting_count;		 /* in pthread_cond_wait() */
+	const struct ew__lane *fed_lane; /* the last that was; NULL: it is not any more */
+	_Atomic int64_t fed_until_ns;
 	bool waking;
 	bool watched;
 	bool stop;
@@ -149,6 +153,22 @@ static void run_job(struct thread *thread, struct ew__job *job, bool slow, int64
 	ew__post(job->worker, &job->message);
 }
 
+/* A job has ended. It may be long before the next does if threads that compute have to wait for a processor. */
+static void note_fed(struct ew__pool *pool, const struct ew__lane *lane, int64_t ended_ns,
+		     bool waited)
+{
+	if (ew__lane_is_fed(lane)) {
+		pool->fed_lane = lane;
+		ended_ns += waited ? FED_WAITING_NS : FED_NS;
+	} else if (pool->fed_lane == lane) {
+		pool->fed_lane = NULL;
+		ended_ns = 0;
+	} else {
+		return;
+	}
+	atomic_store_explicit(&pool->fed_until_ns, ended_ns, memory_order_relaxed);
+}
+
 static void serve(struct thread *thread, struct ew__lane *lane)
 {
 	struct ew__pool *pool = thread->pool;
@@ -163,6 +183,7 @@ static void serve(struct thread *thread, struct ew__lane *lane)
 	pthread_mutex_unlock(&pool->mutex);
 	run_job(thread, job, slow, &took_ns, &waited);
 	pthread_mutex_lock(&pool->mutex);
+	note_fed(pool, lane, thread->since_ns + took_ns, waited);
 	thread->lane = NULL;
 	ew__lane_end(lane, took_ns, waited);
 }
@@ -243,6 +264,11 @@ bool ew__job_withdraw(struct ew__job *job)
 	if (withdrawn)
 		job->worker->transfers--;
 	return withdrawn;
+}
+
+const _Atomic int64_t *ew__pool_fed_until_ns(const struct ew__pool *pool)
+{
+	return &pool->fed_until_ns;
 }
 
 /* ---- reports ---- */

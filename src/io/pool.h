@@ -44,6 +44,12 @@ int ew__pool_new(struct ew__pool **ret_pool, unsigned offload_threads);
 /* No job is left. NULL is a no-op. */
 void ew__pool_free(struct ew__pool *pool);
 
+/*
+ * While jobs end in a lane in which many wait, a moment that lies a little ahead: until then cancelled tasks can add
+ * nothing that helps, and would only take processors from the threads that are at it. Any thread.
+ */
+const _Atomic int64_t *ew__pool_fed_until_ns(const struct ew__pool *pool);
+
 /* What is being done in a lane. */
 struct ew__lane_state {
 	dev_t device; /* EW__DEVICE_NONE: the program's own lane */

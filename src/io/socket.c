@@ -173,7 +173,7 @@ static int socket_close(void *resource)
 	socket->hangup_scope = NULL;
 	/* Of ten thousand that end at once, those that give space back go first. */
 	if (ew__current && ew__current->leaving)
-		ew__yield();
+		ew__yield_to_leaving();
 	shutdown(socket->fd, SHUT_RDWR);
 	if (socket->armed) {
 		ew_assert(socket->worker == ew__worker);

@@ -314,6 +314,7 @@ static int prepare(struct ew__runtime *runtime, const struct ew_run_options *opt
 		threads[i].worker.number = i + 1;
 		threads[i].worker.runtime = runtime;
 		threads[i].worker.pool = runtime->pool;
+		threads[i].worker.lanes_fed_until_ns = ew__pool_fed_until_ns(runtime->pool);
 	}
 	return r;
 }

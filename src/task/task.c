@@ -162,6 +162,16 @@ void ew__yield(void)
 	ew__context_switch(&task->context, &next->context, 0);
 }
 
+void ew__yield_to_leaving(void)
+{
+	struct ew_task *task = ew__task();
+	struct ew_worker *worker = task->worker;
+
+	line_up(task, &worker->parting, &worker->parting_last);
+	ew__current = NULL;
+	ew__context_switch(&task->context, &worker->scheduler, 0);
+}
+
 void ew__wait_end(struct ew__wait *wait, int result)
 {
 	ew_assert(!wait->done);

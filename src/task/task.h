@@ -92,6 +92,9 @@ int ew__suspend(struct ew__wait *wait, const char *what);
 /* Let every other ready task, and the driver, have a turn. Checks nothing. */
 void ew__yield(void);
 
+/* The same for a cancelled task that only has to part from its peer: the other cancelled ones go first, nearly all. */
+void ew__yield_to_leaving(void);
+
 /* The wait is over, with @result: its task becomes ready. On the task's worker; once per wait. */
 void ew__wait_end(struct ew__wait *wait, int result);
 

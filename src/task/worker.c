@@ -11,7 +11,9 @@
  *
  * Tasks that have been cancelled run behind the others, a slice of time in each turn, so that ten thousand that
  * end at once cost those that live a slice, and not ten thousand tasks' worth of waiting. What cancels them, when it
- * comes with a completion, waits for that slice too: the drain loop only takes notes.
+ * comes with a completion, waits for that slice too: the drain loop only takes notes. And they do not run at all
+ * while the threads that end what they held have enough to do: on a machine that is full the worker would only
+ * keep these from it, and itself from being there at once for who lives.
  *
  * The pages of a stack are given back when there is nothing else to do, since that stops every processor that the
  * process runs on for a moment (a TLB shootdown).
@@ -28,6 +30,8 @@
 
 #define SWITCHES_PER_TURN 256
 #define LEAVING_SLICE_NS  (200 * EW_MICROSECOND)
+#define PARTING_ONE_OF	  8
+#define NAP_NS		  (200 * EW_MICROSECOND)
 #define STACKS_AT_ONCE	  8
 
 __thread struct ew_worker *ew__worker;
@@ -156,33 +160,54 @@ void ew__chore_remove(struct ew_worker *worker, struct ew__chore *chore)
 	chore->link = NULL;
 }
 
-static void run_chore(struct ew_worker *worker)
+static bool has_leaving(const struct ew_worker *worker)
+{
+	return worker->leaving || worker->parting || worker->chores;
+}
+
+/* With virtual time there is no moment to compare with: threads live in the real one. */
+static bool lanes_are_fed(const struct ew_worker *worker)
+{
+	int64_t until_ns = atomic_load_explicit(worker->lanes_fed_until_ns, memory_order_relaxed);
+
+	return ew__unlikely(until_ns) && !ew__virtual_now_ns && ew_now() < until_ns;
+}
+
+static void run_one_leaving(struct ew_worker *worker)
 {
 	struct ew__chore *chore = worker->chores;
+	bool part = !worker->leaving || ++worker->leaving_turn % PARTING_ONE_OF == 0;
 
-	if (!chore)
-		return;
-	ew__chore_remove(worker, chore);
-	chore->run(chore);
+	if (chore) {
+		ew__chore_remove(worker, chore);
+		chore->run(chore);
+	}
+	if (worker->parting && part)
+		run_first(worker, &worker->parting);
+	else if (worker->leaving)
+		run_first(worker, &worker->leaving);
+}
+
+static void run_leaving(struct ew_worker *worker)
+{
+	int64_t end_ns = ew_now() + LEAVING_SLICE_NS;
+
+	worker->switches_left = SWITCHES_PER_TURN;
+	while (has_leaving(worker) && !lanes_are_fed(worker)) {
+		worker->switches_left--;
+		run_one_leaving(worker);
+		if (!worker->switches_left || ew_now() >= end_ns)
+			break;
+	}
 }
 
 static void run_tasks(struct ew_worker *worker)
 {
-	int64_t end_ns;
-
 	worker->switches_left = SWITCHES_PER_TURN;
 	if (worker->ready)
 		run_first(worker, &worker->ready);
-	if (ew__likely(!worker->leaving && !worker->chores))
-		return;
-	end_ns = ew_now() + LEAVING_SLICE_NS;
-	worker->switches_left = SWITCHES_PER_TURN;
-	do {
-		worker->switches_left--;
-		run_chore(worker);
-		if (worker->leaving)
-			run_first(worker, &worker->leaving);
-	} while ((worker->leaving || worker->chores) && worker->switches_left && ew_now() < end_ns);
+	if (ew__unlikely(has_leaving(worker)))
+		run_leaving(worker);
 }
 
 static void visit_driver(struct ew_worker *worker, int64_t deadline_ns)
@@ -209,6 +234,14 @@ static bool jump(struct ew_worker *worker)
 	if (next_ns > ew__virtual_now_ns)
 		ew__virtual_now_ns = next_ns;
 	return true;
+}
+
+/* Only the leaving could run, and are not to. What others post is looked at after it. */
+static void nap(struct ew_worker *worker)
+{
+	int64_t end_ns = ew_now() + NAP_NS, next_ns = ew__wheel_next_ns(&worker->wheel);
+
+	visit_driver(worker, next_ns < end_ns ? next_ns : end_ns);
 }
 
 static void rest(struct ew_worker *worker)
@@ -243,7 +276,9 @@ static void turn_until(struct ew_worker *worker, const uint32_t *count)
 		worker->now_ns = ew_now();
 		deliver_messages(worker);
 		ew__wheel_advance(&worker->wheel, worker->now_ns);
-		if (worker->ready || worker->leaving || worker->chores || give_back_stacks(worker))
+		if (!worker->ready && has_leaving(worker) && lanes_are_fed(worker))
+			nap(worker);
+		else if (worker->ready || has_leaving(worker) || give_back_stacks(worker))
 			visit_driver(worker, EW_NOW);
 		else if (!is_reached(worker, count))
 			rest(worker);

@@ -27,8 +27,11 @@ struct ew_worker {
 		*ready_last; /* the run queue; ready_last counts only while ready is set */
 	struct ew_task *leaving,
 		*leaving_last; /* the run queue of those that are cancelled, or whose peer has gone */
+	struct ew_task *parting,
+		*parting_last; /* those of them that have no more to do than to part from their peer */
 	struct ew__chore *chores,
 		**chores_last;	/* run between these; chores_last counts only while chores is set */
+	unsigned leaving_turn;	/* of the leaving and the parting */
 	uint32_t switches_left; /* until the scheduler must look at the driver again */
 	unsigned number;	/* 1-based */
 	struct ew_task *kept;	/* ended; their stacks are used again */
@@ -39,7 +42,8 @@ struct ew_worker {
 	struct ew__driver *driver;
 	struct ew__runtime *runtime;
 	struct ew__pool *pool;
-	int64_t now_ns; /* at the start of the turn */
+	const _Atomic int64_t *lanes_fed_until_ns; /* until then the leaving can wait */
+	int64_t now_ns;				   /* at the start of the turn */
 	uint64_t turns;
 	bool stop_asked;
 	unsigned transfers; /* what was handed to threads or to the reaper and has not ended */

@@ -362,6 +362,122 @@ TEST(lane_jobs_of_cancelled_tasks_let_others_by_and_are_not_forgotten)
 	EXPECT_EQ(ew_run(&options, let_by, NULL), 0);
 }
 
+/* ---- cancelled tasks wait while the lanes have enough to do ---- */
+
+struct waiting {
+	_Atomic int64_t until_ns;
+	bool ended;
+};
+
+static int end_when_cancelled(void *argument)
+{
+	struct waiting *waiting = argument;
+	int r = ew_sleep(3600 * EW_SECOND);
+
+	waiting->ended = true;
+	return r;
+}
+
+static int live_meanwhile(void *argument)
+{
+	struct waiting *waiting = argument;
+
+	take_turns(1000);
+	EXPECT(!waiting->ended);
+	/* Nobody is ready: the worker naps, and hears of timers. */
+	EXPECT_EQ(ew_sleep(2 * EW_MILLISECOND), 0);
+	EXPECT(!waiting->ended);
+	waiting->until_ns = ew_now() + EW_MILLISECOND;
+	return 0;
+}
+
+/* Fed says a word of the worker's, which no lane changes here. */
+static int wait_while_fed(void *argument)
+{
+	struct waiting waiting = { .until_ns = EW_NEVER };
+	const _Atomic int64_t *own = ew__worker->lanes_fed_until_ns;
+	EW_SCOPE(living);
+	EW_SCOPE(leaving, .policy = EW_POLICY_INDEPENDENT);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&leaving, end_when_cancelled, &waiting), 0);
+	EXPECT_EQ(ew_spawn(&living, live_meanwhile, &waiting), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	ew__worker->lanes_fed_until_ns = &waiting.until_ns;
+	ew_scope_cancel(&leaving, EW_REASON_REQUESTED);
+	EXPECT_EQ(ew_scope_join(&leaving), -ECANCELED);
+	EXPECT(waiting.ended && ew_now() >= waiting.until_ns);
+	ew__worker->lanes_fed_until_ns = own;
+	return ew_scope_join(&living);
+}
+
+TEST(lane_that_is_fed_lets_cancelled_tasks_wait_and_nobody_else)
+{
+	const struct ew_run_options options = { .workers_count = 1 };
+
+	EXPECT_EQ(ew_run(&options, wait_while_fed, NULL), 0);
+}
+
+#define BACKLOG 100
+
+struct fed {
+	struct ew__job job;
+	struct gate *gate;
+	int64_t fed_until_ns; /* when it ran */
+	bool completed;
+};
+
+static void run_fed(struct ew__job *job)
+{
+	struct fed *fed = (struct fed *)job;
+
+	pass_gate(fed->gate);
+	fed->fed_until_ns = *job->worker->lanes_fed_until_ns;
+}
+
+static void complete_fed(struct ew__job *job)
+{
+	((struct fed *)job)->completed = true;
+}
+
+static void feed(struct fed *jobs, bool leaving, struct gate *gate)
+{
+	for (unsigned i = 0; i < BACKLOG; i++) {
+		jobs[i] = (struct fed){ .job = { .run = run_fed, .complete = complete_fed },
+					.gate = gate };
+		ew__current->leaving += leaving;
+		ew__job_submit(ew__worker->pool, EW__DEVICE_NONE, &jobs[i].job);
+		ew__current->leaving -= leaving;
+	}
+	open_gate(gate);
+	TURNS_UNTIL(jobs[BACKLOG - 1].completed);
+}
+
+static int feed_both(void *argument)
+{
+	struct fed jobs[BACKLOG];
+	struct gate gate = GATE_CLOSED, other = GATE_CLOSED;
+
+	(void)argument;
+	feed(jobs, false, &gate);
+	for (unsigned i = 0; i < BACKLOG; i++)
+		EXPECT_EQ(jobs[i].fed_until_ns, 0);
+	feed(jobs, true, &other);
+	/* While more than 64 wait, from the end of one on. The end of the last of those before may be the first. */
+	for (unsigned i = 1; i < BACKLOG; i++)
+		EXPECT_EQ(jobs[i].fed_until_ns != 0, i < BACKLOG - 64);
+	EXPECT_EQ(*ew__worker->lanes_fed_until_ns, 0);
+	return 0;
+}
+
+/* What those that live have in line never lets the others wait. */
+TEST(lane_is_fed_by_jobs_of_cancelled_tasks_alone_and_not_longer_than_they_wait)
+{
+	const struct ew_run_options options = { .workers_count = 1, .offload_threads = 1 };
+
+	EXPECT_EQ(ew_run(&options, feed_both, NULL), 0);
+}
+
 /* ---- more filesystems than lanes ---- */
 
 static int call_many(void *argument)

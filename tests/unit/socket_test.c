@@ -516,4 +516,76 @@ TEST(socket_end_of_a_stream_is_told_behind_those_that_live)
 	EXPECT_EQ(run_workers(1, tell_both, NULL), 0);
 }
 
+#define WAVE_COUNT 3
+
+struct parting {
+	char *order;
+	struct ew_scope *next_wave; /* cancelled from inside an ending; NULL: nobody's */
+};
+
+static void note(const struct parting *parting, char letter)
+{
+	parting->order[strlen(parting->order)] = letter;
+}
+
+static int space_is_back(void *argument)
+{
+	struct parting *parting = argument;
+
+	note(parting, 's');
+	if (parting->next_wave)
+		ew_scope_cancel(parting->next_wave, EW_REASON_REQUESTED);
+	return 0;
+}
+
+static int socket_is_closed(void *argument)
+{
+	note(argument, 'c');
+	return 0;
+}
+
+static void never(void *argument)
+{
+	(void)argument;
+	EXPECT(false);
+}
+
+static int hold_both(void *argument)
+{
+	EW_GUARD(older, argument, .close = socket_is_closed, .abort = never);
+	EW_OWN(ew_socket, socket);
+	EW_GUARD(newer, argument, .close = space_is_back, .abort = never);
+	int peer = unix_peer(&socket), r;
+
+	r = ew_sleep(3600 * EW_SECOND);
+	close(peer);
+	return r;
+}
+
+static int two_waves(void *argument)
+{
+	char order[4 * WAVE_COUNT + 1] = "";
+	EW_SCOPE(second, .policy = EW_POLICY_INDEPENDENT);
+	EW_SCOPE(first, .policy = EW_POLICY_INDEPENDENT);
+	struct parting early = { order, &second }, late = { order, NULL };
+
+	(void)argument;
+	for (int i = 0; i < WAVE_COUNT; i++) {
+		EXPECT_EQ(ew_spawn(&first, hold_both, &early), 0);
+		EXPECT_EQ(ew_spawn(&second, hold_both, &late), 0);
+	}
+	take_turns(1);
+	ew_scope_cancel(&first, EW_REASON_REQUESTED);
+	EXPECT_EQ(ew_scope_join(&first), -ECANCELED);
+	EXPECT_EQ(ew_scope_join(&second), -ECANCELED);
+	EXPECT_STR(order, "sssssscccccc");
+	return 0;
+}
+
+/* Also of those that are cancelled while others are about to close theirs. */
+TEST(socket_of_a_cancelled_task_is_closed_when_the_others_have_given_space_back)
+{
+	EXPECT_EQ(run_workers(1, two_waves, NULL), 0);
+}
+
 TEST_MAIN()
