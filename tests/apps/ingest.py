@@ -51,14 +51,16 @@ def equal(a, b, what=""):
 
 
 def wait_until(condition, seconds, what):
-    """Polls until the condition gives something true, which is returned; a deadline, never a sleep."""
+    """Polls until the condition gives something true, which is returned; a deadline, never a sleep. What is missing at its
+    end may be told by a function.
+    """
     end = time.monotonic() + seconds * SCALE
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds * SCALE} s: {what}")
+            raise AssertionError(f"not within {seconds * SCALE} s: {what() if callable(what) else what}")
         time.sleep(0.005)
 
 
@@ -469,9 +471,9 @@ class Baseline:
     def restored(self, slack_bytes=1 << 20, seconds=20):
         self.server.wait_idle(seconds)
         wait_until(lambda: self.server.descriptors() <= self.descriptors, seconds,
-                   f"descriptors back at {self.descriptors}, now {self.server.descriptors()}")
+                   lambda: f"descriptors back at {self.descriptors}, now {self.server.descriptors()}")
         wait_until(lambda: self.server.free_bytes() >= self.free_bytes - slack_bytes, seconds,
-                   f"space back: {self.free_bytes - self.server.free_bytes()} bytes are missing")
+                   lambda: f"space back: {self.free_bytes - self.server.free_bytes()} bytes are missing")
 
 
 def reset(connection):

@@ -236,7 +236,8 @@ def test_servers_that_start_at_once():
                 equal([name for name in alive if name not in names(first.state)], [])
                 for connection, _ in begun:
                     connection.close()
-            wait_until(lambda: names(first.state) == alive, 20, "what is alive is there")
+            wait_until(lambda: names(first.state) == alive, 20,
+                       lambda: f"what is alive is there: {alive}, and nothing else: {names(first.state)}")
         finish(first, live)
         equal(leases(first.state), [lease_of(first)])
 
