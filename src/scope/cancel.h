@@ -5,7 +5,7 @@
  * Cancel, inside: the check that begins each suspending call, and how a cancel spreads
  */
 
-#include "task/worker.h"
+#include "task/run_queue.h"
 
 #include <errno.h>
 

@@ -8,7 +8,7 @@
 
 #include "task/task.h"
 
-#include "task/worker.h"
+#include "task/run_queue.h"
 
 #include <endwell/clock.h>
 #include <string.h>
@@ -85,116 +85,11 @@ void ew__task_free(struct ew_task *task)
 	ew__stack_put(&stack);
 }
 
-static void line_up(struct ew_task *task, struct ew_task **first, struct ew_task **last)
-{
-	task->next = NULL;
-	if (*first)
-		(*last)->next = task;
-	else
-		*first = task;
-	*last = task;
-}
-
-void ew__task_ready(struct ew_task *task)
-{
-	struct ew_worker *worker = task->worker;
-
-	if (ew__unlikely(task->head.leaving))
-		line_up(task, &worker->leaving, &worker->leaving_last);
-	else
-		line_up(task, &worker->ready, &worker->ready_last);
-}
-
-/* Takes the next context to run: a ready task, or the scheduler. */
-static inline struct ew__context *next_context(struct ew_worker *worker)
-{
-	struct ew_task *next = worker->ready;
-
-	if (ew__unlikely(!next || worker->switches_left == 0)) {
-		ew__current = NULL;
-		return &worker->scheduler;
-	}
-	worker->switches_left--;
-	worker->ready = next->next;
-	ew__current = &next->head;
-	return &next->context;
-}
-
-int ew__suspend(struct ew__wait *wait, const char *what)
-{
-	struct ew_task *task = ew__task();
-	struct ew_worker *worker = task->worker;
-
-	wait->task = task;
-	wait->asked = false;
-	wait->done = false;
-	task->wait = wait;
-	task->waiting_for = what;
-	task->waiting_since_ns = worker->now_ns;
-	ew__context_switch(&task->context, next_context(worker), 0);
-	task->wait = NULL;
-	return wait->result;
-}
-
-void ew__yield(void)
-{
-	struct ew_task *task = ew__task(), *next, *rest;
-	struct ew_worker *worker = task->worker;
-
-	next = worker->ready;
-	if (ew__unlikely(!next || worker->switches_left == 0 || task->head.leaving)) {
-		ew__task_ready(task);
-		ew__current = NULL;
-		ew__context_switch(&task->context, &worker->scheduler, 0);
-		return;
-	}
-	worker->switches_left--;
-	rest = next->next;
-	task->next = NULL;
-	if (rest) {
-		worker->ready = rest;
-		worker->ready_last->next = task;
-	} else {
-		worker->ready = task;
-	}
-	worker->ready_last = task;
-	ew__current = &next->head;
-	ew__context_switch(&task->context, &next->context, 0);
-}
-
-void ew__yield_to_leaving(void)
-{
-	struct ew_task *task = ew__task();
-	struct ew_worker *worker = task->worker;
-
-	line_up(task, &worker->parting, &worker->parting_last);
-	ew__current = NULL;
-	ew__context_switch(&task->context, &worker->scheduler, 0);
-}
-
-void ew__wait_end(struct ew__wait *wait, int result)
-{
-	ew_assert(!wait->done);
-	wait->done = true;
-	wait->result = result;
-	ew__task_ready(wait->task);
-}
-
-void ew__wait_end_behind(struct ew__wait *wait, int result)
-{
-	struct ew_worker *worker = wait->task->worker;
-
-	ew_assert(!wait->done);
-	wait->done = true;
-	wait->result = result;
-	line_up(wait->task, &worker->leaving, &worker->leaving_last);
-}
-
 /* Inline, because a call that does not return puts the processor's return predictor out of step. */
 __attribute__((always_inline)) static inline void leave_for_good(struct ew_task *task)
 {
 	task->ended(task);
-	ew__context_switch(&task->context, next_context(task->worker), 1);
+	ew__context_switch(&task->context, ew__next_context(task->worker), 1);
 }
 
 void ew__task_main(struct ew_task *task)

@@ -80,26 +80,5 @@ struct ew_task *ew__task_new(struct ew_worker *worker, ew_task_fn *fn, void *arg
 /* It never ran, or ended and nobody refers to it; not the running one. */
 void ew__task_free(struct ew_task *task);
 
-/* Ready to run, at the end of the queue. On its own worker; it is not in the queue. */
-void ew__task_ready(struct ew_task *task);
-
-/*
- * Suspend until ew__wait_end(). @what names the wait in reports. Checks nothing: see ew__enter().
- * Returns wait->result.
- */
-int ew__suspend(struct ew__wait *wait, const char *what);
-
-/* Let every other ready task, and the driver, have a turn. Checks nothing. */
-void ew__yield(void);
-
-/* The same for a cancelled task that only has to part from its peer: the other cancelled ones go first, nearly all. */
-void ew__yield_to_leaving(void);
-
-/* The wait is over, with @result: its task becomes ready. On the task's worker; once per wait. */
-void ew__wait_end(struct ew__wait *wait, int result);
-
-/* The same, but the task runs with those that are cancelled, behind the others. */
-void ew__wait_end_behind(struct ew__wait *wait, int result);
-
 /* Leaves the running task for good: `ended` is called, and another context goes on. */
 _Noreturn void ew__task_exit(void);
