@@ -158,7 +158,7 @@ static void spread_to_children(struct ew_scope *scope, struct ew_task **affected
 static void affect(struct ew_task *task, struct ew_entry *oldest, struct ew_task **affected)
 {
 	struct ew_entry *entry;
-	struct ew__wait *wait = task->wait;
+	struct ew__wait *wait;
 
 	if (!oldest)
 		for (oldest = task->head.newest; oldest && oldest->older; oldest = oldest->older)
@@ -174,8 +174,8 @@ static void affect(struct ew_task *task, struct ew_entry *oldest, struct ew_task
 		ew__scope_wake_waiters(ew__scope_of_entry(entry));
 		spread_to_children(ew__scope_of_entry(entry), affected);
 	}
-	if (wait && wait->cancel && !wait->done && !wait->asked &&
-	    (task->head.refuse & EW__REFUSE_CANCEL)) {
+	wait = task->wait; /* not one of those just woken */
+	if (wait && wait->cancel && !wait->asked && (task->head.refuse & EW__REFUSE_CANCEL)) {
 		wait->asked = true;
 		wait->cancel(wait);
 	}

@@ -98,8 +98,8 @@ static void deliver_cancel(struct ew__message *message)
 	atomic_store(&scope->cancel_posted, false);
 	cancelled(scope);
 	/* Its block may be waiting for this message only. */
-	if (scope->joiner && scope->children_count == 0 && !scope->joiner->done)
-		ew__wait_end(scope->joiner, 0);
+	if (scope->joiner && scope->children_count == 0)
+		ew__scope_wake_joiner(scope);
 }
 
 void ew_scope_cancel(struct ew_scope *scope, enum ew_reason reason)
@@ -153,14 +153,12 @@ void ew__scope_enter(struct ew_scope *scope)
 }
 
 /* Waits for children and for a cancel on its way from another thread; never refused. */
-static void await_children(struct ew_scope *scope)
+static inline void await_children(struct ew_scope *scope)
 {
 	ew_assert(scope->owner == ew__task()); /* there is one joiner */
 	while (scope->children_count || atomic_load(&scope->cancel_posted)) {
-		scope->join_wait.cancel = NULL;
 		scope->joiner = &scope->join_wait;
 		ew__suspend(&scope->join_wait, "children of a scope");
-		scope->joiner = NULL;
 	}
 }
 
@@ -203,7 +201,7 @@ static int children_result(const struct ew_scope *scope)
 }
 
 /* By a call: one that need not wait is no refusal, but a loop of such calls may be all that a cancelled task does. */
-static void join(struct ew_scope *scope)
+static inline void join(struct ew_scope *scope)
 {
 	if (!scope->children_count && (ew__current->refuse & EW__REFUSE_CANCEL))
 		ew__refused(ew__task());
@@ -246,10 +244,10 @@ struct grace {
 
 static void grace_over(struct grace *grace, int why)
 {
-	if (grace->wait.done)
+	if (grace->scope->joiner != &grace->wait)
 		return;
 	grace->why = why;
-	ew__wait_end(&grace->wait, 0);
+	ew__scope_wake_joiner(grace->scope);
 }
 
 static void grace_expired(struct ew__timer *timer)
@@ -283,7 +281,6 @@ int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns, enum ew_reason r
 			ew__timer_arm(scope->worker, &grace.timer, deadline_ns);
 		scope->joiner = &grace.wait;
 		ew__suspend(&grace.wait, "children of a scope, in their grace");
-		scope->joiner = NULL;
 		ew__timer_cancel(scope->worker, &grace.timer);
 	}
 	if (grace.why == -ECANCELED)

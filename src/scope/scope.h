@@ -13,6 +13,15 @@ void ew__scope_init_root(struct ew_scope *scope, struct ew_worker *worker);
 /* The scope's tokens whose wait is over. On its worker. */
 void ew__scope_wake_waiters(struct ew_scope *scope);
 
+/* Its block waits for children; no longer. */
+static inline void ew__scope_wake_joiner(struct ew_scope *scope)
+{
+	struct ew__wait *wait = scope->joiner;
+
+	scope->joiner = NULL;
+	ew__wait_end(wait, 0);
+}
+
 /* Gives the scope a reason and spreads it. On its own worker. */
 void ew__scope_cancel_here(struct ew_scope *scope, enum ew_reason reason);
 

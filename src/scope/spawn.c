@@ -54,8 +54,8 @@ static void child_gone(struct ew_scope *scope, struct ew_task *task)
 			ew__scope_cancel_here(scope, EW_REASON_CHILD);
 		}
 	}
-	if (scope->children_count == 0 && scope->joiner && !scope->joiner->done)
-		ew__wait_end(scope->joiner, 0);
+	if (scope->children_count == 0 && scope->joiner)
+		ew__scope_wake_joiner(scope);
 }
 
 static struct ew_task *task_of_life(struct ew__message *message)

@@ -60,28 +60,31 @@ static inline int ew__suspend(struct ew__wait *wait, const char *what)
 	task->waiting_for = what;
 	task->waiting_since_ns = worker->now_ns;
 	ew__context_switch(&task->context, ew__next_context(worker), 0);
-	task->wait = NULL;
 	return wait->result;
+}
+
+/* Notes the end of the wait, and returns its task, to be made ready. */
+static inline struct ew_task *ew__wait_over(struct ew__wait *wait, int result)
+{
+	ew_assert(!wait->done);
+	wait->done = true;
+	wait->result = result;
+	wait->task->wait = NULL;
+	return wait->task;
 }
 
 /* The wait is over, with @result: its task becomes ready. On the task's worker; once per wait. */
 static inline void ew__wait_end(struct ew__wait *wait, int result)
 {
-	ew_assert(!wait->done);
-	wait->done = true;
-	wait->result = result;
-	ew__task_ready(wait->task);
+	ew__task_ready(ew__wait_over(wait, result));
 }
 
 /* The same, but the task runs with those that are cancelled, behind the others. */
 static inline void ew__wait_end_behind(struct ew__wait *wait, int result)
 {
-	struct ew_worker *worker = wait->task->worker;
+	struct ew_task *task = ew__wait_over(wait, result);
 
-	ew_assert(!wait->done);
-	wait->done = true;
-	wait->result = result;
-	ew__line_up(wait->task, &worker->leaving, &worker->leaving_last);
+	ew__line_up(task, &task->worker->leaving, &task->worker->leaving_last);
 }
 
 /* Let every other ready task, and the driver, have a turn. Checks nothing. */

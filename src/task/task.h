@@ -21,8 +21,8 @@ struct ew_worker;
 struct ew_task {
 	struct ew__head head;
 	struct ew__context context;
-	struct ew_task *next; /* in the run queue, or among the kept */
-	struct ew__wait *wait;
+	struct ew_task *next;  /* in the run queue, or among the kept */
+	struct ew__wait *wait; /* NULL: it runs, or is ready to */
 	struct ew_worker *worker;
 	ew_task_fn *fn;
 	void *argument;

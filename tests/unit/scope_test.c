@@ -858,6 +858,19 @@ static int spawn_from_child(void *argument)
 	return ew_spawn(into->scope, wait_for_token, into);
 }
 
+static int yield_once(void *argument)
+{
+	(void)argument;
+	return ew_yield();
+}
+
+static int yield_and_spawn(void *argument)
+{
+	int r = ew_yield();
+
+	return r < 0 ? r : spawn_from_child(argument);
+}
+
 /* A child may spawn siblings; the join waits for them too. */
 static int sibling_spawn(void *argument)
 {
@@ -948,6 +961,44 @@ static int close_beyond_own_deadline(void *argument)
 TEST(scope_close_with_a_deadline_of_the_scope_comes_out_as_timed_out)
 {
 	EXPECT_EQ(run_virtual(close_beyond_own_deadline, NULL), 0);
+}
+
+/* The last child has ended and the joiner is ready; before it runs, somebody else spawns one more. */
+static int join_and_one_more(void *argument)
+{
+	EW_SCOPE(others);
+	EW_SCOPE(scope);
+	struct token_wait wait = { &scope, 0, 1 };
+
+	(void)argument;
+	wait.deadline_ns = ew_after(EW_SECOND);
+	EXPECT_EQ(ew_spawn(&scope, yield_once, NULL), 0);
+	EXPECT_EQ(ew_spawn(&others, yield_and_spawn, &wait), 0);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	EXPECT_EQ(wait.result, -ETIMEDOUT);
+	return 0;
+}
+
+TEST(scope_join_waits_for_a_child_that_came_when_all_had_ended)
+{
+	EXPECT_EQ(run_virtual(join_and_one_more, NULL), 0);
+}
+
+/* The grace ends in the same look at the clock in which the only child becomes ready. */
+static int close_in_time_and_too_late(void *argument)
+{
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&scope, sleep_second, NULL), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	EXPECT_EQ(ew_scope_close(&scope, ew_after(EW_SECOND), EW_REASON_SHUTDOWN), 0);
+	return ew_yield();
+}
+
+TEST(scope_close_whose_grace_ends_as_the_last_child_does)
+{
+	EXPECT_EQ(run_virtual(close_in_time_and_too_late, NULL), 0);
 }
 
 static int note_turn(void *argument)
