@@ -32,15 +32,18 @@ static void describe(struct ew__message *message)
 	struct ew_task *task;
 	unsigned named = 0;
 
-	for (task = worker->tasks; task && named < TASKS_NAMED_MAX;
-	     task = task->worker_next, named++)
+	for (task = worker->tasks; task && named < TASKS_NAMED_MAX; task = task->worker_next) {
+		if (!task->scope)
+			continue;
+		named++;
 		ew__report("stuck: worker %u: task %s (%s:%d) waits for %s, %lld ms",
 			   worker->number, task->site->name, task->site->file, task->site->line,
 			   task->wait ? task->waiting_for : "its turn",
 			   (long long)((now_ns - task->waiting_since_ns) / EW_MILLISECOND));
-	if (task)
+	}
+	if (ew__tasks_living(worker) > named)
 		ew__report("stuck: worker %u: %u tasks more", worker->number,
-			   worker->tasks_count - TASKS_NAMED_MAX);
+			   ew__tasks_living(worker) - named);
 	if (worker->transfers || ew__driver_in_flight(worker->driver))
 		ew__report("stuck: worker %u: %u operations in the kernel, %u on threads",
 			   worker->number, ew__driver_in_flight(worker->driver), worker->transfers);

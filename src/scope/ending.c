@@ -274,14 +274,6 @@ void ew__registry_run(struct ew_task *task)
 		end_entry(task, task->head.newest);
 }
 
-_Noreturn void ew__task_drop(struct ew_task *task)
-{
-	task->drops++;
-	ew__registry_run(task);
-	task->result = -ENOTRECOVERABLE;
-	ew__task_exit();
-}
-
 _Noreturn void ew_panic(const char *format, ...)
 {
 	struct ew_task *task = ew__task();

@@ -10,35 +10,8 @@
 
 #include <endwell/task.h>
 
-static void adopt_task(struct ew_worker *worker, struct ew_task *task)
-{
-	task->worker_next = worker->tasks;
-	if (task->worker_next)
-		task->worker_next->worker_link = &task->worker_next;
-	task->worker_link = &worker->tasks;
-	worker->tasks = task;
-	worker->tasks_count++;
-	ew__task_ready(task);
-}
-
-static void forget_task(struct ew_worker *worker, struct ew_task *task)
-{
-	*task->worker_link = task->worker_next;
-	if (task->worker_next)
-		task->worker_next->worker_link = task->worker_link;
-	worker->tasks_count--;
-}
-
-/* The stack may be the running one: it is used again only after the switch away from it. */
-static void keep_task(struct ew_worker *worker, struct ew_task *task)
-{
-	task->next = worker->kept;
-	worker->kept = task;
-	worker->kept_count++;
-}
-
 /* On the scope's worker. */
-static void child_gone(struct ew_scope *scope, struct ew_task *task)
+static inline void child_gone(struct ew_scope *scope, struct ew_task *task)
 {
 	int result = task->result;
 
@@ -67,10 +40,9 @@ static void deliver_free(struct ew__message *message)
 {
 	struct ew_task *task = task_of_life(message);
 
-	forget_task(task->worker, task);
 	/* Its stack is one that this worker did not have: kept without end they would be more than were ever in use. */
 	if (task->worker->kept_count < EW__TASKS_KEPT)
-		keep_task(task->worker, task);
+		ew__task_keep(task->worker, task);
 	else
 		ew__task_free(task);
 }
@@ -89,18 +61,15 @@ static void deliver_start(struct ew__message *message)
 	struct ew_task *task = task_of_life(message);
 
 	ew__cancel_update(task);
-	adopt_task(task->worker, task);
+	ew__task_adopt(task);
+	ew__task_ready(task);
 }
 
-/* On the task's own stack, its function done. */
-static void task_ended(struct ew_task *task)
+/* On the task's own stack, its registry run. */
+static inline void end_life(struct ew_task *task)
 {
-	struct ew_worker *worker = task->worker;
-
-	if (ew__unlikely(task->head.newest != NULL))
-		ew__registry_run(task);
 	ew_assert(task->head.node == &task->base);
-	if (task->remote) {
+	if (ew__unlikely(task->remote)) {
 		/* A cancel on its way may come after the scope has gone: it must not look there. */
 		task->base.parent = NULL;
 		task->life_message.deliver = deliver_ended;
@@ -108,68 +77,126 @@ static void task_ended(struct ew_task *task)
 		return;
 	}
 	child_gone(task->scope, task);
-	forget_task(worker, task);
-	keep_task(worker, task);
+	ew__task_keep(task->worker, task);
 }
 
-/* A task that spawns into its innermost scope has the answer in its own byte. */
+/* All that happens on a stack: one life after another. */
+static void live(void)
+{
+	struct ew_task *task;
+
+	ew__context_entered();
+	for (;;) {
+		task = ew__task();
+		task->result = task->fn(task->argument);
+		if (ew__unlikely(task->head.newest != NULL))
+			ew__registry_run(task);
+		end_life(task);
+		ew__task_leave(task);
+	}
+}
+
+_Noreturn void ew__task_drop(struct ew_task *task)
+{
+	task->drops++;
+	task->dropped = true;
+	ew__registry_run(task);
+	task->result = -ENOTRECOVERABLE;
+	end_life(task);
+	ew__task_leave(task);
+	__builtin_unreachable();
+}
+
 static inline bool is_cancelled(const struct ew_scope *scope)
 {
 	const struct ew__head *head = ew__current;
 
+	/* The innermost scope of the running task is open, and the task has the answer in its own byte. */
 	if (ew__likely(head && head->node == &scope->node))
 		return head->refuse & EW__REFUSE_CANCEL;
+	ew_assert(scope->open && scope->worker == ew__worker);
 	return ew_scope_is_cancelled(scope);
 }
 
-static inline int spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument,
-			struct ew_spawn_options options, const struct ew_site *site,
-			struct ew_task **ret_task)
+static inline void add_child(struct ew_scope *scope, struct ew_task *task)
 {
-	struct ew_worker *worker = scope->worker;
-	struct ew_task *task;
-
-	ew_assert(scope->open && scope->worker == ew__worker);
-	if (ew__unlikely(is_cancelled(scope)))
-		return -ECANCELED;
-	if (ew__unlikely(options.worker)) {
-		worker = ew__worker_by_number(worker->runtime, options.worker);
-		if (!worker)
-			return -EINVAL;
-	}
-	task = ew__task_new(worker, fn, argument, site);
-	if (!task)
-		return -EAGAIN;
 	task->scope = scope;
 	task->base.parent = &scope->node;
-	/* A ladder may run already, behind a shield around the scope. */
-	atomic_store_explicit(&task->base.end_ns, ew__children_end(scope), memory_order_relaxed);
-	task->ended = task_ended;
-	task->droppable = options.droppable;
-	task->remote = worker != scope->worker;
 	task->sibling_next = scope->children;
 	if (task->sibling_next)
 		task->sibling_next->sibling_link = &task->sibling_next;
 	task->sibling_link = &scope->children;
 	scope->children = task;
 	scope->children_count++;
-	if (ew__current) {
-		task->head.refuse = ew__current->refuse & EW__REFUSE_SWEEP;
-		if (ew__unlikely(ew__current->leaving))
-			ew__cancel_update(task);
+}
+
+/* A new child is not cancelled itself, but what it is in may be, behind a shield; and a ladder may run. */
+static inline void inherit_cancel(struct ew_task *task, const struct ew_scope *scope)
+{
+	const struct ew__head *head = ew__current;
+
+	atomic_store_explicit(&task->base.end_ns, ew__children_end(scope), memory_order_relaxed);
+	task->head = (struct ew__head){ .node = &task->base };
+	if (ew__unlikely(head && (head->refuse || head->leaving))) {
+		task->head.refuse = head->refuse & EW__REFUSE_SWEEP;
+		ew__cancel_update(task);
 	}
-	*ret_task = task;
+}
+
+/* 0: it may be spawned. */
+static inline int admit(const struct ew_scope *scope, unsigned worker)
+{
+	if (ew__unlikely(is_cancelled(scope)))
+		return -ECANCELED;
+	if (ew__unlikely(worker && !ew__worker_by_number(scope->worker->runtime, worker)))
+		return -EINVAL;
 	return 0;
 }
 
-static void start(struct ew_task *task)
+/* NULL: no memory. */
+static inline struct ew_task *begin_life(struct ew_scope *scope, ew_task_fn *fn, void *argument,
+					 bool droppable, const struct ew_site *site)
 {
-	if (!task->remote) {
-		adopt_task(task->worker, task);
+	struct ew_worker *here = scope->worker;
+	struct ew_task *task;
+
+	if (ew__unlikely(!here->kept || here->kept->dropped) && ew__task_prepare(here, live) < 0)
+		return NULL;
+	task = ew__task_take(here);
+	task->fn = fn;
+	task->argument = argument;
+	task->site = site;
+	task->ending_error = 0;
+	task->outcome = EW_OUTCOME_NONE;
+	task->droppable = droppable;
+	task->remote = false;
+	task->waiting_since_ns = here->now_ns;
+	add_child(scope, task);
+	inherit_cancel(task, scope);
+	return task;
+}
+
+static void start_on(struct ew_worker *worker, struct ew_task *task)
+{
+	if (worker == task->worker) {
+		ew__task_ready(task);
 		return;
 	}
+	ew__task_disown(task);
+	/* The frame that it stands in may remember where this thread's variables are. */
+	ew__task_renew(task, live);
+	task->worker = worker;
+	task->remote = true;
 	task->life_message.deliver = deliver_start;
-	ew__post(task->worker, &task->life_message);
+	ew__post(worker, &task->life_message);
+}
+
+static inline void start(struct ew_task *task, unsigned worker)
+{
+	if (ew__unlikely(worker))
+		start_on(ew__worker_by_number(task->worker->runtime, worker), task);
+	else
+		ew__task_ready(task);
 }
 
 int ew__spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument,
@@ -178,11 +205,22 @@ int ew__spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument,
 	struct ew_task *task;
 	int r;
 
-	r = spawn(scope, fn, argument, options, site, &task);
+	r = admit(scope, options.worker);
 	if (r < 0)
 		return r;
-	start(task);
+	task = begin_life(scope, fn, argument, options.droppable, site);
+	if (!task)
+		return -EAGAIN;
+	start(task, options.worker);
 	return 0;
+}
+
+/* The function of a task that takes. */
+static int call_take(void *argument)
+{
+	struct ew_task *task = ew__task();
+
+	return task->take_fn(argument, &task->taken);
 }
 
 int ew__spawn_take(struct ew_scope *scope, ew_task_take_fn *fn, void *argument, void *place,
@@ -192,9 +230,12 @@ int ew__spawn_take(struct ew_scope *scope, ew_task_take_fn *fn, void *argument, 
 	void *nothing = NULL;
 	int r;
 
-	r = spawn(scope, NULL, argument, options, site, &task);
+	r = admit(scope, options.worker);
 	if (r < 0)
 		return r;
+	task = begin_life(scope, call_take, argument, options.droppable, site);
+	if (!task)
+		return -EAGAIN;
 	task->take_fn = fn;
 	__builtin_memcpy(&task->taken, place, sizeof(task->taken));
 	__builtin_memcpy(place, &nothing, sizeof(nothing));
@@ -204,6 +245,6 @@ int ew__spawn_take(struct ew_scope *scope, ew_task_take_fn *fn, void *argument, 
 		.site = site,
 	};
 	task->head.newest = &task->taken_place.entry;
-	start(task);
+	start(task, options.worker);
 	return 0;
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * The run queue: a task becomes ready, waits, or lets others go first
+ * The run queue: a task becomes ready, waits, lets others go first, or leaves
  * Inline, since each is a few instructions, and a call around a context switch would save all registers twice.
  */
 
@@ -123,4 +123,10 @@ static inline void ew__yield_to_leaving(void)
 	ew__line_up(task, &worker->parting, &worker->parting_last);
 	ew__current = NULL;
 	ew__context_switch(&task->context, &worker->scheduler, 0);
+}
+
+/* The running task's life is over: others go on. Returns into the next life on this stack. */
+static inline void ew__task_leave(struct ew_task *task)
+{
+	ew__context_switch(&task->context, ew__next_context(task->worker), 1);
 }

@@ -95,7 +95,7 @@ static inline void ew__switch(void **save, void *to)
 #endif
 }
 
-/* switch_*.S: first code on a new stack; goes to ew__task_main() with what ew__context_init() was given. */
+/* switch_*.S: first code on a new stack; goes to what ew__context_init() was given. */
 void ew__switch_entry(void);
 
 /* The context of the calling thread's own stack. */
@@ -105,21 +105,21 @@ void ew__context_adopt_thread(struct ew__context *context);
 void ew__context_announce(struct ew__context *context, void *bottom, void *top);
 void ew__context_retire(struct ew__context *context, void *bottom, void *top);
 
-/* A new context that will go to ew__task_main(@argument) on [@bottom, @top). @top is 16-byte aligned. */
+/* A new context that will go to @main, which never returns, on [@bottom, @top). @top is 16-byte aligned. */
 static inline void ew__context_init(struct ew__context *context, void *bottom, void *top,
-				    void *argument)
+				    void (*main)(void))
 {
 	void **frame = top;
 
 #if defined(__x86_64__)
 	frame -= 2;
 	frame[0] = (void *)ew__switch_entry;
-	frame[1] = argument;
+	frame[1] = (void *)main;
 #elif defined(__aarch64__)
 	frame -= 4;
 	frame[0] = NULL;
 	frame[1] = (void *)ew__switch_entry;
-	frame[2] = argument;
+	frame[2] = (void *)main;
 #endif
 	context->sp = frame;
 	(void)bottom;
@@ -139,10 +139,14 @@ static inline void ew__context_deinit(struct ew__context *context, void *bottom,
 #endif
 }
 
-/* @last: @from is never switched to again. */
+/*
+ * @last: no variable of @from's frames is needed any more. It may be switched to again, and goes on in the frame
+ * that calls.
+ */
 static inline void ew__context_switch(struct ew__context *from, struct ew__context *to, int last)
 {
 #ifdef EW__ASAN
+	from->fake_stack = NULL; /* stays so if it is destroyed */
 	__sanitizer_start_switch_fiber(last ? NULL : &from->fake_stack, to->stack_bottom,
 				       to->stack_bytes);
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * aarch64: first code on a new stack, which holds the argument. Jumps instead of calling: ew__task_main() never
+ * aarch64: first code on a new stack, which holds the function to go to. Jumps instead of calling: it never
  * returns, and a call without a return would put the processor's return predictor out of step.
  */
 
@@ -14,10 +14,10 @@ ew__switch_entry:
 	.cfi_startproc
 	.cfi_undefined x30
 	hint	#36 /* bti j */
-	ldr	x0, [sp], #16
+	ldr	x16, [sp], #16
 	mov	x29, xzr
 	mov	x30, xzr
-	b	ew__task_main
+	br	x16
 	.cfi_endproc
 	.size	ew__switch_entry, .-ew__switch_entry
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * x86-64: first code on a new stack, which holds the argument. Jumps instead of calling: ew__task_main() never
+ * x86-64: first code on a new stack, which holds the function to go to. Jumps instead of calling: it never
  * returns, and a call without a return would put the processor's return predictor out of step.
  */
 
@@ -13,10 +13,10 @@
 ew__switch_entry:
 	.cfi_startproc
 	.cfi_undefined rip
-	popq	%rdi
+	popq	%rax
 	xorl	%ebp, %ebp
 	pushq	$0
-	jmp	ew__task_main
+	jmpq	*%rax
 	.cfi_endproc
 	.size	ew__switch_entry, .-ew__switch_entry
 

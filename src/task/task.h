@@ -27,9 +27,7 @@ struct ew_task {
 	ew_task_fn *fn;
 	void *argument;
 	const struct ew_site *site;
-	/* Runs on the worker's behalf when fn has returned; the last thing on the task's stack. */
-	void (*ended)(struct ew_task *task);
-	struct ew_scope *scope;
+	struct ew_scope *scope; /* NULL: kept, between two lives */
 	struct ew_task *sibling_next;
 	struct ew_task **sibling_link;
 	struct ew_node base;
@@ -38,7 +36,8 @@ struct ew_task {
 	int32_t ending_error;
 	uint8_t outcome;
 	bool droppable;
-	bool remote; /* its scope belongs to another worker */
+	bool remote;  /* its scope belongs to another worker */
+	bool dropped; /* left where it stood: its context is made anew before another life */
 	int64_t waiting_since_ns;
 	const char *waiting_for;
 
@@ -50,7 +49,8 @@ struct ew_task {
 	struct ew__message life_message; /* spawned there, ended here, may be freed there */
 	struct ew__message cancel_message;
 	_Atomic bool cancel_posted;
-	struct ew_task *worker_next, **worker_link; /* all tasks of the worker */
+	struct ew_task *worker_next,
+		**worker_link; /* all tasks of the worker, and those it keeps */
 	struct ew__stack stack;
 };
 
@@ -73,12 +73,15 @@ static inline struct ew_task *ew__task(void)
 	return (struct ew_task *)ew__current;
 }
 
-/* A task that is ready to be woken for the first time; NULL: no memory. Any worker's thread. */
-struct ew_task *ew__task_new(struct ew_worker *worker, ew_task_fn *fn, void *argument,
-			     const struct ew_site *site);
+/* Into its worker's list of tasks, and out of it. */
+void ew__task_adopt(struct ew_task *task);
+void ew__task_disown(struct ew_task *task);
 
-/* It never ran, or ended and nobody refers to it; not the running one. */
+/* The task, which has no life, goes to @main when it is switched to, and not on where it stood. */
+void ew__task_renew(struct ew_task *task, void (*main)(void));
+
+/* Makes one that goes to @main the newest of those that @worker keeps, or renews the newest there is. -ENOMEM. */
+int ew__task_prepare(struct ew_worker *worker, void (*main)(void));
+
+/* Its life has ended, and nobody refers to it; not the running one, and not among the kept. */
 void ew__task_free(struct ew_task *task);
-
-/* Leaves the running task for good: `ended` is called, and another context goes on. */
-_Noreturn void ew__task_exit(void);

@@ -68,16 +68,11 @@ int ew__worker_open(struct ew_worker *worker, char *why, size_t why_bytes)
 
 void ew__worker_close(struct ew_worker *worker)
 {
-	struct ew_task *task;
-
 	/* What the last message brought may have ended us while its sender was still ringing. */
 	while (atomic_load_explicit(&worker->posting, memory_order_acquire))
 		sched_yield();
-	while ((task = worker->kept)) {
-		worker->kept = task->next;
-		ew__task_free(task);
-	}
-	worker->kept_count = 0;
+	while (worker->kept)
+		ew__task_free(ew__task_take(worker));
 	ew__driver_close(worker->driver);
 }
 
@@ -116,15 +111,10 @@ static void deliver_messages(struct ew_worker *worker)
 /* Some of those beyond what is kept. True: there are more. */
 static bool give_back_stacks(struct ew_worker *worker)
 {
-	struct ew_task *task;
 	unsigned i;
 
-	for (i = 0; i < STACKS_AT_ONCE && worker->kept_count > EW__TASKS_KEPT; i++) {
-		task = worker->kept;
-		worker->kept = task->next;
-		worker->kept_count--;
-		ew__task_free(task);
-	}
+	for (i = 0; i < STACKS_AT_ONCE && worker->kept_count > EW__TASKS_KEPT; i++)
+		ew__task_free(ew__task_take(worker));
 	return worker->kept_count > EW__TASKS_KEPT;
 }
 
@@ -259,9 +249,9 @@ static void rest(struct ew_worker *worker)
 
 static bool is_finished(const struct ew_worker *worker)
 {
-	return worker->stop_asked && !atomic_load(&worker->inbox) && worker->tasks_count == 0 &&
-	       worker->transfers == 0 && ew__driver_in_flight(worker->driver) == 0 &&
-	       !ew__driver_has_queued(worker->driver);
+	return worker->stop_asked && !atomic_load(&worker->inbox) &&
+	       ew__tasks_living(worker) == 0 && worker->transfers == 0 &&
+	       ew__driver_in_flight(worker->driver) == 0 && !ew__driver_has_queued(worker->driver);
 }
 
 static bool is_reached(const struct ew_worker *worker, const uint32_t *count)

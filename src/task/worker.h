@@ -34,9 +34,9 @@ struct ew_worker {
 	unsigned leaving_turn;	/* of the leaving and the parting */
 	uint32_t switches_left; /* until the scheduler must look at the driver again */
 	unsigned number;	/* 1-based */
-	struct ew_task *kept;	/* ended; their stacks are used again */
+	struct ew_task *kept;	/* ended; used again, the newest first */
 	unsigned kept_count;
-	unsigned tasks_count;
+	unsigned tasks_count; /* with those kept */
 	struct ew_task *tasks;
 	struct ew__context scheduler;
 	struct ew__driver *driver;
@@ -56,6 +56,31 @@ struct ew_worker {
 };
 
 extern __thread struct ew_worker *ew__worker;
+
+/* Tasks that have not ended. */
+static inline unsigned ew__tasks_living(const struct ew_worker *worker)
+{
+	return worker->tasks_count - worker->kept_count;
+}
+
+/* An ended task, for another life. It may be the running one: the next life begins after the switch away from it. */
+static inline void ew__task_keep(struct ew_worker *worker, struct ew_task *task)
+{
+	task->scope = NULL;
+	task->next = worker->kept;
+	worker->kept = task;
+	worker->kept_count++;
+}
+
+/* The newest of those kept, of which there is one. */
+static inline struct ew_task *ew__task_take(struct ew_worker *worker)
+{
+	struct ew_task *task = worker->kept;
+
+	worker->kept = task->next;
+	worker->kept_count--;
+	return task;
+}
 
 /* The virtual clock's value; 0: the clock is real. Of the thread of the only worker. */
 extern __thread int64_t ew__virtual_now_ns;

@@ -120,8 +120,8 @@ bool ew__census_of_run(char *what, size_t what_bytes)
 		if (ew_yield() < 0)
 			break;
 	resource = ew__resources_newest();
-	if (worker->tasks_count != 1)
-		snprintf(what, what_bytes, "%u tasks are left", worker->tasks_count - 1);
+	if (ew__tasks_living(worker) != 1)
+		snprintf(what, what_bytes, "%u tasks are left", ew__tasks_living(worker) - 1);
 	else if (resource)
 		snprintf(what, what_bytes, "%s made at %s:%d is left", resource->type->name,
 			 resource->site->file, resource->site->line);
