@@ -130,7 +130,7 @@ static void spread_to_remote(struct ew__message *message)
 	ew__cancel_spread(task, NULL);
 }
 
-int64_t ew__children_end(const struct ew_scope *scope)
+int64_t ew__children_bound(const struct ew_scope *scope)
 {
 	int64_t bound_ns =
 		scope->owner ? ew__ladder_end(scope->owner, scope->entry.older) : EW_NEVER;
@@ -140,7 +140,7 @@ int64_t ew__children_end(const struct ew_scope *scope)
 
 static void spread_to_children(struct ew_scope *scope, struct ew_task **affected)
 {
-	int64_t end_ns = ew__children_end(scope);
+	int64_t end_ns = ew__children_bound(scope);
 	struct ew_task *child;
 
 	for (child = scope->children; child; child = child->sibling_next) {

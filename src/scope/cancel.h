@@ -54,5 +54,20 @@ bool ew__node_is_cancelled(const struct ew_node *node);
 /* The moment that the ladders leave to an ending that starts with @newest and older entries still to come. */
 int64_t ew__ladder_end(const struct ew_task *task, const struct ew_entry *newest);
 
+/* What ew__children_end() says where there are ladders. */
+int64_t ew__children_bound(const struct ew_scope *scope);
+
 /* The moment that the ladders leave to the children of @scope. On its worker. */
-int64_t ew__children_end(const struct ew_scope *scope);
+static inline int64_t ew__children_end(const struct ew_scope *scope)
+{
+	const struct ew_node *node;
+
+	for (node = &scope->node; node; node = node->parent) {
+		if (ew__unlikely(atomic_load_explicit(&node->end_ns, memory_order_relaxed) !=
+				 EW_NEVER))
+			return ew__children_bound(scope);
+		if (node->kind != EW__NODE_SCOPE)
+			break; /* a shield, or the task itself: it has what is beyond it in its own end */
+	}
+	return EW_NEVER;
+}

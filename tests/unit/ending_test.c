@@ -379,6 +379,46 @@ TEST(ending_in_a_child_spawned_by_an_ending_is_bounded_by_the_ladder)
 	EXPECT_EQ(run_virtual(child_spawned_by_ending, NULL), 0);
 }
 
+/* Three scopes inside the shield, and a task between: each of them could be where the bound is lost. */
+static int spawn_deeper(void *argument)
+{
+	EW_SCOPE(scope);
+	EW_SCOPE(inner);
+	EW_SCOPE(innermost);
+
+	EXPECT_EQ(ew_spawn(&innermost, child_of_ending, argument), 0);
+	return ew_scope_finish(&innermost, 0);
+}
+
+static int spawn_deep_in_a_shield(void *argument)
+{
+	struct nested nested = {
+		.older = { .name = "older", .takes_ns = EW_SECOND },
+		.newer = { .name = "newer", .takes_ns = 60 * EW_SECOND },
+	};
+	int64_t began_ns = ew_now();
+
+	(void)argument;
+	{
+		EW_SHIELD(shield, .budget_ns = 5 * EW_SECOND);
+		EW_SCOPE(scope);
+		EW_SCOPE(inner);
+		EW_SCOPE(innermost);
+
+		EXPECT_EQ(ew_spawn(&innermost, spawn_deeper, &nested), 0);
+		EXPECT_EQ(ew_scope_join(&innermost), 0);
+	}
+	EXPECT_EQ(nested.newer.aborted, 1);
+	EXPECT_AT(nested.newer.ended_ns, began_ns + 3 * EW_SECOND);
+	EXPECT_EQ(nested.older.closed, 1);
+	return 0;
+}
+
+TEST(ending_of_a_child_deep_in_a_shield_is_bounded_by_its_budget)
+{
+	EXPECT_EQ(run_virtual(spawn_deep_in_a_shield, NULL), 0);
+}
+
 static int cancel_later(void *argument)
 {
 	int r = ew_sleep(EW_SECOND);
