@@ -1,0 +1,479 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * A channel's number is free again when both sides know that it is closed. Until then it stays in the connection's
+ * table, also if its owner has aborted it and gone: what the broker still had on its way is dropped there.
+ */
+
+#include "amqp/internal.h"
+
+#include <endwell/task.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define UNCONFIRMED_DEFAULT 256
+#define UNCONFIRMED_MAX	    65536
+#define WAITING_MAX	    65536 /* in line to publish on a channel */
+
+void ew_amqp_channel_put(struct ew_amqp_channel *channel)
+{
+	if (--channel->references > 0)
+		return;
+	ew_abort(&channel->delivery);
+	ew_abort(&channel->queue);
+	ew_semaphore_free(channel->slots);
+	ew_amqp_connection_put(channel->connection);
+	free(channel);
+}
+
+void ew_amqp_channel_stop(struct ew_amqp_channel *channel)
+{
+	if (channel->queue)
+		ew_channel_close(channel->queue);
+}
+
+/* Everybody on it goes on, with the error that it has. */
+static void tell_all(struct ew_amqp_channel *channel)
+{
+	ew_amqp_unconfirmed_ended(channel);
+	ew_amqp_channel_stop(channel);
+	ew_event_set(&channel->answered);
+	ew_event_set(&channel->closed);
+	/* One of them may be the one that waits for room. */
+	ew_event_set(&channel->connection->room);
+}
+
+void ew_amqp_channel_ended(struct ew_amqp_channel *channel, const struct ew_amqp_error *error)
+{
+	ew_amqp_error_set(&channel->error, error->error, error->code, "%s", error->text);
+	channel->state = EW_AMQP_ENDED;
+	tell_all(channel);
+	channel->connection->channels[channel->number] = NULL;
+	ew_amqp_channel_put(channel);
+}
+
+int ew_amqp_channel_usable(const struct ew_amqp_channel *channel)
+{
+	ew_assert(channel->connection->worker == ew_worker());
+	return channel->error.error;
+}
+
+/* ---- calls ---- */
+
+/* The answer to the call before, which may have been cancelled, comes first. */
+static int await_answer(struct ew_amqp_channel *channel)
+{
+	int r = channel->answer ? ew_event_wait(&channel->answered, EW_NEVER) : 0;
+
+	return r < 0 ? r : ew_amqp_channel_usable(channel);
+}
+
+static int send_call(struct ew_amqp_channel *channel, amqp_method_number_t id, void *method,
+		     amqp_method_number_t answer)
+{
+	int r;
+
+	EW_OWN(ew_mutex_hold, turn);
+
+	r = ew_amqp_output_turn(channel, AMQP_FRAME_MIN_SIZE, false, &turn);
+	if (r == 0)
+		r = ew_amqp_output_method(&channel->connection->filling, channel->number, id,
+					  method);
+	if (r < 0)
+		return r;
+	ew_event_reset(&channel->answered);
+	channel->answer = answer;
+	ew_amqp_output_appended(channel->connection);
+	return 0;
+}
+
+int ew_amqp_channel_call(struct ew_amqp_channel *channel, amqp_method_number_t id, void *method,
+			 amqp_method_number_t answer)
+{
+	int r;
+
+	EW_OWN(ew_mutex_hold, turn);
+
+	r = ew_mutex_lock(&channel->turn, EW_NEVER, &turn);
+	if (r == -EOWNERDEAD) {
+		/* Whoever was ended here has left a call that is answered, or none. */
+		ew_mutex_make_consistent(turn);
+		r = 0;
+	}
+	if (r == 0)
+		r = await_answer(channel);
+	if (r == 0)
+		r = send_call(channel, id, method, answer);
+	return r < 0 ? r : await_answer(channel);
+}
+
+/* ---- what the broker says ---- */
+
+static int unexpected(struct ew_amqp_channel *channel, const char *what)
+{
+	return ew_amqp_violated(channel->connection, AMQP_UNEXPECTED_FRAME,
+				"%s on channel %u, out of place", what, channel->number);
+}
+
+static int answered(struct ew_amqp_channel *channel, const amqp_method_t *method)
+{
+	const amqp_queue_declare_ok_t *declare_ok = method->decoded;
+
+	if (method->id != channel->answer)
+		return unexpected(channel, amqp_method_name(method->id));
+	if (method->id == AMQP_QUEUE_DECLARE_OK_METHOD)
+		ew_amqp_copy_text(declare_ok->queue, channel->answer_text,
+				  sizeof(channel->answer_text));
+	channel->answer = 0;
+	ew_event_set(&channel->answered);
+	return 0;
+}
+
+static int closed_by_broker(struct ew_amqp_channel *channel, const amqp_channel_close_t *close)
+{
+	struct ew_amqp_connection *connection = channel->connection;
+	amqp_channel_close_ok_t close_ok = {};
+	struct ew_amqp_error error = {};
+	char text[EW_AMQP_TEXT_BYTES];
+	unsigned number = channel->number;
+
+	ew_amqp_copy_text(close->reply_text, text, sizeof(text));
+	ew_amqp_error_set(&error, ew_amqp_code_error(close->reply_code), close->reply_code,
+			  "the broker closed the channel: %.200s", text);
+	/* Ours has crossed it, and is answered too. */
+	if (channel->state != EW_AMQP_CLOSING)
+		ew_amqp_channel_ended(channel, &error);
+	ew_amqp_say(connection, number, AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok);
+	return connection->error.error;
+}
+
+static int close_answered(struct ew_amqp_channel *channel)
+{
+	if (channel->state != EW_AMQP_CLOSING)
+		return unexpected(channel, "channel.close-ok");
+	channel->close_answered = true;
+	ew_amqp_channel_ended(channel, &channel->error);
+	return 0;
+}
+
+static int flow_changed(struct ew_amqp_channel *channel, const amqp_channel_flow_t *flow)
+{
+	struct ew_amqp_connection *connection = channel->connection;
+	amqp_channel_flow_ok_t flow_ok = { .active = flow->active };
+
+	channel->stopped = !flow->active;
+	if (channel->stopped)
+		ew_event_set(&connection->room);
+	ew_amqp_say(connection, channel->number, AMQP_CHANNEL_FLOW_OK_METHOD, &flow_ok);
+	return connection->error.error;
+}
+
+static int consumer_cancelled(struct ew_amqp_channel *channel, const amqp_basic_cancel_t *cancel)
+{
+	struct ew_amqp_connection *connection = channel->connection;
+	amqp_basic_cancel_ok_t cancel_ok = { .consumer_tag = cancel->consumer_tag };
+
+	if (!channel->queue)
+		return unexpected(channel, "basic.cancel");
+	ew_amqp_channel_stop(channel);
+	if (!cancel->nowait)
+		ew_amqp_say(connection, channel->number, AMQP_BASIC_CANCEL_OK_METHOD, &cancel_ok);
+	return connection->error.error;
+}
+
+static int delivery_begins(struct ew_amqp_channel *channel, const amqp_basic_deliver_t *deliver)
+{
+	int r;
+
+	if (!channel->queue)
+		return unexpected(channel, "basic.deliver");
+	r = ew_amqp_delivery_new(deliver, channel->no_ack, &channel->delivery);
+	if (r < 0)
+		return r;
+	channel->returning = false;
+	channel->expected = EW_AMQP_EXPECT_HEADER;
+	return 0;
+}
+
+static int return_begins(struct ew_amqp_channel *channel, const amqp_basic_return_t *returned)
+{
+	channel->returned.code = returned->reply_code;
+	ew_amqp_copy_text(returned->reply_text, channel->returned.text,
+			  sizeof(channel->returned.text));
+	channel->returning = true;
+	channel->expected = EW_AMQP_EXPECT_HEADER;
+	return 0;
+}
+
+static int handle_method(struct ew_amqp_channel *channel, const amqp_method_t *method)
+{
+	const amqp_basic_ack_t *ack = method->decoded;
+	const amqp_basic_nack_t *nack = method->decoded;
+
+	switch (method->id) {
+	case AMQP_CHANNEL_CLOSE_METHOD: return closed_by_broker(channel, method->decoded);
+	case AMQP_CHANNEL_CLOSE_OK_METHOD: return close_answered(channel);
+	default: break;
+	}
+	if (channel->state == EW_AMQP_CLOSING)
+		return 0;
+	switch (method->id) {
+	case AMQP_CHANNEL_FLOW_METHOD: return flow_changed(channel, method->decoded);
+	case AMQP_BASIC_ACK_METHOD:
+		return ew_amqp_confirmed(channel, ack->delivery_tag, ack->multiple,
+					 EW_AMQP_CONFIRMED);
+	case AMQP_BASIC_NACK_METHOD:
+		return ew_amqp_confirmed(channel, nack->delivery_tag, nack->multiple,
+					 EW_AMQP_NACKED);
+	case AMQP_BASIC_RETURN_METHOD: return return_begins(channel, method->decoded);
+	case AMQP_BASIC_DELIVER_METHOD: return delivery_begins(channel, method->decoded);
+	case AMQP_BASIC_CANCEL_METHOD: return consumer_cancelled(channel, method->decoded);
+	default: return answered(channel, method);
+	}
+}
+
+static int method_frame(struct ew_amqp_channel *channel, const struct ew_amqp_frame *frame)
+{
+	struct ew_amqp_connection *connection = channel->connection;
+	amqp_method_t method;
+	int r;
+
+	r = ew_amqp_frame_method(frame, &connection->pool, &method);
+	if (r == -EPROTO)
+		return ew_amqp_violated(connection, AMQP_SYNTAX_ERROR,
+					"a method that cannot be decoded, on channel %u",
+					channel->number);
+	if (r == 0 && channel->expected != EW_AMQP_EXPECT_METHOD)
+		r = unexpected(channel, amqp_method_name(method.id));
+	if (r == 0)
+		r = handle_method(channel, &method);
+	recycle_amqp_pool(&connection->pool);
+	return r;
+}
+
+static int content_ended(struct ew_amqp_channel *channel)
+{
+	channel->expected = EW_AMQP_EXPECT_METHOD;
+	return channel->returning ? 0 : ew_amqp_deliver(channel);
+}
+
+static int described(struct ew_amqp_channel *channel, const amqp_basic_properties_t *properties)
+{
+	amqp_bytes_t id = properties->_flags & AMQP_BASIC_MESSAGE_ID_FLAG ? properties->message_id
+									  : amqp_empty_bytes;
+
+	channel->body_at = 0;
+	channel->expected = EW_AMQP_EXPECT_BODY;
+	if (!channel->returning)
+		return ew_amqp_delivery_describe(channel->delivery, properties, channel->body_left,
+						 channel->connection->message_bytes_max);
+	ew_amqp_returned(channel, id);
+	return 0;
+}
+
+static int header_frame(struct ew_amqp_channel *channel, const struct ew_amqp_frame *frame)
+{
+	struct ew_amqp_connection *connection = channel->connection;
+	amqp_basic_properties_t *properties;
+	int r;
+
+	if (channel->expected != EW_AMQP_EXPECT_HEADER)
+		return unexpected(channel, "a content header");
+	r = ew_amqp_frame_content(frame, &connection->pool, &properties, &channel->body_left);
+	if (r == -EPROTO)
+		return ew_amqp_violated(connection, AMQP_SYNTAX_ERROR,
+					"a content header that cannot be decoded, on channel %u",
+					channel->number);
+	if (r == 0)
+		r = described(channel, properties);
+	recycle_amqp_pool(&connection->pool);
+	return r == 0 && channel->body_left == 0 ? content_ended(channel) : r;
+}
+
+static int body_frame(struct ew_amqp_channel *channel, const struct ew_amqp_frame *frame)
+{
+	if (channel->expected != EW_AMQP_EXPECT_BODY)
+		return unexpected(channel, "a body");
+	if (frame->payload_bytes > channel->body_left)
+		return unexpected(channel, "more of a body than was announced");
+	if (!channel->returning && !channel->delivery->too_large)
+		memcpy(channel->delivery->body + channel->body_at, frame->payload,
+		       frame->payload_bytes);
+	channel->body_at += frame->payload_bytes;
+	channel->body_left -= frame->payload_bytes;
+	return channel->body_left == 0 ? content_ended(channel) : 0;
+}
+
+int ew_amqp_channel_frame(struct ew_amqp_channel *channel, const struct ew_amqp_frame *frame)
+{
+	if (frame->type == AMQP_FRAME_METHOD)
+		return method_frame(channel, frame);
+	if (channel->state == EW_AMQP_CLOSING)
+		return 0;
+	return frame->type == AMQP_FRAME_HEADER ? header_frame(channel, frame)
+						: body_frame(channel, frame);
+}
+
+/* ---- the owner's side ---- */
+
+/* From here on what comes is dropped, until the broker has answered. */
+static void say_close(struct ew_amqp_channel *channel)
+{
+	amqp_channel_close_t close = { .reply_code = AMQP_REPLY_SUCCESS };
+
+	ew_amqp_error_set(&channel->error, -ESHUTDOWN, 0, "the channel was closed here");
+	channel->state = EW_AMQP_CLOSING;
+	channel->closing = true;
+	channel->expected = EW_AMQP_EXPECT_METHOD;
+	ew_abort(&channel->delivery);
+	ew_amqp_unconfirmed_ended(channel);
+	ew_amqp_channel_stop(channel);
+	ew_event_set(&channel->answered);
+	ew_amqp_say(channel->connection, channel->number, AMQP_CHANNEL_CLOSE_METHOD, &close);
+}
+
+static void channel_abort(void *resource)
+{
+	struct ew_amqp_channel *channel = resource;
+
+	if (channel->state == EW_AMQP_OPEN)
+		say_close(channel);
+	ew_resource_deinit(&channel->resource);
+	ew_amqp_channel_put(channel);
+}
+
+static int channel_close(void *resource)
+{
+	struct ew_amqp_channel *channel = resource;
+	int r;
+
+	ew_assert(channel->connection->worker == ew_worker());
+	if (channel->state == EW_AMQP_OPEN)
+		say_close(channel);
+	r = ew_event_wait(&channel->closed, EW_NEVER);
+	if (r < 0)
+		return r;
+	if (channel->closing && !channel->close_answered)
+		r = channel->connection->error.error;
+	ew_resource_deinit(&channel->resource);
+	ew_amqp_channel_put(channel);
+	/* That word would mean that it has not ended. */
+	return r == -ECANCELED ? -ECONNABORTED : r;
+}
+
+static const struct ew_resource_type channel_type = {
+	.name = "AMQP channel",
+	.close = channel_close,
+	.abort = channel_abort,
+};
+
+static unsigned free_number(const struct ew_amqp_connection *connection)
+{
+	for (unsigned number = 1; number <= connection->channels_max; number++)
+		if (!connection->channels[number])
+			return number;
+	return 0;
+}
+
+static struct ew_amqp_channel *allocate(struct ew_amqp_connection *connection, unsigned unconfirmed)
+{
+	struct ew_amqp_channel *channel = calloc(1, sizeof(*channel));
+
+	if (!channel)
+		return NULL;
+	channel->slots = ew_semaphore_new(unconfirmed, WAITING_MAX);
+	if (!channel->slots) {
+		free(channel);
+		return NULL;
+	}
+	channel->unconfirmed_end = &channel->unconfirmed;
+	channel->next_tag = 1;
+	channel->connection = connection;
+	connection->references++;
+	return channel;
+}
+
+/* Known to two: its owner, and the connection's table. */
+static int channel_new(struct ew_amqp_connection *connection, unsigned unconfirmed,
+		       const struct ew_site *site, struct ew_amqp_channel **ret_channel)
+{
+	unsigned number = free_number(connection);
+	struct ew_amqp_channel *channel;
+
+	if (number == 0)
+		return -EAGAIN;
+	channel = allocate(connection, unconfirmed);
+	if (!channel)
+		return -ENOMEM;
+	channel->references = 2;
+	channel->number = number;
+	channel->state = EW_AMQP_OPEN;
+	connection->channels[number] = channel;
+	ew_resource_init(&channel->resource, &channel_type, site);
+	*ret_channel = channel;
+	return 0;
+}
+
+int(ew_amqp_channel_open)(struct ew_amqp_connection *connection,
+			  const struct ew_amqp_channel_options *options,
+			  struct ew_amqp_channel **ret_channel)
+{
+	const struct ew_site *site = ew__made_at;
+	unsigned unconfirmed = options ? options->unconfirmed_max : 0;
+	amqp_confirm_select_t select = {};
+	amqp_channel_open_t open = {};
+	int r;
+
+	EW_OWN(ew_amqp_channel, channel);
+
+	if (unconfirmed == 0)
+		unconfirmed = UNCONFIRMED_DEFAULT;
+	if (unconfirmed > UNCONFIRMED_MAX)
+		return -EINVAL;
+	if (connection->error.error)
+		return connection->error.error;
+	r = channel_new(connection, unconfirmed, site, &channel);
+	if (r == 0)
+		r = ew_amqp_channel_call(channel, AMQP_CHANNEL_OPEN_METHOD, &open,
+					 AMQP_CHANNEL_OPEN_OK_METHOD);
+	if (r == 0)
+		r = ew_amqp_channel_call(channel, AMQP_CONFIRM_SELECT_METHOD, &select,
+					 AMQP_CONFIRM_SELECT_OK_METHOD);
+	if (r < 0)
+		return r;
+	*ret_channel = channel;
+	channel = NULL;
+	return 0;
+}
+
+const struct ew_amqp_error *ew_amqp_channel_error(const struct ew_amqp_channel *channel)
+{
+	return channel->error.error ? &channel->error : NULL;
+}
+
+int ew_amqp_queue_declare(struct ew_amqp_channel *channel, const struct ew_amqp_queue *queue,
+			  char ret_name[256])
+{
+	amqp_queue_declare_t declare = {
+		.queue = ew_amqp_text(queue->name),
+		.passive = queue->passive,
+		.durable = queue->durable,
+		.exclusive = queue->exclusive,
+		.auto_delete = queue->auto_delete,
+	};
+	int r;
+
+	if (declare.queue.len >= EW_AMQP_TEXT_BYTES)
+		return -EINVAL;
+	r = ew_amqp_channel_call(channel, AMQP_QUEUE_DECLARE_METHOD, &declare,
+				 AMQP_QUEUE_DECLARE_OK_METHOD);
+	if (r == 0 && ret_name)
+		strcpy(ret_name, channel->answer_text);
+	return r;
+}
+
+int ew_amqp_channel_close(struct ew_amqp_channel **channel)
+{
+	return ew_close(channel);
+}

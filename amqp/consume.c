@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Deliveries wait in a channel of the runtime's, from which they are received. When it is full the one who reads the
+ * connection waits, and with him the connection: the broker is held back by TCP. With acknowledgements the broker keeps
+ * to the prefetch, and this does not happen.
+ */
+
+#include "amqp/internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define PREFETCH_DEFAULT 16
+#define PREFETCH_MAX	 1024
+
+static int begin(struct ew_amqp_channel *channel, const struct ew_amqp_consumer *consumer,
+		 unsigned prefetch)
+{
+	amqp_basic_qos_t qos = { .prefetch_count = (uint16_t)prefetch };
+	amqp_basic_consume_t consume = {
+		.queue = ew_amqp_text(consumer->queue),
+		.no_ack = consumer->no_ack,
+		.exclusive = consumer->exclusive,
+	};
+	int r = 0;
+
+	if (!consumer->no_ack)
+		r = ew_amqp_channel_call(channel, AMQP_BASIC_QOS_METHOD, &qos,
+					 AMQP_BASIC_QOS_OK_METHOD);
+	if (r < 0)
+		return r;
+	return ew_amqp_channel_call(channel, AMQP_BASIC_CONSUME_METHOD, &consume,
+				    AMQP_BASIC_CONSUME_OK_METHOD);
+}
+
+int ew_amqp_consume(struct ew_amqp_channel *channel, const struct ew_amqp_consumer *consumer)
+{
+	unsigned prefetch = consumer->prefetch_max ? consumer->prefetch_max : PREFETCH_DEFAULT;
+	int r = ew_amqp_channel_usable(channel);
+
+	if (r < 0)
+		return r;
+	if (channel->queue)
+		return -EBUSY;
+	if (!consumer->queue || strlen(consumer->queue) >= EW_AMQP_TEXT_BYTES ||
+	    prefetch > PREFETCH_MAX)
+		return -EINVAL;
+	/* The first delivery may come right behind the answer. */
+	r = ew_channel_new_of_resources(prefetch, &channel->queue);
+	if (r < 0)
+		return r;
+	channel->no_ack = consumer->no_ack;
+	return begin(channel, consumer, prefetch);
+}
+
+static void let_go(void *channel)
+{
+	ew_amqp_channel_put(channel);
+}
+
+static int let_go_close(void *channel)
+{
+	ew_amqp_channel_put(channel);
+	return 0;
+}
+
+/* A cancel from outside does not lose what has come; one that lasts longer than endings may take ends the connection. */
+static int wait_for_room(struct ew_amqp_channel *channel, struct ew_amqp_delivery **delivery)
+{
+	int r;
+
+	do {
+		EW_SHIELD(shield, .budget_ns = channel->connection->drain_ns);
+		r = ew_channel_send(channel->queue, EW_NEVER, delivery);
+	} while (r == -ECANCELED && !ew_cancel_requested());
+	return r;
+}
+
+int ew_amqp_deliver(struct ew_amqp_channel *channel)
+{
+	int r;
+
+	EW_OWN(ew_amqp_delivery, delivery);
+
+	delivery = channel->delivery;
+	channel->delivery = NULL;
+	r = ew_channel_try_send(channel->queue, &delivery);
+	if (r == -EAGAIN) {
+		/* The owner may close it meanwhile. */
+		channel->references++;
+		EW_GUARD(held, channel, .close = let_go_close, .abort = let_go);
+		r = wait_for_room(channel, &delivery);
+	}
+	/* Closed: nobody wants it any more. */
+	return r == -EPIPE ? 0 : r;
+}
+
+int ew_amqp_receive(struct ew_amqp_channel *channel, struct ew_amqp_delivery **ret_delivery)
+{
+	int r;
+
+	if (!channel->queue)
+		return -EINVAL;
+	r = ew_channel_receive(channel->queue, EW_NEVER, ret_delivery);
+	if (r != 0)
+		return r < 0 ? r : 0;
+	return channel->error.error ? channel->error.error : -EIDRM;
+}
+
+/* Takes the delivery if the broker is told. */
+static int answer(struct ew_amqp_channel *channel, struct ew_amqp_delivery **delivery,
+		  amqp_method_number_t id, void *method)
+{
+	int r;
+
+	EW_OWN(ew_mutex_hold, turn);
+
+	if ((*delivery)->tag == 0)
+		return -EINVAL;
+	r = ew_amqp_output_turn(channel, AMQP_FRAME_MIN_SIZE, false, &turn);
+	if (r == 0)
+		r = ew_amqp_output_method(&channel->connection->filling, channel->number, id,
+					  method);
+	if (r < 0)
+		return r;
+	ew_amqp_output_appended(channel->connection);
+	ew_abort(delivery);
+	return 0;
+}
+
+int ew_amqp_acknowledge(struct ew_amqp_channel *channel, struct ew_amqp_delivery **delivery)
+{
+	amqp_basic_ack_t ack = { .delivery_tag = (*delivery)->tag };
+
+	return answer(channel, delivery, AMQP_BASIC_ACK_METHOD, &ack);
+}
+
+int ew_amqp_reject(struct ew_amqp_channel *channel, struct ew_amqp_delivery **delivery,
+		   bool requeue)
+{
+	amqp_basic_reject_t reject = { .delivery_tag = (*delivery)->tag, .requeue = requeue };
+
+	return answer(channel, delivery, AMQP_BASIC_REJECT_METHOD, &reject);
+}

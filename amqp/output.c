@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * A send that is cut leaves half a frame, and the connection is good for nothing. So nobody who can be cancelled sends:
+ * frames are appended to a buffer, whole, and one task sends what has gathered while it sent the last time.
+ */
+
+#include "amqp/internal.h"
+
+#include <endwell/clock.h>
+#include <endwell/task.h>
+#include <errno.h>
+#include <string.h>
+
+/* Answers that the protocol obliges us to, to a broker that does not read them. */
+#define SAID_BYTES_MAX 65536
+
+void ew_amqp_output_appended(struct ew_amqp_connection *connection)
+{
+	ew_event_set(&connection->output);
+}
+
+static bool has_room(const struct ew_amqp_connection *connection, size_t bytes)
+{
+	size_t used = connection->filling.bytes;
+
+	return used == 0 || (used < connection->output_bytes_max &&
+			     bytes <= connection->output_bytes_max - used);
+}
+
+static int may_append(const struct ew_amqp_channel *channel, bool publishing)
+{
+	int r = ew_amqp_channel_usable(channel);
+
+	if (r < 0)
+		return r;
+	return publishing && (channel->connection->blocked || channel->stopped) ? -EBUSY : 0;
+}
+
+int ew_amqp_output_turn(struct ew_amqp_channel *channel, size_t bytes, bool publishing,
+			struct ew_mutex_hold **ret_turn)
+{
+	struct ew_amqp_connection *connection = channel->connection;
+	int r;
+
+	r = may_append(channel, publishing);
+	if (r < 0)
+		return r;
+	r = ew_mutex_lock(&connection->turn, EW_NEVER, ret_turn);
+	if (r == -EOWNERDEAD) {
+		/* Frames are appended between two suspensions, so none is there in part. */
+		ew_mutex_make_consistent(*ret_turn);
+		r = 0;
+	}
+	while (r == 0) {
+		r = may_append(channel, publishing);
+		if (r < 0 || has_room(connection, bytes))
+			break;
+		ew_event_reset(&connection->room);
+		r = ew_event_wait(&connection->room, EW_NEVER);
+	}
+	return r;
+}
+
+void ew_amqp_say(struct ew_amqp_connection *connection, unsigned channel, amqp_method_number_t id,
+		 void *method)
+{
+	int r;
+
+	if (connection->filling.bytes > connection->output_bytes_max + SAID_BYTES_MAX) {
+		ew_amqp_lost(connection, -ENOBUFS, "the broker asks and does not read the answers");
+		return;
+	}
+	r = ew_amqp_output_method(&connection->filling, channel, id, method);
+	if (r < 0)
+		ew_amqp_lost(connection, r, "an answer was not to be made: %s", strerror(-r));
+	else
+		ew_amqp_output_appended(connection);
+}
+
+/* Until there is something to send. When nothing was for long, that is a heartbeat. */
+static int await_output(struct ew_amqp_connection *connection)
+{
+	int64_t deadline_ns = EW_NEVER;
+	int r;
+
+	if (connection->filling.bytes > 0 || connection->state == EW_AMQP_ENDED)
+		return 0;
+	if (connection->heartbeat_ns)
+		deadline_ns = connection->said_ns + connection->heartbeat_ns / 2;
+	ew_event_reset(&connection->output);
+	r = ew_event_wait(&connection->output, deadline_ns);
+	return r == -ETIMEDOUT ? ew_amqp_output_heartbeat(&connection->filling) : r;
+}
+
+/* A large message does not keep its memory for ever. */
+static void shrink(struct ew_amqp_connection *connection)
+{
+	connection->sending.bytes = 0;
+	if (connection->sending.capacity > connection->output_bytes_max)
+		ew_amqp_output_free(&connection->sending);
+}
+
+/* Shielded: what cuts it short is the end of the connection, which cuts the socket. */
+static int send_output(struct ew_amqp_connection *connection)
+{
+	struct ew_amqp_output output = connection->filling;
+	int r;
+
+	EW_SHIELD(shield, .budget_ns = EW_NEVER);
+
+	if (output.bytes == 0)
+		return 0;
+	connection->filling = connection->sending;
+	connection->sending = output;
+	ew_event_set(&connection->room);
+	r = ew_socket_send(connection->socket, output.data, output.bytes);
+	connection->said_ns = ew_now();
+	shrink(connection);
+	/* Half a frame may be out: nothing may follow it. */
+	if (r < 0)
+		ew_amqp_lost(connection, r, "sending to the broker failed: %s", strerror(-r));
+	return r;
+}
+
+static int write_frames(struct ew_amqp_connection *connection)
+{
+	int r = 0;
+
+	while (r == 0 && (connection->filling.bytes > 0 || connection->state != EW_AMQP_ENDED)) {
+		r = await_output(connection);
+		if (r == 0)
+			r = send_output(connection);
+	}
+	return r;
+}
+
+/* Runs on every way out, also if the task is ended where it stands. */
+static void write_ended(void *argument)
+{
+	struct ew_amqp_connection *connection = argument;
+
+	ew_amqp_lost(connection, -ECANCELED, "the connection was given up");
+	ew_event_set(&connection->written);
+}
+
+static int write_ended_close(void *argument)
+{
+	write_ended(argument);
+	return 0;
+}
+
+/* When the scope around the connection is cancelled, endings may still need it. */
+static void write_until_drained(struct ew_amqp_connection *connection)
+{
+	int r = write_frames(connection);
+
+	if (r == -ECANCELED) {
+		EW_SHIELD(shield, .budget_ns = connection->drain_ns);
+		r = write_frames(connection);
+	}
+	if (r < 0)
+		ew_amqp_lost(connection, r, "writing to the broker failed: %s", strerror(-r));
+}
+
+int ew_amqp_write_task(void *argument)
+{
+	struct ew_amqp_connection *connection = argument;
+
+	EW_GUARD(ended, connection, .close = write_ended_close, .abort = write_ended);
+
+	write_until_drained(connection);
+	return 0;
+}
