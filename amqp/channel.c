@@ -116,12 +116,19 @@ static int unexpected(struct ew_amqp_channel *channel, const char *what)
 				"%s on channel %u, out of place", what, channel->number);
 }
 
+static int unexpected_method(struct ew_amqp_channel *channel, amqp_method_number_t id)
+{
+	char name[EW_AMQP_METHOD_NAME_BYTES];
+
+	return unexpected(channel, ew_amqp_method_name(id, name));
+}
+
 static int answered(struct ew_amqp_channel *channel, const amqp_method_t *method)
 {
 	const amqp_queue_declare_ok_t *declare_ok = method->decoded;
 
 	if (method->id != channel->answer)
-		return unexpected(channel, amqp_method_name(method->id));
+		return unexpected_method(channel, method->id);
 	if (method->id == AMQP_QUEUE_DECLARE_OK_METHOD)
 		ew_amqp_copy_text(declare_ok->queue, channel->answer_text,
 				  sizeof(channel->answer_text));
@@ -245,7 +252,7 @@ static int method_frame(struct ew_amqp_channel *channel, const struct ew_amqp_fr
 					"a method that cannot be decoded, on channel %u",
 					channel->number);
 	if (r == 0 && channel->expected != EW_AMQP_EXPECT_METHOD)
-		r = unexpected(channel, amqp_method_name(method.id));
+		r = unexpected_method(channel, method.id);
 	if (r == 0)
 		r = handle_method(channel, &method);
 	recycle_amqp_pool(&connection->pool);

@@ -264,6 +264,7 @@ static void blocked(struct ew_amqp_connection *connection, amqp_bytes_t reason)
 static int open_method(struct ew_amqp_connection *connection, const amqp_method_t *method)
 {
 	const amqp_connection_blocked_t *block = method->decoded;
+	char name[EW_AMQP_METHOD_NAME_BYTES];
 
 	switch (method->id) {
 	case AMQP_CONNECTION_BLOCKED_METHOD: blocked(connection, block->reason); return 0;
@@ -271,16 +272,18 @@ static int open_method(struct ew_amqp_connection *connection, const amqp_method_
 	default:
 		return ew_amqp_violated(connection, AMQP_COMMAND_INVALID,
 					"%s for the connection, out of place",
-					amqp_method_name(method->id));
+					ew_amqp_method_name(method->id, name));
 	}
 }
 
 static int opening_method(struct ew_amqp_connection *connection, const amqp_method_t *method)
 {
+	char name[EW_AMQP_METHOD_NAME_BYTES];
+
 	if (method->id != connection->next_method)
 		return ew_amqp_violated(connection, AMQP_COMMAND_INVALID,
 					"%s while the connection is made",
-					amqp_method_name(method->id));
+					ew_amqp_method_name(method->id, name));
 	switch (method->id) {
 	case AMQP_CONNECTION_START_METHOD: return started(connection, method->decoded);
 	case AMQP_CONNECTION_TUNE_METHOD: return tuned(connection, method->decoded);
@@ -440,10 +443,7 @@ static void reading_ended(struct ew_amqp_connection *connection, int r)
 		return;
 	switch (r) {
 	case -ECONNRESET: ew_amqp_lost(connection, r, "the broker hung up without a word"); break;
-	case -ECANCELED:
-		ew_amqp_lost(connection, r,
-			     "the connection's scope was cancelled, and its time is over");
-		break;
+	case -ECANCELED: ew_amqp_lost(connection, r, EW_AMQP_TIME_OVER); break;
 	case -ETIMEDOUT:
 		ew_amqp_lost(connection, r, "the broker was silent for %u s, two heartbeats",
 			     2 * connection->heartbeat_s);

@@ -9,6 +9,7 @@
 
 #include "amqp/message.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,6 +110,23 @@ int ew_amqp_frame_method(const struct ew_amqp_frame *frame, amqp_pool_t *pool,
 		return decoding_error(status);
 	*ret_method = method;
 	return 0;
+}
+
+/* rabbitmq-c calls it AMQP_CHANNEL_OPEN_OK_METHOD. */
+const char *ew_amqp_method_name(amqp_method_number_t id, char ret_name[EW_AMQP_METHOD_NAME_BYTES])
+{
+	const char *name = amqp_method_name(id);
+	size_t bytes = name ? strlen(name) : 0, prefix = strlen("AMQP_"),
+	       suffix = strlen("_METHOD");
+	char between = '.';
+	size_t n = 0;
+
+	for (size_t i = prefix; i + suffix < bytes && n < EW_AMQP_METHOD_NAME_BYTES - 1; i++) {
+		ret_name[n++] = name[i] == '_' ? between : (char)tolower(name[i]);
+		between = name[i] == '_' ? '-' : between;
+	}
+	ret_name[n] = 0;
+	return ret_name;
 }
 
 int ew_amqp_frame_content(const struct ew_amqp_frame *frame, amqp_pool_t *pool,

@@ -42,6 +42,11 @@ enum ew_amqp_parsed ew_amqp_frame_parse(const uint8_t *data, size_t bytes, size_
 int ew_amqp_frame_method(const struct ew_amqp_frame *frame, amqp_pool_t *pool,
 			 amqp_method_t *ret_method);
 
+#define EW_AMQP_METHOD_NAME_BYTES 64
+
+/** ew_amqp_method_name() - of a method that was decoded, as the specification has it: "channel.open-ok" */
+const char *ew_amqp_method_name(amqp_method_number_t id, char ret_name[EW_AMQP_METHOD_NAME_BYTES]);
+
 /** ew_amqp_frame_content() - decode a content header; otherwise as ew_amqp_frame_method() */
 int ew_amqp_frame_content(const struct ew_amqp_frame *frame, amqp_pool_t *pool,
 			  amqp_basic_properties_t **ret_properties, uint64_t *ret_body_bytes);

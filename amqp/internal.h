@@ -130,6 +130,9 @@ int ew_amqp_code_error(unsigned code);
 int ew_amqp_violated(struct ew_amqp_connection *connection, unsigned code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/* For -ECANCELED. */
+#define EW_AMQP_TIME_OVER "the connection's scope was cancelled, and its time is over"
+
 /* Tells everybody that the connection is lost, and cuts it. */
 void ew_amqp_lost(struct ew_amqp_connection *connection, int error, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));

@@ -159,7 +159,9 @@ static void write_until_drained(struct ew_amqp_connection *connection)
 		EW_SHIELD(shield, .budget_ns = connection->drain_ns);
 		r = write_frames(connection);
 	}
-	if (r < 0)
+	if (r == -ECANCELED)
+		ew_amqp_lost(connection, r, EW_AMQP_TIME_OVER);
+	else if (r < 0)
 		ew_amqp_lost(connection, r, "writing to the broker failed: %s", strerror(-r));
 }
 

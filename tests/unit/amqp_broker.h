@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What the tests of amqp/ share: a broker in a task, at the other end of a socket pair. It answers each method as a broker
+ * would, unless the test says something else; frames it writes itself, so that they can be wrong.
+ */
+
+#include "ew_test.h"
+
+#include "amqp/channel.h"
+#include "amqp/connection.h"
+#include "amqp/delivery.h"
+#include "amqp/frame.h"
+
+#include <endwell/endwell.h>
+
+#define UNUSED __attribute__((unused))
+
+#define BROKER_INPUT_BYTES 262144
+
+struct broker {
+	struct ew_socket *socket;
+	/* The test's word on a method: 1 it has been dealt with, 0 answer it, or -errno: hang up. */
+	int (*on)(struct broker *broker, unsigned channel, const amqp_method_t *method);
+	void *argument;
+	const char *mechanisms;
+	uint16_t channel_max;
+	uint32_t frame_max;
+	uint16_t heartbeat;
+	unsigned heartbeats;	/* heard */
+	unsigned bodies;	/* heard */
+	size_t frame_bytes_max; /* heard */
+	unsigned acknowledged;
+	unsigned close_code; /* heard in connection.close */
+	char close_text[256];
+	char message_id[256]; /* of the last message */
+	uint64_t tag;	      /* of the last message, one channel assumed */
+	uint64_t body_left;
+	struct ew_amqp_output output;
+	amqp_pool_t pool;
+	size_t bytes;
+	uint8_t input[BROKER_INPUT_BYTES];
+};
+
+static UNUSED int broker_flush(struct broker *broker)
+{
+	int r = ew_socket_send(broker->socket, broker->output.data, broker->output.bytes);
+
+	broker->output.bytes = 0;
+	return r;
+}
+
+static UNUSED int broker_say(struct broker *broker, unsigned channel, amqp_method_number_t id,
+			     void *method)
+{
+	EXPECT_EQ(ew_amqp_output_method(&broker->output, channel, id, method), 0);
+	return 1;
+}
+
+/* A frame as it is given, right or wrong; @size of it is what it says of itself. */
+static UNUSED int broker_frame(struct broker *broker, unsigned type, unsigned channel, size_t size,
+			       const void *payload, size_t bytes)
+{
+	const uint8_t head[] = {
+		(uint8_t)type,	       (uint8_t)(channel >> 8), (uint8_t)channel,
+		(uint8_t)(size >> 24), (uint8_t)(size >> 16),	(uint8_t)(size >> 8),
+		(uint8_t)size,
+	};
+
+	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, head, sizeof(head)), 0);
+	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, payload, bytes), 0);
+	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, "\xce", 1), 0);
+	return 1;
+}
+
+/* basic.deliver, or basic.return, with a content of its own. */
+static UNUSED int broker_deliver(struct broker *broker, unsigned channel, uint64_t tag,
+				 const char *body)
+{
+	const struct ew_amqp_message message = { .correlation_id = "c",
+						 .body = body,
+						 .body_bytes = strlen(body) };
+	amqp_basic_deliver_t deliver = { .consumer_tag = amqp_cstring_bytes("t"),
+					 .delivery_tag = tag,
+					 .exchange = amqp_cstring_bytes("e"),
+					 .routing_key = amqp_cstring_bytes("k") };
+	struct ew_amqp_output content = {};
+	size_t publish;
+
+	/* What follows basic.publish is what follows basic.deliver. */
+	EXPECT_EQ(ew_amqp_output_publish(&content, channel, &message, 4096), 0);
+	publish = (size_t)content.data[6] + EW_AMQP_FRAME_OVERHEAD;
+	broker_say(broker, channel, AMQP_BASIC_DELIVER_METHOD, &deliver);
+	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, content.data + publish,
+				       content.bytes - publish),
+		  0);
+	ew_amqp_output_free(&content);
+	return 1;
+}
+
+static UNUSED int broker_return(struct broker *broker, unsigned channel, const char *message_id)
+{
+	const struct ew_amqp_message message = { .message_id = message_id,
+						 .body = "b",
+						 .body_bytes = 1 };
+	amqp_basic_return_t returned = { .reply_code = AMQP_NO_ROUTE,
+					 .reply_text = amqp_cstring_bytes("NO_ROUTE") };
+	struct ew_amqp_output content = {};
+	size_t publish;
+
+	EXPECT_EQ(ew_amqp_output_publish(&content, channel, &message, 4096), 0);
+	publish = (size_t)content.data[6] + EW_AMQP_FRAME_OVERHEAD;
+	broker_say(broker, channel, AMQP_BASIC_RETURN_METHOD, &returned);
+	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, content.data + publish,
+				       content.bytes - publish),
+		  0);
+	ew_amqp_output_free(&content);
+	return 1;
+}
+
+static UNUSED int broker_confirm(struct broker *broker, unsigned channel, uint64_t tag,
+				 bool multiple)
+{
+	amqp_basic_ack_t ack = { .delivery_tag = tag, .multiple = multiple };
+
+	return broker_say(broker, channel, AMQP_BASIC_ACK_METHOD, &ack);
+}
+
+/* As a broker answers it. */
+static int broker_answer(struct broker *broker, unsigned channel, const amqp_method_t *method)
+{
+	union {
+		amqp_connection_tune_t tune;
+		amqp_queue_declare_ok_t declare_ok;
+		amqp_basic_consume_ok_t consume_ok;
+		char nothing[64];
+	} answer = { .nothing = "" };
+	const amqp_connection_close_t *close = method->decoded;
+
+	switch (method->id) {
+	case AMQP_CONNECTION_START_OK_METHOD:
+		answer.tune = (amqp_connection_tune_t){ broker->channel_max, broker->frame_max,
+							broker->heartbeat };
+		return broker_say(broker, 0, AMQP_CONNECTION_TUNE_METHOD, &answer);
+	case AMQP_CONNECTION_OPEN_METHOD:
+		return broker_say(broker, 0, AMQP_CONNECTION_OPEN_OK_METHOD, &answer);
+	case AMQP_CONNECTION_CLOSE_METHOD:
+		broker->close_code = close->reply_code;
+		ew_amqp_copy_text(close->reply_text, broker->close_text,
+				  sizeof(broker->close_text));
+		broker_say(broker, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &answer);
+		return -ESHUTDOWN;
+	case AMQP_CHANNEL_OPEN_METHOD:
+		return broker_say(broker, channel, AMQP_CHANNEL_OPEN_OK_METHOD, &answer);
+	case AMQP_CHANNEL_CLOSE_METHOD:
+		return broker_say(broker, channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &answer);
+	case AMQP_CONFIRM_SELECT_METHOD:
+		return broker_say(broker, channel, AMQP_CONFIRM_SELECT_OK_METHOD, &answer);
+	case AMQP_QUEUE_DECLARE_METHOD:
+		answer.declare_ok.queue = ((amqp_queue_declare_t *)method->decoded)->queue;
+		return broker_say(broker, channel, AMQP_QUEUE_DECLARE_OK_METHOD, &answer);
+	case AMQP_BASIC_QOS_METHOD:
+		return broker_say(broker, channel, AMQP_BASIC_QOS_OK_METHOD, &answer);
+	case AMQP_BASIC_CONSUME_METHOD:
+		answer.consume_ok.consumer_tag = amqp_cstring_bytes("t");
+		return broker_say(broker, channel, AMQP_BASIC_CONSUME_OK_METHOD, &answer);
+	case AMQP_BASIC_ACK_METHOD: broker->acknowledged++; return 1;
+	default: return 1;
+	}
+}
+
+/* A message has come whole: basic.publish once more, for the test's word; else confirmed. */
+static int broker_message(struct broker *broker, unsigned channel)
+{
+	const amqp_method_t method = { .id = AMQP_BASIC_PUBLISH_METHOD };
+	int r;
+
+	broker->tag++;
+	r = broker->on ? broker->on(broker, channel, &method) : 0;
+	return r ? r : broker_confirm(broker, channel, broker->tag, false);
+}
+
+static int broker_content(struct broker *broker, const struct ew_amqp_frame *frame)
+{
+	amqp_basic_properties_t *properties;
+
+	if (frame->type == AMQP_FRAME_HEADER) {
+		EXPECT_EQ(ew_amqp_frame_content(frame, &broker->pool, &properties,
+						&broker->body_left),
+			  0);
+		if (properties->_flags & AMQP_BASIC_MESSAGE_ID_FLAG)
+			ew_amqp_copy_text(properties->message_id, broker->message_id,
+					  sizeof(broker->message_id));
+	} else {
+		broker->bodies++;
+		broker->body_left -= frame->payload_bytes;
+	}
+	return broker->body_left == 0 ? broker_message(broker, frame->channel) : 1;
+}
+
+static int broker_handle(struct broker *broker, const struct ew_amqp_frame *frame)
+{
+	amqp_method_t method;
+	int r;
+
+	if (frame->payload_bytes + EW_AMQP_FRAME_OVERHEAD > broker->frame_bytes_max)
+		broker->frame_bytes_max = frame->payload_bytes + EW_AMQP_FRAME_OVERHEAD;
+	if (frame->type == AMQP_FRAME_HEARTBEAT) {
+		broker->heartbeats++;
+		return 1;
+	}
+	if (frame->type != AMQP_FRAME_METHOD)
+		return broker_content(broker, frame);
+	EXPECT_EQ(ew_amqp_frame_method(frame, &broker->pool, &method), 0);
+	if (method.id == AMQP_BASIC_PUBLISH_METHOD)
+		return 1;
+	r = broker->on ? broker->on(broker, frame->channel, &method) : 0;
+	return r ? r : broker_answer(broker, frame->channel, &method);
+}
+
+static int broker_handle_all(struct broker *broker)
+{
+	struct ew_amqp_frame frame;
+	const char *why;
+	size_t at = 0;
+	int r = 1;
+
+	while (r > 0 && ew_amqp_frame_parse(broker->input + at, broker->bytes - at,
+					    BROKER_INPUT_BYTES, &frame, &why) == EW_AMQP_WHOLE) {
+		at += frame.payload_bytes + EW_AMQP_FRAME_OVERHEAD;
+		r = broker_handle(broker, &frame);
+		recycle_amqp_pool(&broker->pool);
+	}
+	memmove(broker->input, broker->input + at, broker->bytes - at);
+	broker->bytes -= at;
+	return r;
+}
+
+/* More input. 0: the client has hung up. */
+static int broker_receive(struct broker *broker)
+{
+	int n = ew_socket_recv(broker->socket, broker->input + broker->bytes,
+			       BROKER_INPUT_BYTES - broker->bytes);
+
+	if (n > 0)
+		broker->bytes += (size_t)n;
+	return n;
+}
+
+/* Until it hangs up, or the client does. */
+static UNUSED int broker_serve(struct broker *broker)
+{
+	amqp_connection_start_t start = { .version_minor = 9,
+					  .mechanisms = amqp_cstring_bytes(broker->mechanisms),
+					  .locales = amqp_cstring_bytes("en_US") };
+	int r = 1, sent;
+
+	while (r > 0 && broker->bytes < EW_AMQP_PROTOCOL_HEADER_BYTES)
+		r = broker_receive(broker);
+	if (r <= 0)
+		return r;
+	EXPECT(memcmp(broker->input, EW_AMQP_PROTOCOL_HEADER, EW_AMQP_PROTOCOL_HEADER_BYTES) == 0);
+	broker->bytes -= EW_AMQP_PROTOCOL_HEADER_BYTES;
+	memmove(broker->input, broker->input + EW_AMQP_PROTOCOL_HEADER_BYTES, broker->bytes);
+	broker_say(broker, 0, AMQP_CONNECTION_START_METHOD, &start);
+	do {
+		sent = broker_flush(broker);
+		r = sent < 0 ? sent : broker_receive(broker);
+		if (r > 0)
+			r = broker_handle_all(broker);
+	} while (r > 0);
+	sent = broker_flush(broker);
+	return r < 0 ? r : sent;
+}
+
+static int broker_free_close(void *argument)
+{
+	struct broker *broker = argument;
+
+	ew_amqp_output_free(&broker->output);
+	empty_amqp_pool(&broker->pool);
+	return 0;
+}
+
+static void broker_free(void *argument)
+{
+	broker_free_close(argument);
+}
+
+/* The broker is none of those that the client's cancels concern: it goes when the client has hung up. */
+static int broker_task(void *argument, void *place)
+{
+	struct broker *broker = argument;
+	struct ew_socket **socket = place;
+	int r;
+
+	EW_GUARD(memory, broker, .close = broker_free_close, .abort = broker_free);
+	EW_SHIELD(shield, .budget_ns = 60 * EW_SECOND);
+
+	init_amqp_pool(&broker->pool, 4096);
+	broker->socket = *socket;
+	r = broker_serve(broker);
+	return r == -ENOTRECOVERABLE ? r : 0;
+}
+
+static UNUSED void broker_init(struct broker *broker)
+{
+	memset(broker, 0, offsetof(struct broker, input));
+	broker->mechanisms = "AMQPLAIN PLAIN";
+	broker->channel_max = 2047;
+	broker->frame_max = 131072;
+	broker->heartbeat = 60;
+}
+
+/* Starts a broker and opens a connection to it. */
+static UNUSED int broker_open(struct broker *broker, struct ew_scope *scope,
+			      const struct ew_amqp_options *options,
+			      struct ew_amqp_error *ret_error,
+			      struct ew_amqp_connection **ret_connection)
+{
+	int fds[2], r;
+
+	EW_OWN(ew_socket, ours);
+	EW_OWN(ew_socket, theirs);
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+		return -errno;
+	r = ew_socket_adopt(fds[0], &ours);
+	EXPECT_EQ(r, 0);
+	r = ew_socket_adopt(fds[1], &theirs);
+	EXPECT_EQ(r, 0);
+	r = ew_spawn_take(scope, broker_task, broker, &theirs);
+	if (r < 0)
+		return r;
+	return ew_amqp_connection_open_on(scope, &ours, options, ret_error, ret_connection);
+}
