@@ -56,6 +56,7 @@ struct ew_amqp_connection {
 	struct ew_event written; /* there will be no more, and all has been sent */
 	struct ew_amqp_output filling;
 	struct ew_amqp_output sending;
+	size_t said_bytes; /* of those that are filling, without a turn */
 	int64_t said_ns;
 	/* Input: read by one task. */
 	struct ew_socket *socket; /* that task's; NULL: not begun, or over */

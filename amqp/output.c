@@ -65,13 +65,15 @@ int ew_amqp_output_turn(struct ew_amqp_channel *channel, size_t bytes, bool publ
 void ew_amqp_say(struct ew_amqp_connection *connection, unsigned channel, amqp_method_number_t id,
 		 void *method)
 {
+	size_t before = connection->filling.bytes;
 	int r;
 
-	if (connection->filling.bytes > connection->output_bytes_max + SAID_BYTES_MAX) {
+	if (connection->said_bytes > SAID_BYTES_MAX) {
 		ew_amqp_lost(connection, -ENOBUFS, "the broker asks and does not read the answers");
 		return;
 	}
 	r = ew_amqp_output_method(&connection->filling, channel, id, method);
+	connection->said_bytes += connection->filling.bytes - before;
 	if (r < 0)
 		ew_amqp_lost(connection, r, "an answer was not to be made: %s", strerror(-r));
 	else
@@ -113,6 +115,7 @@ static int send_output(struct ew_amqp_connection *connection)
 		return 0;
 	connection->filling = connection->sending;
 	connection->sending = output;
+	connection->said_bytes = 0;
 	ew_event_set(&connection->room);
 	r = ew_socket_send(connection->socket, output.data, output.bytes);
 	connection->said_ns = ew_now();

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Sweeps over AMQP: a client and a broker, either of them ended at each suspension, those of the connection's own tasks
+ * included. After each run nothing is left, and what had to be undone over the connection was undone or given up, once.
+ */
+
+#include "sweep.h"
+#include "unit/amqp_broker.h"
+
+#define DELIVERIES 3
+
+static struct broker broker;
+static unsigned prefetch;
+
+static void prepare(void *argument)
+{
+	open_book(argument);
+	broker_init(&broker);
+	prefetch = DELIVERIES;
+}
+
+static int serve(struct broker *unused, unsigned channel, const amqp_method_t *method)
+{
+	(void)unused;
+	if (method->id != AMQP_BASIC_CONSUME_METHOD)
+		return 0;
+	broker_answer(&broker, channel, method);
+	for (uint64_t tag = 1; tag <= DELIVERIES; tag++)
+		broker_deliver(&broker, channel, tag, "body");
+	return 1;
+}
+
+static int publish(struct ew_amqp_channel *channel)
+{
+	return ew_amqp_publish(channel,
+			       &(struct ew_amqp_message){ .routing_key = "q",
+							  .message_id = "m",
+							  .mandatory = true,
+							  .body = "body",
+							  .body_bytes = 4 },
+			       NULL);
+}
+
+/* An ending that needs the connection. */
+struct undo {
+	struct probe *probe;
+	struct ew_amqp_channel *channel;
+};
+
+static int undo_close(void *argument)
+{
+	struct undo *undo = argument;
+	int r = publish(undo->channel);
+
+	if (r != -ECANCELED)
+		undo->probe->closed++; /* last: until here a panic means abort */
+	return r;
+}
+
+static void undo_abort(void *argument)
+{
+	struct undo *undo = argument;
+
+	undo->probe->aborted++;
+}
+
+static int receive(struct ew_amqp_channel *channel, bool acknowledge)
+{
+	int r;
+
+	EW_OWN(ew_amqp_delivery, delivery);
+
+	r = ew_amqp_receive(channel, &delivery);
+	if (r == 0 && acknowledge)
+		r = ew_amqp_acknowledge(channel, &delivery);
+	return r;
+}
+
+static int publish_task(void *channel)
+{
+	return publish(channel);
+}
+
+static int work(struct ew_amqp_channel *channel)
+{
+	int r;
+
+	EW_SCOPE(publishers);
+
+	r = ew_amqp_queue_declare(channel, &(struct ew_amqp_queue){ .name = "q" }, NULL);
+	if (r == 0)
+		r = ew_spawn(&publishers, publish_task, channel);
+	if (r == 0)
+		r = publish(channel);
+	if (r == 0)
+		r = ew_amqp_consume(channel, &(struct ew_amqp_consumer){
+						     .queue = "q", .prefetch_max = prefetch });
+	for (int i = 0; r == 0 && i < 2; i++)
+		r = receive(channel, i == 0);
+	return ew_scope_finish(&publishers, r);
+}
+
+static int work_and_undo(struct ew_amqp_channel *channel)
+{
+	struct undo undo = { open_probe(0), channel };
+
+	EW_GUARD(guard, &undo, .close = undo_close, .abort = undo_abort);
+
+	return work(channel);
+}
+
+static int use(struct ew_amqp_connection *connection,
+	       int (*work_fn)(struct ew_amqp_channel *channel))
+{
+	int r;
+
+	EW_OWN(ew_amqp_channel, channel);
+
+	r = ew_amqp_channel_open(connection, NULL, &channel);
+	if (r == 0)
+		r = work_fn(channel);
+	return r < 0 ? r : ew_amqp_channel_close(&channel);
+}
+
+static int converse(int (*work_fn)(struct ew_amqp_channel *channel))
+{
+	int r;
+
+	EW_SCOPE(scope);
+	EW_OWN(ew_amqp_connection, connection);
+
+	r = broker_open(&broker, &scope, NULL, NULL, &connection);
+	if (r == 0)
+		r = use(connection, work_fn);
+	if (r == 0)
+		r = ew_amqp_connection_close(&connection);
+	return r < 0 ? r : ew_scope_finish(&scope, r);
+}
+
+static int conversation(void *argument)
+{
+	(void)argument;
+	return converse(work_and_undo);
+}
+
+static void prepare_conversation(void *argument)
+{
+	prepare(argument);
+	broker.on = serve;
+}
+
+TEST(sweep_amqp_conversation)
+{
+	struct ew_sweep_options options = { .prepare = prepare_conversation, .check = check_book };
+
+	expect_sweep(&options, conversation, 30);
+	options.droppable = true;
+	expect_sweep(&options, conversation, 30);
+}
+
+static void prepare_full(void *argument)
+{
+	prepare_conversation(argument);
+	prefetch = 1;
+}
+
+static int full(void *argument)
+{
+	(void)argument;
+	return converse(work);
+}
+
+/* The one who reads waits for a receiver who takes two of three. */
+TEST(sweep_amqp_full_channel)
+{
+	const struct ew_sweep_options options = { .prepare = prepare_full, .check = check_book };
+
+	expect_sweep(&options, full, 30);
+}
+
+/* The second message is the broker's last. */
+static int hang_up(struct broker *unused, unsigned channel, const amqp_method_t *method)
+{
+	(void)unused;
+	(void)channel;
+	if (method->id != AMQP_BASIC_PUBLISH_METHOD)
+		return 0;
+	return broker.tag < 2 ? 1 : -ECONNRESET;
+}
+
+static void prepare_loss(void *argument)
+{
+	prepare(argument);
+	broker.on = hang_up;
+}
+
+static int meet_loss(void *argument)
+{
+	int r;
+
+	(void)argument;
+	r = converse(work);
+	return r == -ECONNRESET ? 0 : r;
+}
+
+TEST(sweep_amqp_lost_connection)
+{
+	const struct ew_sweep_options options = { .prepare = prepare_loss, .check = check_book };
+
+	expect_sweep(&options, meet_loss, 15);
+}
+
+TEST_MAIN()
