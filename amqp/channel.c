@@ -265,15 +265,17 @@ static int content_ended(struct ew_amqp_channel *channel)
 	return channel->returning ? 0 : ew_amqp_deliver(channel);
 }
 
-static int described(struct ew_amqp_channel *channel, const amqp_basic_properties_t *properties)
+static int described(struct ew_amqp_channel *channel, const struct ew_amqp_content *content)
 {
+	const amqp_basic_properties_t *properties = content->properties;
 	amqp_bytes_t id = properties->_flags & AMQP_BASIC_MESSAGE_ID_FLAG ? properties->message_id
 									  : amqp_empty_bytes;
 
 	channel->body_at = 0;
+	channel->body_left = content->body_bytes;
 	channel->expected = EW_AMQP_EXPECT_BODY;
 	if (!channel->returning)
-		return ew_amqp_delivery_describe(channel->delivery, properties, channel->body_left,
+		return ew_amqp_delivery_describe(channel->delivery, content,
 						 channel->connection->message_bytes_max);
 	ew_amqp_returned(channel, id);
 	return 0;
@@ -282,18 +284,18 @@ static int described(struct ew_amqp_channel *channel, const amqp_basic_propertie
 static int header_frame(struct ew_amqp_channel *channel, const struct ew_amqp_frame *frame)
 {
 	struct ew_amqp_connection *connection = channel->connection;
-	amqp_basic_properties_t *properties;
+	struct ew_amqp_content content;
 	int r;
 
 	if (channel->expected != EW_AMQP_EXPECT_HEADER)
 		return unexpected(channel, "a content header");
-	r = ew_amqp_frame_content(frame, &connection->pool, &properties, &channel->body_left);
+	r = ew_amqp_frame_content(frame, &connection->pool, &content);
 	if (r == -EPROTO)
 		return ew_amqp_violated(connection, AMQP_SYNTAX_ERROR,
 					"a content header that cannot be decoded, on channel %u",
 					channel->number);
 	if (r == 0)
-		r = described(channel, properties);
+		r = described(channel, &content);
 	recycle_amqp_pool(&connection->pool);
 	return r == 0 && channel->body_left == 0 ? content_ended(channel) : r;
 }

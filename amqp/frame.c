@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * A frame is looked at here before rabbitmq-c sees any of it: its size is within what was agreed and its end is where
- * it has to be. Bodies and heartbeats need no decoding at all.
+ * A frame is looked at here before rabbitmq-c sees any of it: its size is within what was agreed, its end is where it has
+ * to be, and it is one that a broker may send. Bodies and heartbeats need no decoding at all, and tables are taken out
+ * (amqp/table.h).
  */
 
 #include "amqp/frame.h"
@@ -17,6 +18,7 @@
 #define FRAME_HEADER_BYTES   7
 #define CONTENT_HEADER_BYTES 12 /* class, weight, size of the body */
 #define METHOD_ID_BYTES	     4
+#define FLAGS_BYTES	     2
 
 static uint16_t read_16(const uint8_t *data)
 {
@@ -84,31 +86,138 @@ enum ew_amqp_parsed ew_amqp_frame_parse(const uint8_t *data, size_t bytes, size_
 	return EW_AMQP_WHOLE;
 }
 
+static int decoding_error(int status)
+{
+	return status == AMQP_STATUS_NO_MEMORY ? -ENOMEM : -EPROTO;
+}
+
+/* The payload behind @from. rabbitmq-c has no const; it only reads. */
 static amqp_bytes_t rest(const struct ew_amqp_frame *frame, size_t from)
 {
-	/* rabbitmq-c has no const; it only reads. */
 	return (amqp_bytes_t){ frame->payload_bytes - from,
 			       (void *)(uintptr_t)(frame->payload + from) };
 }
 
-static int decoding_error(int status)
+/* The same with an empty table in the place of the one at @table_at, whose entries are given apart. */
+static int rest_without_table(const struct ew_amqp_frame *frame, size_t from, size_t table_at,
+			      amqp_pool_t *pool, amqp_bytes_t *ret_rest, amqp_bytes_t *ret_table)
 {
-	return status == AMQP_STATUS_NO_MEMORY ? -ENOMEM : -EPROTO;
+	size_t head = table_at - from, entries, behind;
+	uint8_t *copy;
+
+	if (table_at > frame->payload_bytes || frame->payload_bytes - table_at < 4)
+		return -EPROTO;
+	entries = read_32(frame->payload + table_at);
+	if (entries > frame->payload_bytes - table_at - 4)
+		return -EPROTO;
+	behind = frame->payload_bytes - table_at - 4 - entries;
+	copy = amqp_pool_alloc(pool, head + 4 + behind);
+	if (!copy)
+		return -ENOMEM;
+	memcpy(copy, frame->payload + from, head);
+	write_32(copy + head, 0);
+	memcpy(copy + head + 4, frame->payload + table_at + 4 + entries, behind);
+	*ret_rest = (amqp_bytes_t){ head + 4 + behind, copy };
+	*ret_table = (amqp_bytes_t){ entries, (void *)(uintptr_t)(frame->payload + table_at + 4) };
+	return 0;
+}
+
+/* What a broker may say to a client that does what this one does. */
+static bool is_for_us(amqp_method_number_t id)
+{
+	switch (id) {
+	case AMQP_CONNECTION_START_METHOD:
+	case AMQP_CONNECTION_SECURE_METHOD:
+	case AMQP_CONNECTION_TUNE_METHOD:
+	case AMQP_CONNECTION_OPEN_OK_METHOD:
+	case AMQP_CONNECTION_CLOSE_METHOD:
+	case AMQP_CONNECTION_CLOSE_OK_METHOD:
+	case AMQP_CONNECTION_BLOCKED_METHOD:
+	case AMQP_CONNECTION_UNBLOCKED_METHOD:
+	case AMQP_CHANNEL_OPEN_OK_METHOD:
+	case AMQP_CHANNEL_FLOW_METHOD:
+	case AMQP_CHANNEL_CLOSE_METHOD:
+	case AMQP_CHANNEL_CLOSE_OK_METHOD:
+	case AMQP_QUEUE_DECLARE_OK_METHOD:
+	case AMQP_BASIC_QOS_OK_METHOD:
+	case AMQP_BASIC_CONSUME_OK_METHOD:
+	case AMQP_BASIC_CANCEL_METHOD:
+	case AMQP_BASIC_RETURN_METHOD:
+	case AMQP_BASIC_DELIVER_METHOD:
+	case AMQP_BASIC_ACK_METHOD:
+	case AMQP_BASIC_NACK_METHOD:
+	case AMQP_CONFIRM_SELECT_OK_METHOD: return true;
+	default: return false;
+	}
 }
 
 int ew_amqp_frame_method(const struct ew_amqp_frame *frame, amqp_pool_t *pool,
 			 amqp_method_t *ret_method)
 {
 	amqp_method_t method = {};
-	int status;
+	amqp_bytes_t arguments, properties;
+	int r;
 
 	if (frame->payload_bytes < METHOD_ID_BYTES)
 		return -EPROTO;
 	method.id = read_32(frame->payload);
-	status = amqp_decode_method(method.id, pool, rest(frame, METHOD_ID_BYTES), &method.decoded);
-	if (status < 0)
-		return decoding_error(status);
+	if (!is_for_us(method.id))
+		return -EPROTO;
+	arguments = rest(frame, METHOD_ID_BYTES);
+	if (method.id == AMQP_CONNECTION_START_METHOD) {
+		/* behind the two numbers of the version */
+		r = rest_without_table(frame, METHOD_ID_BYTES, METHOD_ID_BYTES + 2, pool,
+				       &arguments, &properties);
+		if (r < 0)
+			return r;
+	}
+	r = amqp_decode_method(method.id, pool, arguments, &method.decoded);
+	if (r < 0)
+		return decoding_error(r);
 	*ret_method = method;
+	return 0;
+}
+
+/* Where the headers lie in a content header: behind the flags and two properties that may be there. */
+static size_t headers_at(const struct ew_amqp_frame *frame, unsigned flags)
+{
+	size_t at = CONTENT_HEADER_BYTES + FLAGS_BYTES;
+
+	if ((flags & AMQP_BASIC_CONTENT_TYPE_FLAG) && at < frame->payload_bytes)
+		at += 1 + frame->payload[at];
+	if ((flags & AMQP_BASIC_CONTENT_ENCODING_FLAG) && at < frame->payload_bytes)
+		at += 1 + frame->payload[at];
+	return at;
+}
+
+int ew_amqp_frame_content(const struct ew_amqp_frame *frame, amqp_pool_t *pool,
+			  struct ew_amqp_content *ret_content)
+{
+	struct ew_amqp_content content = {};
+	amqp_bytes_t encoded;
+	void *decoded = NULL;
+	unsigned flags;
+	int r = 0;
+
+	if (frame->payload_bytes < CONTENT_HEADER_BYTES + FLAGS_BYTES ||
+	    read_16(frame->payload) != AMQP_BASIC_CLASS)
+		return -EPROTO;
+	flags = read_16(frame->payload + CONTENT_HEADER_BYTES);
+	/* More flags would follow; there are no more properties. */
+	if (flags & 1)
+		return -EPROTO;
+	encoded = rest(frame, CONTENT_HEADER_BYTES);
+	if (flags & AMQP_BASIC_HEADERS_FLAG)
+		r = rest_without_table(frame, CONTENT_HEADER_BYTES, headers_at(frame, flags), pool,
+				       &encoded, &content.headers);
+	if (r < 0)
+		return r;
+	r = amqp_decode_properties(AMQP_BASIC_CLASS, pool, encoded, &decoded);
+	if (r < 0)
+		return decoding_error(r);
+	content.properties = decoded;
+	content.body_bytes = read_64(frame->payload + 4);
+	*ret_content = content;
 	return 0;
 }
 
@@ -127,25 +236,6 @@ const char *ew_amqp_method_name(amqp_method_number_t id, char ret_name[EW_AMQP_M
 	}
 	ret_name[n] = 0;
 	return ret_name;
-}
-
-int ew_amqp_frame_content(const struct ew_amqp_frame *frame, amqp_pool_t *pool,
-			  amqp_basic_properties_t **ret_properties, uint64_t *ret_body_bytes)
-{
-	void *decoded = NULL;
-	int status;
-
-	/* Two bytes of flags at least. */
-	if (frame->payload_bytes < CONTENT_HEADER_BYTES + 2 ||
-	    read_16(frame->payload) != AMQP_BASIC_CLASS)
-		return -EPROTO;
-	status = amqp_decode_properties(AMQP_BASIC_CLASS, pool, rest(frame, CONTENT_HEADER_BYTES),
-					&decoded);
-	if (status < 0)
-		return decoding_error(status);
-	*ret_properties = decoded;
-	*ret_body_bytes = read_64(frame->payload + 4);
-	return 0;
 }
 
 void ew_amqp_output_free(struct ew_amqp_output *output)

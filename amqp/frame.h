@@ -37,7 +37,9 @@ enum ew_amqp_parsed ew_amqp_frame_parse(const uint8_t *data, size_t bytes, size_
 
 /**
  * ew_amqp_frame_method() - decode a method frame; what it points to is the pool's
- * Errors:  -EPROTO it is not one that AMQP 0-9-1 knows, or is cut; -ENOMEM
+ *
+ * The table in connection.start, the only one that a broker has to send, comes out empty.
+ * Errors:  -EPROTO it is not one that a broker may send to us, or is cut; -ENOMEM
  */
 int ew_amqp_frame_method(const struct ew_amqp_frame *frame, amqp_pool_t *pool,
 			 amqp_method_t *ret_method);
@@ -47,9 +49,20 @@ int ew_amqp_frame_method(const struct ew_amqp_frame *frame, amqp_pool_t *pool,
 /** ew_amqp_method_name() - of a method that was decoded, as the specification has it: "channel.open-ok" */
 const char *ew_amqp_method_name(amqp_method_number_t id, char ret_name[EW_AMQP_METHOD_NAME_BYTES]);
 
+/**
+ * struct ew_amqp_content - a content header
+ * @properties: the pool's; their headers come out empty
+ * @headers:    the entries of that table, as they lie in the frame
+ */
+struct ew_amqp_content {
+	amqp_basic_properties_t *properties;
+	amqp_bytes_t headers;
+	uint64_t body_bytes;
+};
+
 /** ew_amqp_frame_content() - decode a content header; otherwise as ew_amqp_frame_method() */
 int ew_amqp_frame_content(const struct ew_amqp_frame *frame, amqp_pool_t *pool,
-			  amqp_basic_properties_t **ret_properties, uint64_t *ret_body_bytes);
+			  struct ew_amqp_content *ret_content);
 
 /** struct ew_amqp_output - bytes to be sent; zero-initialised is empty */
 struct ew_amqp_output {

@@ -7,13 +7,11 @@
 
 #include "amqp/delivery.h"
 
+#include "amqp/table.h"
+
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* A whole number of 64 bits, its sign, and the NUL. */
-#define NUMBER_TEXT_BYTES 24
 
 const char *ew_amqp_header_find(const struct ew_amqp_message *message, const char *name)
 {
@@ -107,44 +105,18 @@ static const char *put_if(struct texts *texts, bool there, amqp_bytes_t bytes)
 	return there && is_text(bytes) ? put(texts, bytes.bytes, bytes.len) : NULL;
 }
 
-/* Of a value that is a string or a whole number: its text, in @number if it has to be made. */
-static bool value_text(const amqp_field_value_t *value, char *number, amqp_bytes_t *ret_text)
+static void put_headers(struct ew_amqp_delivery *delivery, struct texts *texts, amqp_bytes_t table)
 {
-	int n;
-
-	switch (value->kind) {
-	case AMQP_FIELD_KIND_UTF8: *ret_text = value->value.bytes; return is_text(*ret_text);
-	case AMQP_FIELD_KIND_I8: n = sprintf(number, "%d", value->value.i8); break;
-	case AMQP_FIELD_KIND_U8: n = sprintf(number, "%u", value->value.u8); break;
-	case AMQP_FIELD_KIND_I16: n = sprintf(number, "%d", value->value.i16); break;
-	case AMQP_FIELD_KIND_U16: n = sprintf(number, "%u", value->value.u16); break;
-	case AMQP_FIELD_KIND_I32: n = sprintf(number, "%d", value->value.i32); break;
-	case AMQP_FIELD_KIND_U32: n = sprintf(number, "%u", value->value.u32); break;
-	case AMQP_FIELD_KIND_I64: n = sprintf(number, "%lld", (long long)value->value.i64); break;
-	case AMQP_FIELD_KIND_U64:
-		n = sprintf(number, "%llu", (unsigned long long)value->value.u64);
-		break;
-	default: return false;
-	}
-	*ret_text = (amqp_bytes_t){ (size_t)n, number };
-	return true;
-}
-
-static void put_headers(struct ew_amqp_delivery *delivery, struct texts *texts,
-			const amqp_table_t *table)
-{
-	struct ew_amqp_header *header = delivery->headers;
-	char number[NUMBER_TEXT_BYTES];
+	struct ew_amqp_header *header = delivery->headers, *end = header + EW_AMQP_HEADERS_MAX;
+	char number[EW_AMQP_NUMBER_BYTES];
+	struct ew_amqp_field field;
 	amqp_bytes_t text;
 
-	for (int i = 0; i < table->num_entries; i++) {
-		const amqp_table_entry_t *entry = &table->entries[i];
-
-		if (header == delivery->headers + EW_AMQP_HEADERS_MAX)
-			break;
-		if (!is_text(entry->key) || !value_text(&entry->value, number, &text))
+	while (header < end && ew_amqp_table_next(&table, &field)) {
+		if (!ew_amqp_field_text(&field, number, &text) || !is_text(field.name) ||
+		    !is_text(text))
 			continue;
-		header->name = put(texts, entry->key.bytes, entry->key.len);
+		header->name = put(texts, field.name.bytes, field.name.len);
 		header->value = put(texts, text.bytes, text.len);
 		header++;
 	}
@@ -169,27 +141,26 @@ static void put_properties(struct ew_amqp_delivery *delivery, struct texts *text
 	message->type = put_if(texts, flags & AMQP_BASIC_TYPE_FLAG, properties->type);
 	message->persistent = (flags & AMQP_BASIC_DELIVERY_MODE_FLAG) &&
 			      properties->delivery_mode == AMQP_DELIVERY_PERSISTENT;
-	if (flags & AMQP_BASIC_HEADERS_FLAG)
-		put_headers(delivery, texts, &properties->headers);
 }
 
 int ew_amqp_delivery_describe(struct ew_amqp_delivery *delivery,
-			      const amqp_basic_properties_t *properties, uint64_t body_bytes,
-			      size_t body_bytes_max)
+			      const struct ew_amqp_content *content, size_t body_bytes_max)
 {
 	struct texts texts = {};
 
-	put_properties(delivery, &texts, properties);
+	put_properties(delivery, &texts, content->properties);
+	put_headers(delivery, &texts, content->headers);
 	delivery->texts = malloc(texts.bytes + 1);
 	if (!delivery->texts)
 		return -ENOMEM;
 	texts.at = delivery->texts;
-	put_properties(delivery, &texts, properties);
-	delivery->message.body_bytes = body_bytes;
-	delivery->too_large = body_bytes > body_bytes_max;
+	put_properties(delivery, &texts, content->properties);
+	put_headers(delivery, &texts, content->headers);
+	delivery->message.body_bytes = content->body_bytes;
+	delivery->too_large = content->body_bytes > body_bytes_max;
 	if (delivery->too_large)
 		return 0;
-	delivery->body = malloc(body_bytes + 1);
+	delivery->body = malloc(content->body_bytes + 1);
 	if (!delivery->body)
 		return -ENOMEM;
 	delivery->message.body = delivery->body;

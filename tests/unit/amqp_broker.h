@@ -183,20 +183,33 @@ static int broker_message(struct broker *broker, unsigned channel)
 
 static int broker_content(struct broker *broker, const struct ew_amqp_frame *frame)
 {
-	amqp_basic_properties_t *properties;
+	struct ew_amqp_content content;
 
 	if (frame->type == AMQP_FRAME_HEADER) {
-		EXPECT_EQ(ew_amqp_frame_content(frame, &broker->pool, &properties,
-						&broker->body_left),
-			  0);
-		if (properties->_flags & AMQP_BASIC_MESSAGE_ID_FLAG)
-			ew_amqp_copy_text(properties->message_id, broker->message_id,
+		EXPECT_EQ(ew_amqp_frame_content(frame, &broker->pool, &content), 0);
+		broker->body_left = content.body_bytes;
+		if (content.properties->_flags & AMQP_BASIC_MESSAGE_ID_FLAG)
+			ew_amqp_copy_text(content.properties->message_id, broker->message_id,
 					  sizeof(broker->message_id));
 	} else {
 		broker->bodies++;
 		broker->body_left -= frame->payload_bytes;
 	}
 	return broker->body_left == 0 ? broker_message(broker, frame->channel) : 1;
+}
+
+/* A client's. */
+static amqp_method_t broker_decode(struct broker *broker, const struct ew_amqp_frame *frame)
+{
+	const uint8_t *id = frame->payload;
+	amqp_method_t method = { .id = (uint32_t)id[0] << 24 | (uint32_t)id[1] << 16 |
+				       (uint32_t)id[2] << 8 | id[3] };
+
+	EXPECT(amqp_decode_method(
+		       method.id, &broker->pool,
+		       (amqp_bytes_t){ frame->payload_bytes - 4, (void *)(uintptr_t)(id + 4) },
+		       &method.decoded) >= 0);
+	return method;
 }
 
 static int broker_handle(struct broker *broker, const struct ew_amqp_frame *frame)
@@ -212,7 +225,7 @@ static int broker_handle(struct broker *broker, const struct ew_amqp_frame *fram
 	}
 	if (frame->type != AMQP_FRAME_METHOD)
 		return broker_content(broker, frame);
-	EXPECT_EQ(ew_amqp_frame_method(frame, &broker->pool, &method), 0);
+	method = broker_decode(broker, frame);
 	if (method.id == AMQP_BASIC_PUBLISH_METHOD)
 		return 1;
 	r = broker->on ? broker->on(broker, frame->channel, &method) : 0;
