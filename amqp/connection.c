@@ -351,12 +351,13 @@ static int handle_frame(struct ew_amqp_connection *connection, const struct ew_a
 /* What is not a frame may be the protocol header of a broker that speaks another version (section 4.2.2). */
 static int bad_frame(struct ew_amqp_connection *connection, const char *why)
 {
-	const uint8_t *header = connection->input;
-	size_t n = connection->input_bytes < 4 ? connection->input_bytes : 4;
+	const uint8_t *header = connection->input + connection->input_at;
+	size_t bytes = connection->input_bytes - connection->input_at;
 
-	if (connection->state != EW_AMQP_OPENING || memcmp(header, "AMQP", n) != 0)
+	if (connection->state != EW_AMQP_OPENING ||
+	    memcmp(header, "AMQP", bytes < 4 ? bytes : 4) != 0)
 		return ew_amqp_violated(connection, AMQP_FRAME_ERROR, "%s", why);
-	if (connection->input_bytes < EW_AMQP_PROTOCOL_HEADER_BYTES)
+	if (bytes < EW_AMQP_PROTOCOL_HEADER_BYTES)
 		return 0;
 	ew_amqp_lost(connection, -EPROTONOSUPPORT, "the broker speaks AMQP %u-%u-%u, not 0-9-1",
 		     header[5], header[6], header[7]);

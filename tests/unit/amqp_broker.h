@@ -24,7 +24,7 @@ struct broker {
 	/* The test's word on a method: 1 it has been dealt with, 0 answer it, or -errno: hang up. */
 	int (*on)(struct broker *broker, unsigned channel, const amqp_method_t *method);
 	void *argument;
-	const char *mechanisms;
+	const char *mechanisms; /* NULL: no word is said before the test's, on no method */
 	uint16_t channel_max;
 	uint32_t frame_max;
 	uint16_t heartbeat;
@@ -265,8 +265,9 @@ static int broker_receive(struct broker *broker)
 static UNUSED int broker_serve(struct broker *broker)
 {
 	amqp_connection_start_t start = { .version_minor = 9,
-					  .mechanisms = amqp_cstring_bytes(broker->mechanisms),
+					  .mechanisms = ew_amqp_text(broker->mechanisms),
 					  .locales = amqp_cstring_bytes("en_US") };
+	const amqp_method_t none = {};
 	int r = 1, sent;
 
 	while (r > 0 && broker->bytes < EW_AMQP_PROTOCOL_HEADER_BYTES)
@@ -276,13 +277,16 @@ static UNUSED int broker_serve(struct broker *broker)
 	EXPECT(memcmp(broker->input, EW_AMQP_PROTOCOL_HEADER, EW_AMQP_PROTOCOL_HEADER_BYTES) == 0);
 	broker->bytes -= EW_AMQP_PROTOCOL_HEADER_BYTES;
 	memmove(broker->input, broker->input + EW_AMQP_PROTOCOL_HEADER_BYTES, broker->bytes);
-	broker_say(broker, 0, AMQP_CONNECTION_START_METHOD, &start);
-	do {
+	if (broker->mechanisms)
+		broker_say(broker, 0, AMQP_CONNECTION_START_METHOD, &start);
+	else
+		r = broker->on(broker, 0, &none);
+	while (r > 0) {
 		sent = broker_flush(broker);
 		r = sent < 0 ? sent : broker_receive(broker);
 		if (r > 0)
 			r = broker_handle_all(broker);
-	} while (r > 0);
+	}
 	sent = broker_flush(broker);
 	return r < 0 ? r : sent;
 }
