@@ -14,7 +14,6 @@
 
 #define UNCONFIRMED_DEFAULT 256
 #define UNCONFIRMED_MAX	    65536
-#define WAITING_MAX	    65536 /* in line to publish on a channel */
 
 void ew_amqp_channel_put(struct ew_amqp_channel *channel)
 {
@@ -22,7 +21,6 @@ void ew_amqp_channel_put(struct ew_amqp_channel *channel)
 		return;
 	ew_abort(&channel->delivery);
 	ew_abort(&channel->queue);
-	ew_semaphore_free(channel->slots);
 	ew_amqp_connection_put(channel->connection);
 	free(channel);
 }
@@ -39,7 +37,7 @@ static void tell_all(struct ew_amqp_channel *channel)
 	ew_amqp_unconfirmed_ended(channel);
 	ew_amqp_channel_stop(channel);
 	ew_event_set(&channel->answered);
-	ew_event_set(&channel->closed);
+	ew_event_set(&channel->may_publish);
 	/* One of them may be the one that waits for room. */
 	ew_event_set(&channel->connection->room);
 }
@@ -49,6 +47,7 @@ void ew_amqp_channel_ended(struct ew_amqp_channel *channel, const struct ew_amqp
 	ew_amqp_error_set(&channel->error, error->error, error->code, "%s", error->text);
 	channel->state = EW_AMQP_ENDED;
 	tell_all(channel);
+	ew_event_set(&channel->closed);
 	channel->connection->channels[channel->number] = NULL;
 	ew_amqp_channel_put(channel);
 }
@@ -170,8 +169,7 @@ static int flow_changed(struct ew_amqp_channel *channel, const amqp_channel_flow
 	amqp_channel_flow_ok_t flow_ok = { .active = flow->active };
 
 	channel->stopped = !flow->active;
-	if (channel->stopped)
-		ew_event_set(&connection->room);
+	ew_amqp_look_again(connection);
 	ew_amqp_say(connection, channel->number, AMQP_CHANNEL_FLOW_OK_METHOD, &flow_ok);
 	return connection->error.error;
 }
@@ -336,9 +334,7 @@ static void say_close(struct ew_amqp_channel *channel)
 	channel->closing = true;
 	channel->expected = EW_AMQP_EXPECT_METHOD;
 	ew_abort(&channel->delivery);
-	ew_amqp_unconfirmed_ended(channel);
-	ew_amqp_channel_stop(channel);
-	ew_event_set(&channel->answered);
+	tell_all(channel);
 	ew_amqp_say(channel->connection, channel->number, AMQP_CHANNEL_CLOSE_METHOD, &close);
 }
 
@@ -391,11 +387,7 @@ static struct ew_amqp_channel *allocate(struct ew_amqp_connection *connection, u
 
 	if (!channel)
 		return NULL;
-	channel->slots = ew_semaphore_new(unconfirmed, WAITING_MAX);
-	if (!channel->slots) {
-		free(channel);
-		return NULL;
-	}
+	channel->unconfirmed_max = unconfirmed;
 	channel->unconfirmed_end = &channel->unconfirmed;
 	channel->next_tag = 1;
 	channel->connection = connection;

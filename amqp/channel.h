@@ -95,8 +95,7 @@ struct ew_amqp_receipt {
  * Return:       0 confirmed.
  * Errors:       -EHOSTUNREACH returned; -EREMOTEIO nacked; -EBUSY not sent: the broker takes no messages now;
  *               -EMSGSIZE longer than message_bytes_max, or properties that no frame holds; -EINVAL a string is longer than
- *               255 bytes, or a mandatory message has no id; -EAGAIN too many wait in line; -ENOMEM; -ECANCELED;
- *               those of struct ew_amqp_error.
+ *               255 bytes, or a mandatory message has no id; -ENOMEM; -ECANCELED; those of struct ew_amqp_error.
  */
 EW_SUSPENDS int ew_amqp_publish(struct ew_amqp_channel *channel,
 				const struct ew_amqp_message *message,

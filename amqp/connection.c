@@ -69,17 +69,21 @@ void ew_amqp_connection_put(struct ew_amqp_connection *connection)
 	free(connection);
 }
 
+static void end_channels(struct ew_amqp_connection *connection)
+{
+	for (unsigned i = 1; i <= connection->channels_max; i++)
+		if (connection->channels[i])
+			ew_amqp_channel_ended(connection->channels[i], &connection->error);
+}
+
 /* With the reason in connection->error. Idempotent. */
 static void end_for_all(struct ew_amqp_connection *connection)
 {
 	if (connection->state == EW_AMQP_ENDED)
 		return;
 	connection->state = EW_AMQP_ENDED;
-	for (unsigned i = 1; i <= connection->channels_max; i++)
-		if (connection->channels[i])
-			ew_amqp_channel_ended(connection->channels[i], &connection->error);
+	end_channels(connection);
 	ew_event_set(&connection->opened);
-	ew_event_set(&connection->room);
 	ew_event_set(&connection->output);
 }
 
@@ -257,8 +261,7 @@ static void blocked(struct ew_amqp_connection *connection, amqp_bytes_t reason)
 {
 	ew_amqp_copy_text(reason, connection->blocked_reason, sizeof(connection->blocked_reason));
 	connection->blocked = true;
-	/* Whoever waits for room to publish is refused now. */
-	ew_event_set(&connection->room);
+	ew_amqp_look_again(connection);
 }
 
 static int open_method(struct ew_amqp_connection *connection, const amqp_method_t *method)
@@ -538,10 +541,7 @@ static void say_goodbye(struct ew_amqp_connection *connection)
 {
 	connection->state = EW_AMQP_CLOSING;
 	ew_amqp_error_set(&connection->error, -ESHUTDOWN, 0, "the connection was closed here");
-	for (unsigned i = 1; i <= connection->channels_max; i++)
-		if (connection->channels[i])
-			ew_amqp_channel_ended(connection->channels[i], &connection->error);
-	ew_event_set(&connection->room);
+	end_channels(connection);
 	say_close(connection, AMQP_REPLY_SUCCESS, "goodbye");
 }
 

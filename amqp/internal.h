@@ -13,7 +13,6 @@
 #include <endwell/channel.h>
 #include <endwell/event.h>
 #include <endwell/mutex.h>
-#include <endwell/semaphore.h>
 
 #define EW_AMQP_TEXT_BYTES 256 /* a short string and a NUL */
 
@@ -72,7 +71,6 @@ struct ew_amqp_connection {
 struct ew_amqp_unconfirmed {
 	struct ew_amqp_unconfirmed *next;
 	struct ew_event settled; /* and out of the channel's list */
-	struct ew_permit *slot;
 	uint64_t tag;
 	bool awaited;
 	struct ew_amqp_receipt receipt;
@@ -99,7 +97,10 @@ struct ew_amqp_channel {
 	amqp_method_number_t answer; /* that is awaited; 0: none */
 	char answer_text[EW_AMQP_TEXT_BYTES];
 	/* Publishing. */
-	struct ew_semaphore *slots;
+	struct ew_mutex publish_turn;
+	struct ew_event may_publish; /* for the one whose turn it is */
+	unsigned unconfirmed_max;
+	unsigned unconfirmed_count;
 	struct ew_amqp_unconfirmed *unconfirmed; /* oldest first */
 	struct ew_amqp_unconfirmed **unconfirmed_end;
 	uint64_t next_tag;
@@ -139,6 +140,12 @@ void ew_amqp_lost(struct ew_amqp_connection *connection, int error, const char *
 	__attribute__((format(printf, 3, 4)));
 
 /* ---- output.c ---- */
+
+/* 0, or why @channel cannot be published on now. */
+int ew_amqp_may_publish(const struct ew_amqp_channel *channel);
+
+/* Whoever waits to publish, or for room, looks again. */
+void ew_amqp_look_again(struct ew_amqp_connection *connection);
 
 /*
  * Waits for the turn to append, and until there is room for @bytes. With 0 @ret_turn is filled, and there is room until

@@ -28,13 +28,24 @@ static bool has_room(const struct ew_amqp_connection *connection, size_t bytes)
 			     bytes <= connection->output_bytes_max - used);
 }
 
-static int may_append(const struct ew_amqp_channel *channel, bool publishing)
+int ew_amqp_may_publish(const struct ew_amqp_channel *channel)
 {
 	int r = ew_amqp_channel_usable(channel);
 
-	if (r < 0)
-		return r;
-	return publishing && (channel->connection->blocked || channel->stopped) ? -EBUSY : 0;
+	return r == 0 && (channel->connection->blocked || channel->stopped) ? -EBUSY : r;
+}
+
+static int may_append(const struct ew_amqp_channel *channel, bool publishing)
+{
+	return publishing ? ew_amqp_may_publish(channel) : ew_amqp_channel_usable(channel);
+}
+
+void ew_amqp_look_again(struct ew_amqp_connection *connection)
+{
+	ew_event_set(&connection->room);
+	for (unsigned i = 1; i <= connection->channels_max; i++)
+		if (connection->channels[i])
+			ew_event_set(&connection->channels[i]->may_publish);
 }
 
 int ew_amqp_output_turn(struct ew_amqp_channel *channel, size_t bytes, bool publishing,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * A message that was sent is the channel's until the broker has spoken, whether or not its publisher still waits. It
- * keeps its slot until then: what the broker has not answered counts against the bound.
+ * A message that was sent is the channel's until the broker has spoken, whether or not its publisher still waits: what the
+ * broker has not answered counts against the bound.
  *
  * The broker says of a returned message first that it is returned and then that it is confirmed, and the return names no
  * number. So a mandatory message is known by its id.
@@ -28,7 +28,6 @@ static void settle(struct ew_amqp_unconfirmed *message, enum ew_amqp_fate fate, 
 {
 	message->receipt.fate = fate;
 	message->error = error;
-	ew_permit_release(&message->slot);
 	if (!message->awaited)
 		free(message);
 	else
@@ -42,6 +41,8 @@ static void take_out(struct ew_amqp_channel *channel, struct ew_amqp_unconfirmed
 	*link = message->next;
 	if (channel->unconfirmed_end == &message->next)
 		channel->unconfirmed_end = link;
+	channel->unconfirmed_count--;
+	ew_event_set(&channel->may_publish);
 }
 
 static void confirm(struct ew_amqp_channel *channel, struct ew_amqp_unconfirmed **link,
@@ -151,7 +152,7 @@ static int check(const struct ew_amqp_channel *channel, const struct ew_amqp_mes
 }
 
 static int append(struct ew_amqp_channel *channel, const struct ew_amqp_message *message,
-		  struct ew_permit **slot, struct ew_amqp_unconfirmed **ret_unconfirmed)
+		  struct ew_amqp_unconfirmed **ret_unconfirmed)
 {
 	struct ew_amqp_connection *connection = channel->connection;
 	struct ew_amqp_unconfirmed *unconfirmed = calloc(1, sizeof(*unconfirmed));
@@ -169,33 +170,51 @@ static int append(struct ew_amqp_channel *channel, const struct ew_amqp_message 
 	unconfirmed->tag = channel->next_tag++;
 	unconfirmed->awaited = true;
 	unconfirmed->receipt.fate = EW_AMQP_UNKNOWN;
-	unconfirmed->slot = *slot;
-	*slot = NULL;
 	if (message->message_id)
 		strcpy(unconfirmed->message_id, message->message_id);
 	*channel->unconfirmed_end = unconfirmed;
 	channel->unconfirmed_end = &unconfirmed->next;
+	channel->unconfirmed_count++;
 	*ret_unconfirmed = unconfirmed;
 	return 0;
+}
+
+/* Waits in line until one more may be unconfirmed; refused as soon as the broker takes no messages. */
+static int wait_to_publish(struct ew_amqp_channel *channel, struct ew_mutex_hold **ret_turn)
+{
+	int r = ew_amqp_may_publish(channel);
+
+	if (r < 0)
+		return r;
+	r = ew_mutex_lock(&channel->publish_turn, EW_NEVER, ret_turn);
+	if (r == -EOWNERDEAD) {
+		/* It stands for a place in the line, and protects nothing. */
+		ew_mutex_make_consistent(*ret_turn);
+		r = 0;
+	}
+	while (r == 0) {
+		r = ew_amqp_may_publish(channel);
+		if (r < 0 || channel->unconfirmed_count < channel->unconfirmed_max)
+			break;
+		ew_event_reset(&channel->may_publish);
+		r = ew_event_wait(&channel->may_publish, EW_NEVER);
+	}
+	return r;
 }
 
 static int queue(struct ew_amqp_channel *channel, const struct ew_amqp_message *message,
 		 struct ew_amqp_unconfirmed **ret_unconfirmed)
 {
-	size_t bytes;
+	size_t bytes = ew_amqp_publish_bytes(message, channel->connection->frame_bytes_max);
 	int r;
 
-	EW_OWN(ew_permit, slot);
+	EW_OWN(ew_mutex_hold, publish_turn);
 	EW_OWN(ew_mutex_hold, turn);
 
-	r = ew_amqp_channel_usable(channel);
-	if (r < 0)
-		return r;
-	bytes = ew_amqp_publish_bytes(message, channel->connection->frame_bytes_max);
-	r = ew_semaphore_acquire(channel->slots, EW_NEVER, &slot);
+	r = wait_to_publish(channel, &publish_turn);
 	if (r == 0)
 		r = ew_amqp_output_turn(channel, bytes, true, &turn);
-	return r < 0 ? r : append(channel, message, &slot, ret_unconfirmed);
+	return r < 0 ? r : append(channel, message, ret_unconfirmed);
 }
 
 static int await_confirmation(struct ew_amqp_unconfirmed *message,

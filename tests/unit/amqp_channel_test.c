@@ -341,6 +341,49 @@ TEST(amqp_broker_that_takes_no_messages_is_told_none)
 	run(world, meet_stops);
 }
 
+/* Confirms nothing, and blocks when asked for a queue. */
+static int block_when_asked(struct broker *broker, unsigned channel, const amqp_method_t *method)
+{
+	amqp_connection_blocked_t blocked = { .reason = amqp_cstring_bytes("no room") };
+
+	(void)channel;
+	if (method->id == AMQP_QUEUE_DECLARE_METHOD)
+		broker_say(broker, 0, AMQP_CONNECTION_BLOCKED_METHOD, &blocked);
+	return method->id == AMQP_BASIC_PUBLISH_METHOD;
+}
+
+static int declare_task(void *argument)
+{
+	struct world *world = argument;
+
+	return declare(world->channel, "q", NULL);
+}
+
+static int meet_block_in_line(struct world *world, struct ew_amqp_connection *connection,
+			      struct ew_amqp_channel *channel)
+{
+	struct ew_amqp_receipt receipt;
+
+	EW_SCOPE(scope);
+
+	(void)connection;
+	EXPECT_EQ(publish_briefly(channel, "first", &receipt), -ETIMEDOUT);
+	EXPECT_EQ(receipt.fate, EW_AMQP_UNKNOWN);
+	EXPECT_EQ(ew_spawn(&scope, declare_task, world), 0);
+	EXPECT_EQ(publish(channel, "second", false, &receipt), -EBUSY);
+	EXPECT_EQ(receipt.fate, EW_AMQP_NOT_SENT);
+	return ew_scope_finish(&scope, 0);
+}
+
+TEST(amqp_publisher_behind_unconfirmed_messages_is_refused_when_the_broker_blocks)
+{
+	struct world *world = new_world();
+
+	world->channel_options.unconfirmed_max = 1;
+	world->broker.on = block_when_asked;
+	run(world, meet_block_in_line);
+}
+
 #define LARGE_BYTES 1000000
 
 /* The first message is too much for the socket; the broker, who does not read it, says that it takes no messages. */

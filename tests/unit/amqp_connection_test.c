@@ -169,6 +169,8 @@ static int open_briefly_task(void *argument)
 	r = broker_open(&world->broker, &scope, &world->options, &world->error, &connection);
 	EXPECT(!connection);
 	world->opened = ew_scope_finish(&patience, r);
+	/* It was not aborted at the end of its budget. */
+	EXPECT_EQ(ew_ending_error(), 0);
 	return 0;
 }
 
