@@ -119,6 +119,7 @@ TEST(amqp_properties_that_no_frame_holds_leave_nothing_behind)
 static size_t write_content_header(uint8_t *payload, const void *table, size_t table_bytes)
 {
 	static const char before[] = "\0\74\0\0\0\0\0\0\0\0\0\5\346\0\1t\2en";
+	static const char behind[] = "\3a\0b\4back";
 	size_t n = sizeof(before) - 1;
 
 	memcpy(payload, before, n);
@@ -128,8 +129,8 @@ static size_t write_content_header(uint8_t *payload, const void *table, size_t t
 	payload[n++] = (uint8_t)table_bytes;
 	memcpy(payload + n, table, table_bytes);
 	n += table_bytes;
-	memcpy(payload + n, "\3a\0b\4back", 9);
-	return n + 9;
+	memcpy(payload + n, behind, sizeof(behind) - 1);
+	return n + sizeof(behind) - 1;
 }
 
 static struct ew_amqp_delivery *deliver(const uint8_t *payload, size_t bytes, amqp_pool_t *pool)
