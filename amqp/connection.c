@@ -6,7 +6,7 @@
  * need the connection. What ends them is the connection's end: an answer to goodbye, a goodbye of the broker's, an
  * error, or the owner's abort, which cuts the socket. The memory goes with the last who knows it.
  *
- * Whatever ends it, everybody who waits is told at once and in the same place, end_for_all(), before anything else is
+ * Whatever ends it, everybody who waits is told at once and in the same place, ew_amqp_end_for_all(), before anything else is
  * waited for.
  */
 
@@ -22,9 +22,6 @@
 
 /* For the last words of a connection that has failed to be sent. */
 #define LAST_WORDS_NS EW_SECOND
-
-#define FRAME_BYTES_MAX (1U << 20)
-#define CHANNELS_MAX	2047U
 
 void ew_amqp_error_set(struct ew_amqp_error *error, int number, unsigned code, const char *format,
 		       ...)
@@ -77,7 +74,7 @@ static void end_channels(struct ew_amqp_connection *connection)
 }
 
 /* With the reason in connection->error. Idempotent. */
-static void end_for_all(struct ew_amqp_connection *connection)
+void ew_amqp_end_for_all(struct ew_amqp_connection *connection)
 {
 	if (connection->state == EW_AMQP_ENDED)
 		return;
@@ -98,7 +95,7 @@ void ew_amqp_lost(struct ew_amqp_connection *connection, int error, const char *
 	ew_amqp_error_set(&connection->error, error, 0, "%s", text);
 	if (connection->state == EW_AMQP_CLOSING)
 		connection->goodbye_error = error;
-	end_for_all(connection);
+	ew_amqp_end_for_all(connection);
 	connection->filling.bytes = 0;
 	if (connection->socket)
 		ew_socket_shutdown(connection->socket, SHUT_RDWR);
@@ -127,189 +124,16 @@ int ew_amqp_violated(struct ew_amqp_connection *connection, unsigned code, const
 	if (connection->state == EW_AMQP_CLOSING)
 		connection->goodbye_error = -EPROTO;
 	say_close(connection, code, text);
-	end_for_all(connection);
+	ew_amqp_end_for_all(connection);
 	return connection->error.error;
 }
 
-/* ---- the broker's methods for the connection as a whole ---- */
-
-static bool offers(amqp_bytes_t words, const char *word)
+void ew_amqp_say_goodbye(struct ew_amqp_connection *connection)
 {
-	const char *at = words.bytes, *end = at + words.len;
-	size_t bytes = strlen(word);
-
-	while (at < end) {
-		const char *space = memchr(at, ' ', (size_t)(end - at));
-		size_t n = (size_t)((space ? space : end) - at);
-
-		if (n == bytes && memcmp(at, word, n) == 0)
-			return true;
-		at += n + 1;
-	}
-	return false;
-}
-
-static amqp_table_entry_t said(const char *name)
-{
-	return (amqp_table_entry_t){
-		.key = amqp_cstring_bytes(name),
-		.value = { .kind = AMQP_FIELD_KIND_BOOLEAN, .value.boolean = 1 },
-	};
-}
-
-static amqp_table_entry_t named(const char *name, const char *value)
-{
-	return (amqp_table_entry_t){
-		.key = amqp_cstring_bytes(name),
-		.value = { .kind = AMQP_FIELD_KIND_UTF8, .value.bytes = amqp_cstring_bytes(value) },
-	};
-}
-
-static int log_in(struct ew_amqp_connection *connection)
-{
-	char response[2 * EW_AMQP_TEXT_BYTES];
-	size_t user_bytes = strlen(connection->user);
-	size_t password_bytes = strlen(connection->password);
-	amqp_table_entry_t capabilities[] = {
-		said("authentication_failure_close"), said("basic.nack"),
-		said("connection.blocked"),	      said("consumer_cancel_notify"),
-		said("publisher_confirms"),
-	};
-	amqp_table_entry_t properties[] = {
-		{ .key = amqp_cstring_bytes("capabilities"),
-		  .value = { .kind = AMQP_FIELD_KIND_TABLE,
-			     .value.table = { sizeof(capabilities) / sizeof(capabilities[0]),
-					      capabilities } } },
-		named("product", "endwell"),
-		named("connection_name", connection->name),
-	};
-	amqp_connection_start_ok_t start_ok = {
-		.client_properties = { connection->name[0] ? 3 : 2, properties },
-		.mechanism = amqp_cstring_bytes("PLAIN"),
-		.response = { user_bytes + password_bytes + 2, response },
-		.locale = amqp_cstring_bytes("en_US"),
-	};
-
-	/* RFC 4616: nobody else's identity, the user, the password. */
-	response[0] = 0;
-	memcpy(response + 1, connection->user, user_bytes + 1);
-	memcpy(response + 2 + user_bytes, connection->password, password_bytes);
-	ew_amqp_say(connection, 0, AMQP_CONNECTION_START_OK_METHOD, &start_ok);
-	explicit_bzero(response, sizeof(response));
-	explicit_bzero(connection->password, sizeof(connection->password));
-	return 0;
-}
-
-static int started(struct ew_amqp_connection *connection, const amqp_connection_start_t *start)
-{
-	if (start->version_major != 0 || start->version_minor != 9)
-		return ew_amqp_violated(connection, AMQP_NOT_IMPLEMENTED,
-					"it speaks AMQP %u-%u, not 0-9", start->version_major,
-					start->version_minor);
-	if (!offers(start->mechanisms, "PLAIN"))
-		return ew_amqp_violated(connection, AMQP_NOT_IMPLEMENTED,
-					"it offers no PLAIN to log in by");
-	connection->next_method = AMQP_CONNECTION_TUNE_METHOD;
-	return log_in(connection);
-}
-
-/* 0 of the broker's means that it does not care. */
-static size_t agreed(size_t ours, size_t theirs)
-{
-	return theirs != 0 && theirs < ours ? theirs : ours;
-}
-
-static int tuned(struct ew_amqp_connection *connection, const amqp_connection_tune_t *tune)
-{
-	amqp_connection_tune_ok_t tune_ok;
-	amqp_connection_open_t open = { .virtual_host =
-						amqp_cstring_bytes(connection->virtual_host) };
-
-	if (tune->frame_max != 0 && tune->frame_max < AMQP_FRAME_MIN_SIZE)
-		return ew_amqp_violated(connection, AMQP_NOT_ALLOWED,
-					"it wants frames of at most %u bytes; 4096 is the least",
-					tune->frame_max);
-	connection->frame_bytes_max = agreed(connection->frame_bytes_max, tune->frame_max);
-	connection->channels_max = (unsigned)agreed(connection->channels_max, tune->channel_max);
-	connection->heartbeat_s = (unsigned)agreed(connection->heartbeat_s, tune->heartbeat);
-	connection->heartbeat_ns = connection->heartbeat_s * EW_SECOND;
-	tune_ok = (amqp_connection_tune_ok_t){
-		.channel_max = (uint16_t)connection->channels_max,
-		.frame_max = (uint32_t)connection->frame_bytes_max,
-		.heartbeat = (uint16_t)connection->heartbeat_s,
-	};
-	connection->next_method = AMQP_CONNECTION_OPEN_OK_METHOD;
-	ew_amqp_say(connection, 0, AMQP_CONNECTION_TUNE_OK_METHOD, &tune_ok);
-	ew_amqp_say(connection, 0, AMQP_CONNECTION_OPEN_METHOD, &open);
-	return 0;
-}
-
-static int closed(struct ew_amqp_connection *connection, const amqp_connection_close_t *close)
-{
-	amqp_connection_close_ok_t close_ok = {};
-	char text[EW_AMQP_TEXT_BYTES];
-
-	ew_amqp_copy_text(close->reply_text, text, sizeof(text));
-	ew_amqp_error_set(&connection->error, ew_amqp_code_error(close->reply_code),
-			  close->reply_code, "the broker closed the connection: %.200s", text);
-	ew_amqp_say(connection, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &close_ok);
-	end_for_all(connection);
-	return connection->error.error;
-}
-
-static void blocked(struct ew_amqp_connection *connection, amqp_bytes_t reason)
-{
-	ew_amqp_copy_text(reason, connection->blocked_reason, sizeof(connection->blocked_reason));
-	connection->blocked = true;
-	ew_amqp_look_again(connection);
-}
-
-static int open_method(struct ew_amqp_connection *connection, const amqp_method_t *method)
-{
-	const amqp_connection_blocked_t *block = method->decoded;
-	char name[EW_AMQP_METHOD_NAME_BYTES];
-
-	switch (method->id) {
-	case AMQP_CONNECTION_BLOCKED_METHOD: blocked(connection, block->reason); return 0;
-	case AMQP_CONNECTION_UNBLOCKED_METHOD: connection->blocked = false; return 0;
-	default:
-		return ew_amqp_violated(connection, AMQP_COMMAND_INVALID,
-					"%s for the connection, out of place",
-					ew_amqp_method_name(method->id, name));
-	}
-}
-
-static int opening_method(struct ew_amqp_connection *connection, const amqp_method_t *method)
-{
-	char name[EW_AMQP_METHOD_NAME_BYTES];
-
-	if (method->id != connection->next_method)
-		return ew_amqp_violated(connection, AMQP_COMMAND_INVALID,
-					"%s while the connection is made",
-					ew_amqp_method_name(method->id, name));
-	switch (method->id) {
-	case AMQP_CONNECTION_START_METHOD: return started(connection, method->decoded);
-	case AMQP_CONNECTION_TUNE_METHOD: return tuned(connection, method->decoded);
-	default:
-		connection->state = EW_AMQP_OPEN;
-		ew_event_set(&connection->opened);
-		return 0;
-	}
-}
-
-static int connection_method(struct ew_amqp_connection *connection, const amqp_method_t *method)
-{
-	if (method->id == AMQP_CONNECTION_CLOSE_METHOD)
-		return closed(connection, method->decoded);
-	switch (connection->state) {
-	case EW_AMQP_OPENING: return opening_method(connection, method);
-	case EW_AMQP_OPEN: return open_method(connection, method);
-	default: break;
-	}
-	/* What was on its way when we said goodbye concerns nobody any more (section 4.2.2, close). */
-	if (method->id == AMQP_CONNECTION_CLOSE_OK_METHOD)
-		end_for_all(connection);
-	return 0;
+	connection->state = EW_AMQP_CLOSING;
+	ew_amqp_error_set(&connection->error, -ESHUTDOWN, 0, "the connection was closed here");
+	end_channels(connection);
+	say_close(connection, AMQP_REPLY_SUCCESS, "goodbye");
 }
 
 /* ---- reading ---- */
@@ -327,7 +151,7 @@ static int connection_frame(struct ew_amqp_connection *connection,
 		return ew_amqp_violated(connection, AMQP_SYNTAX_ERROR,
 					"a method that cannot be decoded");
 	if (r == 0)
-		r = connection_method(connection, &method);
+		r = ew_amqp_connection_method(connection, &method);
 	recycle_amqp_pool(&connection->pool);
 	return r;
 }
@@ -510,7 +334,7 @@ static int connection_over_close(void *argument)
 	return 0;
 }
 
-static int connection_task(void *argument, void *place)
+int ew_amqp_connection_task(void *argument, void *place)
 {
 	struct ew_amqp_connection *connection = *(struct ew_amqp_connection **)argument;
 	struct ew_socket **socket = place;
@@ -524,224 +348,4 @@ static int connection_task(void *argument, void *place)
 	if (r == 0)
 		r = ew_socket_close(socket);
 	return r;
-}
-
-/* ---- the owner's side ---- */
-
-static void connection_abort(void *resource)
-{
-	struct ew_amqp_connection *connection = resource;
-
-	ew_resource_deinit(&connection->resource);
-	ew_amqp_lost(connection, -ECONNABORTED, "the connection was aborted here");
-	ew_amqp_connection_put(connection);
-}
-
-static void say_goodbye(struct ew_amqp_connection *connection)
-{
-	connection->state = EW_AMQP_CLOSING;
-	ew_amqp_error_set(&connection->error, -ESHUTDOWN, 0, "the connection was closed here");
-	end_channels(connection);
-	say_close(connection, AMQP_REPLY_SUCCESS, "goodbye");
-}
-
-static int connection_close(void *resource)
-{
-	struct ew_amqp_connection *connection = resource;
-	int r;
-
-	ew_assert(connection->worker == ew_worker());
-	if (connection->state == EW_AMQP_OPENING)
-		ew_amqp_lost(connection, -ECONNABORTED, "the connection was given up");
-	else if (connection->state == EW_AMQP_OPEN)
-		say_goodbye(connection);
-	r = ew_event_wait(&connection->ended, EW_NEVER);
-	if (r < 0)
-		return r;
-	r = connection->goodbye_error;
-	ew_resource_deinit(&connection->resource);
-	ew_amqp_connection_put(connection);
-	/* That word would mean that it has not ended. */
-	return r == -ECANCELED ? -ECONNABORTED : r;
-}
-
-static const struct ew_resource_type connection_type = {
-	.name = "AMQP connection",
-	.close = connection_close,
-	.abort = connection_abort,
-};
-
-static int copy_option(char *copy, const char *text, const char *otherwise)
-{
-	if (!text)
-		text = otherwise;
-	if (strlen(text) >= EW_AMQP_TEXT_BYTES)
-		return -EINVAL;
-	strcpy(copy, text);
-	return 0;
-}
-
-static size_t or_default(size_t value, size_t otherwise)
-{
-	return value ? value : otherwise;
-}
-
-/* NULL, or which option is out of range. */
-static const char *configure(struct ew_amqp_connection *connection,
-			     const struct ew_amqp_options *options)
-{
-	if (copy_option(connection->user, options->user, "guest") < 0 ||
-	    copy_option(connection->password, options->password, "guest") < 0 ||
-	    copy_option(connection->virtual_host, options->virtual_host, "/") < 0 ||
-	    copy_option(connection->name, options->name, "") < 0)
-		return "user, password, virtual_host and name are at most 255 bytes long";
-	connection->heartbeat_s = (unsigned)or_default(options->heartbeat_s, 10);
-	connection->channels_max = (unsigned)or_default(options->channels_max, 16);
-	connection->frame_bytes_max = or_default(options->frame_bytes_max, 131072);
-	connection->message_bytes_max = or_default(options->message_bytes_max, 1 << 20);
-	connection->output_bytes_max = or_default(options->output_bytes_max, 1 << 20);
-	connection->drain_ns = options->drain_ns ? options->drain_ns : 30 * EW_SECOND;
-	if (connection->heartbeat_s > UINT16_MAX)
-		return "heartbeat_s is at most 65535";
-	if (connection->channels_max > CHANNELS_MAX)
-		return "channels_max is at most 2047";
-	if (connection->frame_bytes_max < AMQP_FRAME_MIN_SIZE ||
-	    connection->frame_bytes_max > FRAME_BYTES_MAX)
-		return "frame_bytes_max is from 4096 to 1048576";
-	return connection->drain_ns < 0 ? "drain_ns is negative" : NULL;
-}
-
-static int allocate(struct ew_amqp_connection *connection)
-{
-	connection->input = malloc(connection->frame_bytes_max);
-	connection->channels = (struct ew_amqp_channel **)calloc(connection->channels_max + 1,
-								 sizeof(*connection->channels));
-	if (!connection->input || !connection->channels)
-		return -ENOMEM;
-	return ew_amqp_output_bytes(&connection->filling, EW_AMQP_PROTOCOL_HEADER,
-				    EW_AMQP_PROTOCOL_HEADER_BYTES);
-}
-
-/* Known to one: its owner. */
-static int connection_new(const struct ew_amqp_options *options, const struct ew_site *site,
-			  const char **ret_why, struct ew_amqp_connection **ret_connection)
-{
-	static const struct ew_amqp_options defaults;
-	struct ew_amqp_connection *connection = calloc(1, sizeof(*connection));
-	int r;
-
-	if (!connection)
-		return -ENOMEM;
-	connection->references = 1;
-	connection->self = connection;
-	connection->worker = ew_worker();
-	connection->next_method = AMQP_CONNECTION_START_METHOD;
-	init_amqp_pool(&connection->pool, 4096);
-	*ret_why = configure(connection, options ? options : &defaults);
-	r = *ret_why ? -EINVAL : allocate(connection);
-	if (r < 0) {
-		ew_amqp_connection_put(connection);
-		return r;
-	}
-	ew_resource_init(&connection->resource, &connection_type, site);
-	*ret_connection = connection;
-	return 0;
-}
-
-static int start(struct ew_scope *scope, struct ew_amqp_connection *connection,
-		 struct ew_socket **socket)
-{
-	int r = ew_spawn_take(scope, connection_task, (void *)&connection->self, socket);
-
-	if (r < 0) {
-		ew_amqp_lost(connection, r, "its task was not to be started: %s", strerror(-r));
-		ew_event_set(&connection->ended);
-		return r;
-	}
-	connection->references++;
-	r = ew_event_wait(&connection->opened, EW_NEVER);
-	return r < 0 ? r : connection->error.error;
-}
-
-/* With an error that has no words of its own, those of the system. */
-static void tell(struct ew_amqp_error *ret_error, int r, const char *why)
-{
-	if (!ret_error)
-		return;
-	*ret_error = (struct ew_amqp_error){};
-	ew_amqp_error_set(ret_error, r, 0, "%s", why ? why : strerror(-r));
-}
-
-static int open_on(struct ew_scope *scope, struct ew_socket **socket,
-		   const struct ew_amqp_options *options, const struct ew_site *site,
-		   struct ew_amqp_error *ret_error, struct ew_amqp_connection **ret_connection)
-{
-	const char *why = NULL;
-	int r;
-
-	EW_OWN(ew_socket, own);
-	EW_OWN(ew_amqp_connection, connection);
-
-	own = *socket;
-	*socket = NULL;
-	r = connection_new(options, site, &why, &connection);
-	if (r == 0)
-		r = start(scope, connection, &own);
-	if (r == 0) {
-		*ret_connection = connection;
-		connection = NULL;
-	} else if (connection && connection->error.error && ret_error) {
-		*ret_error = connection->error;
-	} else {
-		tell(ret_error, r, why);
-	}
-	return r;
-}
-
-int(ew_amqp_connection_open_on)(struct ew_scope *scope, struct ew_socket **socket,
-				const struct ew_amqp_options *options,
-				struct ew_amqp_error *ret_error,
-				struct ew_amqp_connection **ret_connection)
-{
-	return open_on(scope, socket, options, ew__made_at, ret_error, ret_connection);
-}
-
-int(ew_amqp_connection_open)(struct ew_scope *scope, const struct sockaddr *address,
-			     socklen_t address_bytes, const struct ew_amqp_options *options,
-			     struct ew_amqp_error *ret_error,
-			     struct ew_amqp_connection **ret_connection)
-{
-	const struct ew_site *site = ew__made_at;
-	int r;
-
-	EW_OWN(ew_socket, socket);
-
-	r = ew_socket_connect(address, address_bytes, &socket);
-	if (r < 0) {
-		tell(ret_error, r, NULL);
-		return r;
-	}
-	return open_on(scope, &socket, options, site, ret_error, ret_connection);
-}
-
-const struct ew_amqp_error *ew_amqp_connection_error(const struct ew_amqp_connection *connection)
-{
-	return connection->error.error ? &connection->error : NULL;
-}
-
-const char *ew_amqp_connection_blocked(const struct ew_amqp_connection *connection)
-{
-	return connection->blocked ? connection->blocked_reason : NULL;
-}
-
-int ew_amqp_connection_wait(struct ew_amqp_connection *connection)
-{
-	int r = ew_event_wait(&connection->ended, EW_NEVER);
-
-	return r < 0 ? r : connection->error.error;
-}
-
-int ew_amqp_connection_close(struct ew_amqp_connection **connection)
-{
-	return ew_close(connection);
 }

@@ -97,7 +97,7 @@ EW_SUSPENDS int ew_amqp_connection_open_on(struct ew_scope *scope, struct ew_soc
 /** ew_amqp_connection_error() - why it has ended; NULL while it is open. The connection's memory */
 const struct ew_amqp_error *ew_amqp_connection_error(const struct ew_amqp_connection *connection);
 
-/** ew_amqp_connection_blocked() - the broker's reason for taking no messages now (connection.blocked); NULL: it takes them */
+/** ew_amqp_connection_blocked() - why the broker takes no messages now (connection.blocked); NULL: it does */
 const char *ew_amqp_connection_blocked(const struct ew_amqp_connection *connection);
 
 /**

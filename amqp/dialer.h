@@ -26,7 +26,7 @@ struct ew_amqp_endpoint {
  * @options:                     for each connection; borrowed; NULL for defaults
  * @attempt_timeout_ns:          for one attempt (10 s)
  * @delay_min_ns, @delay_max_ns: between two rounds over all endpoints that came to nothing: the first and the longest
- *                               delay; twice as long each time, of which up to a half is left off by chance (100 ms, 10 s)
+ *                               delay (100 ms, 10 s); twice as long each time, less up to a half by chance
  */
 struct ew_amqp_dialer {
 	const struct ew_amqp_endpoint *endpoints;

@@ -139,6 +139,20 @@ int ew_amqp_violated(struct ew_amqp_connection *connection, unsigned code, const
 void ew_amqp_lost(struct ew_amqp_connection *connection, int error, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/* Everybody who waits on the connection goes on, with connection->error. Idempotent. */
+void ew_amqp_end_for_all(struct ew_amqp_connection *connection);
+
+/* The owner's goodbye: the broker's answer ends the connection. */
+void ew_amqp_say_goodbye(struct ew_amqp_connection *connection);
+
+/* The task that reads, and has the one that writes. */
+int ew_amqp_connection_task(void *self, void *place);
+
+/* ---- handshake.c ---- */
+
+/* The broker's method on channel 0. 0, or the connection's error. */
+int ew_amqp_connection_method(struct ew_amqp_connection *connection, const amqp_method_t *method);
+
 /* ---- output.c ---- */
 
 /* 0, or why @channel cannot be published on now. */
@@ -164,11 +178,13 @@ void ew_amqp_output_appended(struct ew_amqp_connection *connection);
 /* The task that sends. */
 int ew_amqp_write_task(void *connection);
 
-/* ---- channel.c ---- */
+/* ---- dispatch.c ---- */
 
 /* The broker's frame for an open channel; suspends while a consumer has no room. 0, or the connection's error. */
 EW_SUSPENDS int ew_amqp_channel_frame(struct ew_amqp_channel *channel,
 				      const struct ew_amqp_frame *frame);
+
+/* ---- channel.c ---- */
 
 /* The connection has ended, or the broker has ended the channel: everybody on it is told. */
 void ew_amqp_channel_ended(struct ew_amqp_channel *channel, const struct ew_amqp_error *error);
