@@ -107,7 +107,8 @@ EW_SUSPENDS int ew_amqp_publish(struct ew_amqp_channel *channel,
  * @no_ack:       what was sent counts as handled
  * @exclusive:    nobody else may consume it
  * @prefetch_max: deliveries that wait to be received, or, without no_ack, to be acknowledged; 0: 16; at most 1,024.
- *                With no_ack the broker knows no bound: when so many wait, the whole connection waits to be read
+ *                With no_ack the broker knows no bound: when so many wait, the whole connection waits to be read, and
+ *                with it whoever awaits an answer on it, an ending too. Choose it so that all that may come fits
  */
 struct ew_amqp_consumer {
 	const char *queue;
