@@ -16,6 +16,7 @@
 #include <endwell/outcome.h>
 #include <endwell/pipe.h>
 #include <endwell/process.h>
+#include <endwell/rate.h>
 #include <endwell/resource.h>
 #include <endwell/run.h>
 #include <endwell/scope.h>

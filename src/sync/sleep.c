@@ -4,6 +4,8 @@
  * Waiting for nothing but time, or for everybody else's turn.
  */
 
+#include "sync/sleep.h"
+
 #include "scope/cancel.h"
 
 #include <endwell/clock.h>
@@ -35,18 +37,24 @@ static void cancelled(struct ew__wait *wait)
 	ew__wait_end(wait, -ECANCELED);
 }
 
-int ew_sleep_until(int64_t deadline_ns)
+int ew__sleep_on(int64_t deadline_ns, const char *what)
 {
 	struct sleeper sleeper = { .wait.cancel = cancelled, .timer.expire = expired };
+
+	if (ew__current->refuse & EW__REFUSE_CANCEL)
+		return -ECANCELED;
+	if (deadline_ns != EW_NEVER)
+		ew__timer_arm(ew__worker, &sleeper.timer, deadline_ns);
+	return ew__suspend(&sleeper.wait, what);
+}
+
+int ew_sleep_until(int64_t deadline_ns)
+{
 	int r = ew__enter();
 
 	if (r < 0)
 		return r;
-	if (deadline_ns <= ew_now())
-		return ew_yield();
-	if (deadline_ns != EW_NEVER)
-		ew__timer_arm(ew__worker, &sleeper.timer, deadline_ns);
-	return ew__suspend(&sleeper.wait, "a time");
+	return deadline_ns <= ew_now() ? ew_yield() : ew__sleep_on(deadline_ns, "a time");
 }
 
 int ew_sleep(int64_t duration_ns)

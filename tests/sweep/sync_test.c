@@ -9,6 +9,7 @@
 
 #include <endwell/channel.h>
 #include <endwell/condition.h>
+#include <endwell/rate.h>
 
 static struct {
 	struct ew_mutex mutex;
@@ -439,6 +440,91 @@ TEST(sweep_channel)
 	expect_sweep(&options, correspond, 25);
 	options.droppable = true;
 	expect_sweep(&options, correspond, 25);
+}
+
+/* One token a second; three of them fit into the bucket. */
+static struct {
+	struct ew_rate *rate;
+	int used;
+	int64_t began_ns;
+} toll;
+
+static void open_toll(void *argument)
+{
+	open_book(argument);
+	toll.rate = ew_rate_new(1, 3, 4);
+	toll.used = 0;
+}
+
+static const char *check_toll(void *argument)
+{
+	ew_rate_free(toll.rate); /* nobody may be in line */
+	return check_book(argument);
+}
+
+static int pay(unsigned count, int64_t deadline_ns)
+{
+	int r = ew_rate_acquire(toll.rate, count, deadline_ns);
+
+	if (r == 0)
+		toll.used += (int)count;
+	EXPECT(toll.used <= 3 + (ew_now() - toll.began_ns) / EW_SECOND);
+	return r == -ETIMEDOUT ? 0 : r;
+}
+
+static int pass_twice(void *argument)
+{
+	BOOKED_GUARD(undo, EW_SECOND);
+	int r = pay(2, EW_NEVER);
+
+	(void)argument;
+	return r < 0 ? r : pay(1, ew_after(EW_SECOND / 2)); /* out of time wherever it stands */
+}
+
+static int close_paying(void *argument)
+{
+	struct probe *probe = argument;
+	int r = pay(1, EW_NEVER);
+
+	if (r != -ECANCELED)
+		probe->closed++; /* last: until here a panic means abort */
+	return r;
+}
+
+static int pass_in_the_end(void *argument)
+{
+	EW_GUARD(last, open_probe(0), .close = close_paying, .abort = probe_abort);
+
+	(void)argument;
+	return pay(1, ew_after(2 * EW_SECOND));
+}
+
+static int road(void *argument)
+{
+	int r;
+	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+
+	(void)argument;
+	toll.began_ns = ew_now();
+	r = pay(3, EW_NEVER);
+	if (r == 0)
+		r = ew_spawn(&scope, pass_twice, NULL);
+	if (r == 0)
+		r = ew_spawn(&scope, pass_in_the_end, NULL);
+	if (r == 0)
+		r = ew_spawn(&scope, pass_twice, NULL);
+	if (r == 0)
+		r = pay(1, EW_NEVER);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_rate)
+{
+	struct ew_sweep_options options = { .prepare = open_toll, .check = check_toll };
+
+	expect_sweep(&options, road, 8);
+	options.droppable = true;
+	expect_sweep(&options, road, 8);
 }
 
 TEST_MAIN()
