@@ -35,7 +35,8 @@ EW_API void ew_rate_free(struct ew_rate *rate);
  * Cancellation: tokens that are due when a cancel arrives are used up: the cancel comes at the next suspension.
  * Return:       0: they are used up
  * Errors:       -EINVAL more than the bucket ever holds, -EAGAIN the waiting room is full, -ETIMEDOUT, -ECANCELED: no
- *               token was used. Who cannot be served by its deadline does not hold up those behind it.
+ *               token was used. The first in line is told -ETIMEDOUT as soon as it is sure: who cannot be served by its
+ *               deadline holds up nobody behind it, and takes up no room.
  */
 EW_SUSPENDS EW_API int ew_rate_acquire(struct ew_rate *rate, unsigned count, int64_t deadline_ns);
 

@@ -144,23 +144,21 @@ static void hand_on(struct ew_rate *rate, struct ew_waiter *waiter, unsigned cou
 		ew__waiter_wake(next, 0);
 }
 
-/* The first in line. */
+/* The first in line. Nobody is served before it, so what cannot be due in time is known at once. */
 static int wait_for_tokens(struct ew_rate *rate, struct ew_waiter *waiter, unsigned count,
 			   int64_t deadline_ns)
 {
-	int64_t until_ns;
-	int r;
+	int64_t due_ns;
+	int r = 0;
 
 	ew__lock(&rate->lock);
-	until_ns = when_due(rate, count);
+	due_ns = when_due(rate, count);
 	ew__unlock(&rate->lock);
-	if (until_ns > deadline_ns) {
-		hand_on(rate, waiter, 0, 0);
-		r = ew__sleep_on(deadline_ns, "a deadline, at a rate");
-		return r < 0 ? r : -ETIMEDOUT;
-	}
-	r = until_ns <= ew_now() ? 0 : ew__sleep_on(until_ns, "tokens of a rate");
-	hand_on(rate, waiter, r < 0 ? 0 : count, until_ns);
+	if (due_ns > deadline_ns)
+		r = -ETIMEDOUT;
+	else if (due_ns > ew_now())
+		r = ew__sleep_on(due_ns, "tokens of a rate");
+	hand_on(rate, waiter, r < 0 ? 0 : count, due_ns);
 	return r;
 }
 

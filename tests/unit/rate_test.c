@@ -166,35 +166,40 @@ TEST(rate_serves_in_order_of_arrival_and_refuses_what_is_too_much)
 	EXPECT_STR(traced, "a b c");
 }
 
-/* The first cannot have its tokens in time: it waits its time out, and the second need not wait for that. */
-static int hopeless_first(void *argument)
+/* Who cannot have its tokens in time is told so when it is first, and nobody has to wait for that. */
+static int without_hope(void *argument)
 {
-	int64_t began_ns = ew_now();
-	struct taker takers[3] = { { "a", 10, began_ns + 5 * EW_SECOND, 1, 0 },
-				   { "b", 2, EW_NEVER, 1, 0 },
-				   { "c", 1, began_ns + EW_SECOND, 1, 0 } };
+	int64_t began_ns = ew_now(), early_ns = began_ns + EW_SECOND,
+		late_ns = early_ns + 4 * EW_SECOND;
+	struct taker takers[] = { { "a", 10, late_ns, 1, 0 },
+				  { "b", 2, EW_NEVER, 1, 0 },
+				  { "c", 10, late_ns, 1, 0 },
+				  { "d", 1, early_ns, 1, 0 },
+				  { "e", 1, EW_NEVER, 1, 0 } };
+	static const int results[] = { -ETIMEDOUT, 0, -ETIMEDOUT, -ETIMEDOUT, 0 };
+	static const int seconds[] = { 0, 2, 2, 1, 3 };
 	EW_SCOPE(scope);
 	int i;
 
 	(void)argument;
 	empty_it();
-	for (i = 0; i < 3; i++)
+	for (i = 0; i < 5; i++)
 		EXPECT_EQ(ew_spawn(&scope, acquire_one, &takers[i]), 0);
 	EXPECT_EQ(ew_scope_finish(&scope, ew_scope_join(&scope)), 0);
-	EXPECT_EQ(takers[0].result, -ETIMEDOUT);
-	EXPECT_EQ(after(&takers[0], began_ns), 5);
-	EXPECT_EQ(takers[1].result, 0);
-	EXPECT_EQ(after(&takers[1], began_ns), 2);
-	EXPECT_EQ(takers[2].result, -ETIMEDOUT);
-	EXPECT_EQ(after(&takers[2], began_ns), 1);
-	EXPECT_EQ(ew_rate_try_acquire(rate, 3),
-		  0); /* after 5 s, less b's 2: nobody else used any */
+	for (i = 0; i < 5; i++) {
+		EXPECT_EQ(takers[i].result, results[i]);
+		EXPECT_EQ(after(&takers[i], began_ns), seconds[i]);
+	}
+	EXPECT_EQ(ew_sleep_until(began_ns + 5 * EW_SECOND), 0);
+	EXPECT_EQ(ew_rate_try_acquire(rate, 2), 0); /* the others used three */
 	return ew_rate_try_acquire(rate, 1);
 }
 
-TEST(rate_deadline_that_cannot_be_kept_holds_up_nobody)
+/* There is room for four: a took none up. */
+TEST(rate_deadline_that_cannot_be_kept_is_told_and_holds_up_nobody)
 {
-	EXPECT_EQ(run_on(1, 10, 3, hopeless_first), -EAGAIN);
+	EXPECT_EQ(run_on(1, 10, 4, without_hope), -EAGAIN);
+	EXPECT_STR(traced, "b e");
 }
 
 /* Of three in line the one with @index is cancelled after a second and a half. */
@@ -314,6 +319,42 @@ TEST(rate_turn_outlives_two_cancels_in_a_row)
 {
 	EXPECT_EQ(run_on(1, 10, 3, cancel_two), 0);
 	EXPECT_STR(traced, "c");
+}
+
+static int cancel_one_by_one(void *scopes)
+{
+	struct ew_scope **scope = scopes;
+
+	EXPECT_EQ(ew_sleep(2 * EW_SECOND), 0);
+	ew_scope_cancel(scope[0], EW_REASON_REQUESTED);
+	EXPECT_EQ(ew_yield(), 0); /* the first runs, and the second not yet */
+	ew_scope_cancel(scope[1], EW_REASON_REQUESTED);
+	return 0;
+}
+
+static int cancel_at_its_turn(void *argument)
+{
+	struct taker takers[2] = { { "a", 5, EW_NEVER, 1, 0 }, { "b", 2, EW_NEVER, 1, 0 } };
+	EW_SCOPE(scope);
+	EW_SCOPE(second);
+	EW_SCOPE(first);
+	struct ew_scope *scopes[2] = { &first, &second };
+
+	(void)argument;
+	empty_it();
+	EXPECT_EQ(ew_spawn(&first, acquire_one, &takers[0]), 0);
+	EXPECT_EQ(ew_spawn(&second, acquire_one, &takers[1]), 0);
+	EXPECT_EQ(ew_spawn(&scope, cancel_one_by_one, scopes), 0);
+	EXPECT_EQ(ew_scope_finish(&first, ew_scope_join(&first)), 0);
+	EXPECT_EQ(ew_scope_finish(&second, ew_scope_join(&second)), 0);
+	EXPECT_EQ(ew_scope_finish(&scope, 0), 0);
+	EXPECT_EQ(takers[0].result, -ECANCELED);
+	return takers[1].result;
+}
+
+TEST(rate_turn_with_its_tokens_there_is_granted_despite_a_cancel)
+{
+	EXPECT_EQ(run_on(1, 10, 2, cancel_at_its_turn), 0);
 }
 
 static int acquire_and_see_the_cancel(void *argument)
