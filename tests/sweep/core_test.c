@@ -296,6 +296,129 @@ TEST(sweep_semaphore)
 	ew_semaphore_free(semaphore);
 }
 
+/* What was asked of a backend that answers after a second: the permits of work that it was asked to stop. */
+static struct {
+	unsigned asked;
+	unsigned answered;
+} backend;
+
+struct order {
+	struct ew_permit **permit;
+	bool asked_to_stop;
+};
+
+static void open_backend(void *argument)
+{
+	open_book(argument);
+	memset(&backend, 0, sizeof(backend));
+}
+
+static const char *check_backend(void *argument)
+{
+	unsigned presumed = ew_semaphore_count(semaphore).presumed;
+
+	ew_semaphore_reclaim(semaphore, presumed);
+	if (presumed != backend.asked - backend.answered)
+		return "what is presumed is not what was never heard of";
+	return check_semaphore(argument);
+}
+
+static void ask_to_stop(struct order *order)
+{
+	if (!order->asked_to_stop)
+		backend.asked += ew_permit_shares(*order->permit);
+	order->asked_to_stop = true;
+	ew_permit_mark_cancelling(*order->permit);
+}
+
+static int stop_and_hear(void *argument)
+{
+	struct order *order = argument;
+	int r;
+
+	ask_to_stop(order);
+	r = ew_sleep(EW_SECOND);
+	if (r < 0)
+		return r;
+	backend.answered += ew_permit_shares(*order->permit);
+	ew_permit_release(order->permit);
+	return 0;
+}
+
+static void presume_stopped(void *argument)
+{
+	struct order *order = argument;
+
+	ask_to_stop(order);
+	ew_permit_presume(order->permit);
+}
+
+/* Without a guard: the place that owns the permit has the last word. */
+static int order_part(void *argument, void *place)
+{
+	struct order order = { .permit = place };
+
+	(void)argument;
+	return stop_and_hear(&order);
+}
+
+static int order_two(void *argument)
+{
+	struct order order = { 0 };
+	int r;
+	EW_OWN(ew_permit, permit);
+	EW_OWN(ew_permit, part);
+	EW_OWN(ew_permit, rest);
+
+	r = ew_semaphore_acquire_many(semaphore, 3, argument ? ew_after(3 * EW_SECOND) : EW_NEVER,
+				      &permit);
+	if (r < 0)
+		return r == -ETIMEDOUT ? 0 : r;
+	order.permit = &permit;
+	EW_GUARD(undo, &order, .close = stop_and_hear, .abort = presume_stopped,
+		 .budget_ns = 2 * EW_SECOND);
+	EW_SCOPE(scope);
+	ew_permit_split(permit, 1, &part);
+	ew_permit_split(permit, 1, &rest);
+	r = ew_spawn_take(&scope, order_part, NULL, &part);
+	if (r == 0)
+		r = ew_sleep(2 * EW_SECOND);
+	r = ew_scope_finish(&scope, r);
+	ew_permit_merge(permit, &rest);
+	if (r < 0)
+		return r;
+	ew_guard_disarm(&undo);
+	ew_permit_release(&permit);
+	return ew_yield();
+}
+
+static int orders(void *argument)
+{
+	int r;
+	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+
+	(void)argument;
+	r = ew_spawn(&scope, order_two, NULL);
+	if (r == 0)
+		r = ew_spawn(&scope, order_two, (void *)1);
+	if (r == 0)
+		r = ew_spawn(&scope, hold, (void *)1);
+	if (r == 0)
+		r = ew_spawn(&scope, order_two, NULL);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_permits)
+{
+	struct ew_sweep_options options = { .prepare = open_backend, .check = check_backend };
+
+	semaphore = ew_semaphore_new(4, 8);
+	expect_sweep(&options, orders, 14);
+	options.droppable = true;
+	expect_sweep(&options, orders, 14);
+	ew_semaphore_free(semaphore);
+}
+
 struct meeting {
 	struct ew_event here;
 	struct ew_event there;
