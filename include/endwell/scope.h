@@ -20,7 +20,7 @@ enum ew_reason {
 	EW_REASON_NONE,
 	EW_REASON_REQUESTED, /* somebody called ew_scope_cancel() */
 	EW_REASON_DEADLINE,  /* its own deadline passed */
-	EW_REASON_CHILD,     /* a child failed, and the policy cancels the rest */
+	EW_REASON_CHILD,     /* a child has ended, and the policy cancels the rest */
 	EW_REASON_LEFT,	     /* its block was left with children still running */
 	EW_REASON_PEER,	     /* the peer that wanted the work has gone */
 	EW_REASON_SHUTDOWN,  /* the program ends */
@@ -35,10 +35,26 @@ enum ew_rung {
 	EW_RUNG_FORCE,	 /* the time is used up: suspending calls are refused also here */
 };
 
-/** enum ew_policy - what a failing child means to its siblings */
+/** enum ew_policy - what a child's end means to its siblings */
 enum ew_policy {
-	EW_POLICY_FIRST_ERROR, /* the first error cancels the rest and is the scope's result */
-	EW_POLICY_INDEPENDENT, /* errors concern only the child (a server's sessions) */
+	EW_POLICY_FIRST_ERROR,	 /* the first error cancels the rest and is the scope's result */
+	EW_POLICY_INDEPENDENT,	 /* each end concerns only the child (a server's sessions) */
+	EW_POLICY_FIRST_SUCCESS, /* the first success cancels the rest, and the scope's result is 0 */
+};
+
+/**
+ * struct ew_child - how a task ended that was spawned with `.child = &child`
+ *
+ * Caller's memory, declared above the scope and zeroed; for one task at a time, until ew_scope_join_next() has given
+ * it out or the scope is left. A value that the task leaves has its home there, too: a place above the scope, which
+ * the task fills, ends what nobody takes, whoever has won.
+ * @result: what its function returned, also after a cancel; -ENOTRECOVERABLE: it was ended where it stood
+ */
+struct ew_child {
+	int32_t result;
+	/* -- private from here -- */
+	bool in_use;
+	struct ew_child *next;
 };
 
 /**
@@ -48,7 +64,7 @@ enum ew_policy {
  * @deadline_ns: absolute; when it passes, the scope is cancelled with EW_REASON_DEADLINE; 0: none
  * @budget_ns:   time from a cancel of this scope until its tasks are forced; 0: only an ancestor's
  *               budget, or that of the run, bounds it
- * @policy:      what a failing child means
+ * @policy:      what a child's end means to the others
  */
 struct ew_scope {
 	int64_t deadline_ns;
@@ -64,6 +80,10 @@ struct ew_scope {
 	uint32_t children_count;
 	uint32_t children_cut; /* ended with -ECANCELED after the cancel */
 	int32_t first_error;
+	struct ew_child *ended; /* in order of completion; not given out yet */
+	struct ew_child *ended_last;
+	bool succeeded;		 /* one did, and that was what it was for */
+	bool next_wanted;	 /* one more that has ended is enough for the joiner */
 	struct ew__wait *joiner; /* set while its block waits for children */
 	struct ew__wait join_wait;
 	struct ew__scope_waiter *waiters;
@@ -96,11 +116,22 @@ EW_API void ew__scope_leave(struct ew_scope *scope);
  *
  * By the task whose block it is, as ew_scope_finish() and ew_scope_close().
  * Suspends:     until the last child has ended. Never refused: a cancel makes the children end.
- * Return:       0, or the first error of a child in order of completion (EW_POLICY_FIRST_ERROR).
+ * Return:       0, or the first error of a child in order of completion; 0 whatever the children say with
+ *               EW_POLICY_INDEPENDENT, and if one has succeeded with EW_POLICY_FIRST_SUCCESS.
  * Errors:       of children that a cancel cut short: -ETIMEDOUT the scope's own deadline passed, -ECANCELED
  *               otherwise. A cancel that came when all had succeeded is not an error here: the next call says it.
  */
 EW_SUSPENDS EW_API int ew_scope_join(struct ew_scope *scope);
+
+/**
+ * ew_scope_join_next() - wait until one more child has ended, in order of completion
+ * @ret_child: of one that was spawned with .child; each is given out once
+ *
+ * By the task whose block it is; more may be spawned between two calls.
+ * Suspends:     until then; never refused: a cancel makes the children end, with the results that they give it.
+ * Return:       1, or 0: every child has ended and was given out. Those without .child are only awaited.
+ */
+EW_SUSPENDS EW_API int ew_scope_join_next(struct ew_scope *scope, struct ew_child **ret_child);
 
 /**
  * ew_scope_finish() - end the scope with the block's result: `return ew_scope_finish(&scope, r);`

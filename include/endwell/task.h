@@ -21,10 +21,12 @@ typedef int ew_task_take_fn(void *argument, void *place);
  * @worker:    1-based number of the worker (see ew_workers_count()); 0: the caller's
  * @droppable: under force the task may be ended where it suspends instead of by returning: its
  *             registry runs, plain cleanup attributes and what is not registered do not
+ * @child:     where its result is kept, and by which ew_scope_join_next() tells that it has ended; NULL: nowhere
  */
 struct ew_spawn_options {
 	unsigned worker;
 	bool droppable;
+	struct ew_child *child;
 };
 
 EW_MUST_CHECK EW_API int ew__spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument,

@@ -152,14 +152,33 @@ void ew__scope_enter(struct ew_scope *scope)
 	}
 }
 
+static bool is_joined(struct ew_scope *scope)
+{
+	if (scope->next_wanted && scope->ended)
+		return true;
+	return !scope->children_count && !atomic_load(&scope->cancel_posted);
+}
+
 /* Waits for children and for a cancel on its way from another thread; never refused. */
 static inline void await_children(struct ew_scope *scope)
 {
 	ew_assert(scope->owner == ew__task()); /* there is one joiner */
-	while (scope->children_count || atomic_load(&scope->cancel_posted)) {
+	while (!is_joined(scope)) {
 		scope->joiner = &scope->join_wait;
 		ew__suspend(&scope->join_wait, "children of a scope");
 	}
+}
+
+/* Out of the queue of those that have ended; NULL: it is empty. */
+static struct ew_child *next_ended(struct ew_scope *scope)
+{
+	struct ew_child *child = scope->ended;
+
+	if (child) {
+		scope->ended = child->next;
+		child->in_use = false;
+	}
+	return child;
 }
 
 static void leave(struct ew_scope *scope)
@@ -171,6 +190,8 @@ static void leave(struct ew_scope *scope)
 	await_children(scope);
 	ew_assert(task->head.node == &scope->node); /* left in reverse order of opening */
 	ew_assert(!scope->waiters);
+	while (next_ended(scope))
+		;
 	ew__timer_cancel(scope->worker, &scope->deadline_timer);
 	ew__timer_cancel(scope->worker, &scope->force_timer);
 	task->head.node = scope->node.parent;
@@ -195,6 +216,8 @@ static int cancel_result(const struct ew_scope *scope)
 /* What the children's ends mean for the block. */
 static int children_result(const struct ew_scope *scope)
 {
+	if (scope->succeeded)
+		return 0;
 	if (scope->first_error)
 		return scope->first_error;
 	return scope->children_cut ? cancel_result(scope) : 0;
@@ -216,6 +239,24 @@ int ew_scope_join(struct ew_scope *scope)
 	return children_result(scope);
 }
 
+int ew_scope_join_next(struct ew_scope *scope, struct ew_child **ret_child)
+{
+	struct ew_child *child;
+
+	if (!ew__task())
+		return ew__outside();
+	ew_assert(scope->owner == ew__task()); /* there is one joiner */
+	scope->next_wanted = true;
+	if (!scope->ended)
+		join(scope);
+	scope->next_wanted = false;
+	child = next_ended(scope);
+	if (!child)
+		return 0;
+	*ret_child = child;
+	return 1;
+}
+
 int ew_scope_finish(struct ew_scope *scope, int r)
 {
 	int children;
@@ -229,8 +270,8 @@ int ew_scope_finish(struct ew_scope *scope, int r)
 	children = children_result(scope);
 	if (r < 0 && r != -ECANCELED)
 		return r;
-	if (r == -ECANCELED && !scope->first_error)
-		return cancel_result(scope);
+	if (r == -ECANCELED && children == 0)
+		return scope->succeeded ? 0 : cancel_result(scope);
 	return children < 0 ? children : r;
 }
 
@@ -290,6 +331,8 @@ int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns, enum ew_reason r
 	else
 		grace.why = 0;
 	leave(scope);
+	if (scope->succeeded)
+		return 0;
 	r = scope->first_error;
 	return r ? r : grace.why;
 }

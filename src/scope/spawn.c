@@ -10,6 +10,31 @@
 
 #include <endwell/task.h>
 
+/* What the end of one child means for the others: an error, or the success that was wanted. */
+static void apply_policy(struct ew_scope *scope, int result)
+{
+	if (result == -ECANCELED && ew_scope_is_cancelled(scope)) {
+		scope->children_cut++;
+	} else if (result >= 0) {
+		scope->succeeded = true;
+		ew__scope_cancel_here(scope, EW_REASON_CHILD);
+	} else if (scope->policy != EW_POLICY_INDEPENDENT && !scope->first_error) {
+		scope->first_error = result;
+		if (scope->policy == EW_POLICY_FIRST_ERROR)
+			ew__scope_cancel_here(scope, EW_REASON_CHILD);
+	}
+}
+
+static void keep_result(struct ew_scope *scope, struct ew_child *child, int result)
+{
+	child->result = result;
+	if (scope->ended)
+		scope->ended_last->next = child;
+	else
+		scope->ended = child;
+	scope->ended_last = child;
+}
+
 /* On the scope's worker. */
 static inline void child_gone(struct ew_scope *scope, struct ew_task *task)
 {
@@ -19,15 +44,11 @@ static inline void child_gone(struct ew_scope *scope, struct ew_task *task)
 	if (task->sibling_next)
 		task->sibling_next->sibling_link = task->sibling_link;
 	scope->children_count--;
-	if (ew__unlikely(result < 0)) {
-		if (result == -ECANCELED && ew_scope_is_cancelled(scope)) {
-			scope->children_cut++;
-		} else if (scope->policy == EW_POLICY_FIRST_ERROR && !scope->first_error) {
-			scope->first_error = result;
-			ew__scope_cancel_here(scope, EW_REASON_CHILD);
-		}
-	}
-	if (scope->children_count == 0 && scope->joiner)
+	if (ew__unlikely(task->child != NULL))
+		keep_result(scope, task->child, result);
+	if (ew__unlikely(result < 0 || scope->policy == EW_POLICY_FIRST_SUCCESS))
+		apply_policy(scope, result);
+	if ((scope->children_count == 0 || (scope->next_wanted && scope->ended)) && scope->joiner)
 		ew__scope_wake_joiner(scope);
 }
 
@@ -118,9 +139,15 @@ static inline bool is_cancelled(const struct ew_scope *scope)
 	return ew_scope_is_cancelled(scope);
 }
 
-static inline void add_child(struct ew_scope *scope, struct ew_task *task)
+/* @child: where its result is kept; NULL: nowhere. */
+static inline void add_child(struct ew_scope *scope, struct ew_task *task, struct ew_child *child)
 {
 	task->scope = scope;
+	task->child = child;
+	if (ew__unlikely(child != NULL)) {
+		ew_assert(!child->in_use);
+		*child = (struct ew_child){ .in_use = true };
+	}
 	task->base.parent = &scope->node;
 	task->sibling_next = scope->children;
 	if (task->sibling_next)
@@ -155,7 +182,8 @@ static inline int admit(const struct ew_scope *scope, unsigned worker)
 
 /* NULL: no memory. */
 static inline struct ew_task *begin_life(struct ew_scope *scope, ew_task_fn *fn, void *argument,
-					 bool droppable, const struct ew_site *site)
+					 struct ew_spawn_options options,
+					 const struct ew_site *site)
 {
 	struct ew_worker *here = scope->worker;
 	struct ew_task *task;
@@ -168,10 +196,10 @@ static inline struct ew_task *begin_life(struct ew_scope *scope, ew_task_fn *fn,
 	task->site = site;
 	task->ending_error = 0;
 	task->outcome = EW_OUTCOME_NONE;
-	task->droppable = droppable;
+	task->droppable = options.droppable;
 	task->remote = false;
 	task->waiting_since_ns = here->now_ns;
-	add_child(scope, task);
+	add_child(scope, task, options.child);
 	inherit_cancel(task, scope);
 	return task;
 }
@@ -208,7 +236,7 @@ int ew__spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument,
 	r = admit(scope, options.worker);
 	if (r < 0)
 		return r;
-	task = begin_life(scope, fn, argument, options.droppable, site);
+	task = begin_life(scope, fn, argument, options, site);
 	if (!task)
 		return -EAGAIN;
 	start(task, options.worker);
@@ -233,7 +261,7 @@ int ew__spawn_take(struct ew_scope *scope, ew_task_take_fn *fn, void *argument, 
 	r = admit(scope, options.worker);
 	if (r < 0)
 		return r;
-	task = begin_life(scope, call_take, argument, options.droppable, site);
+	task = begin_life(scope, call_take, argument, options, site);
 	if (!task)
 		return -EAGAIN;
 	task->take_fn = fn;

@@ -28,6 +28,7 @@ struct ew_task {
 	void *argument;
 	const struct ew_site *site;
 	struct ew_scope *scope; /* NULL: kept, between two lives */
+	struct ew_child *child;
 	struct ew_task *sibling_next;
 	struct ew_task **sibling_link;
 	struct ew_node base;

@@ -230,6 +230,81 @@ TEST(sweep_shields)
 	expect_sweeps(shields, 7);
 }
 
+struct fetch {
+	int64_t takes_ns;
+	struct thing **value; /* a place of whoever wants it */
+};
+
+static int fetch(void *argument)
+{
+	const struct fetch *fetch = argument;
+	int r;
+	BOOKED_GUARD(undo, EW_SECOND);
+
+	r = ew_sleep(fetch->takes_ns);
+	if (r == 0)
+		*fetch->value = open_thing(EW_SECOND);
+	return r;
+}
+
+/* Two succeed at once, and one is late. Told of are as many as were spawned, whoever was ended where. */
+static int first_of_three(void *argument)
+{
+	struct ew_child children[3] = { 0 }, *child;
+	int spawned = 0, told = 0, r = 0;
+	EW_OWN(thing, one);
+	EW_OWN(thing, other);
+	EW_OWN(thing, late);
+	struct fetch fetches[3] = { { EW_SECOND, &one },
+				    { EW_SECOND, &other },
+				    { 5 * EW_SECOND, &late } };
+	EW_SCOPE(scope, .policy = EW_POLICY_FIRST_SUCCESS);
+
+	(void)argument;
+	for (; r == 0 && spawned < 3; spawned += r == 0)
+		r = ew_spawn(&scope, fetch, &fetches[spawned], .child = &children[spawned]);
+	while (ew_scope_join_next(&scope, &child) > 0)
+		told++;
+	EXPECT_EQ(told, spawned);
+	r = ew_scope_finish(&scope, r);
+	return one ? ew_close(&one) : r;
+}
+
+/* Two at a time, four in all: each value is closed when it is there, and its place used for the next. */
+static int one_by_one(void *argument)
+{
+	struct ew_child children[4] = { 0 }, *child;
+	int spawned = 0, told = 0, r = 0;
+	EW_OWN(thing, one);
+	EW_OWN(thing, other);
+	struct thing **free_place = &one;
+	struct fetch fetches[4];
+	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+
+	(void)argument;
+	for (;;) {
+		for (; r == 0 && spawned < 4 && spawned - told < 2; spawned += r == 0) {
+			fetches[spawned] = (struct fetch){ EW_SECOND, free_place };
+			r = ew_spawn(&scope, fetch, &fetches[spawned], .child = &children[spawned]);
+			free_place = &other; /* if two are begun at once, in the beginning */
+		}
+		if (ew_scope_join_next(&scope, &child) == 0)
+			break;
+		told++;
+		free_place = fetches[child - children].value;
+		if (ew_close(free_place) < 0)
+			r = -ECANCELED;
+	}
+	EXPECT_EQ(told, spawned);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_groups)
+{
+	expect_sweeps(first_of_three, 4);
+	expect_sweeps(one_by_one, 6);
+}
+
 static struct ew_semaphore *semaphore;
 
 static const char *check_semaphore(void *argument)

@@ -635,6 +635,7 @@ TEST(suspending_call_outside_a_runtime_is_refused)
 	struct ew_semaphore *semaphore = ew_semaphore_new(1, 1);
 	struct ew_permit *permit = NULL;
 	struct ew_scope scope = { 0 };
+	struct ew_child *child = NULL;
 	struct ew_event event = { .set = true };
 	struct probe probe = { .name = "guard" };
 	struct ew_guard guard = {
@@ -649,6 +650,7 @@ TEST(suspending_call_outside_a_runtime_is_refused)
 	EXPECT(permit == NULL);
 	EXPECT_EQ(ew_semaphore_count(semaphore).free, 1);
 	EXPECT_EQ(ew_scope_join(&scope), -ENOTSUP);
+	EXPECT_EQ(ew_scope_join_next(&scope, &child), -ENOTSUP);
 	EXPECT_EQ(ew_scope_finish(&scope, 0), -ENOTSUP);
 	EXPECT_EQ(ew_scope_close(&scope, EW_NOW, EW_REASON_LEFT), -ENOTSUP);
 	EXPECT_EQ(ew_scope_wait_cancel(&scope, EW_NOW), -ENOTSUP);
