@@ -139,7 +139,8 @@ EW_SUSPENDS EW_API int ew_scope_join_next(struct ew_scope *scope, struct ew_chil
  *
  * Suspends:     until the last child has ended; never refused.
  * Return:       @r if it is an error other than -ECANCELED; else what ew_scope_join() says; else @r.
- *               The scope's own deadline comes out as -ETIMEDOUT, never as -ECANCELED.
+ *               The scope's own deadline comes out as -ETIMEDOUT, never as -ECANCELED; and -ECANCELED as 0 if a
+ *               child has succeeded with EW_POLICY_FIRST_SUCCESS.
  */
 EW_SUSPENDS EW_API int ew_scope_finish(struct ew_scope *scope, int r);
 
@@ -151,7 +152,7 @@ EW_SUSPENDS EW_API int ew_scope_finish(struct ew_scope *scope, int r);
  *
  * Suspends:     until the last child has ended. No child outlives this call.
  * Cancellation: of the caller ends the grace period at once.
- * Return:       0, or the first child's error in completion order.
+ * Return:       0, or the first child's error in completion order, as ew_scope_join().
  * Errors:       children had to be cancelled: -ETIMEDOUT @deadline_ns, or the scope's own deadline, passed;
  *               -ECANCELED caller cancelled.
  */
