@@ -46,8 +46,9 @@ enum ew_policy {
  * struct ew_child - how a task ended that was spawned with `.child = &child`
  *
  * Caller's memory, declared above the scope and zeroed; for one task at a time, until ew_scope_join_next() has given
- * it out or the scope is left. A value that the task leaves has its home there, too: a place above the scope, which
- * the task fills, ends what nobody takes, whoever has won.
+ * it out or the scope is left. A value that the task leaves has its home there, too. On the scope's worker that is a
+ * place, which the task fills; from another worker it comes through a channel of resources with room for each (places
+ * are read by their own task's worker, whenever a cancel spreads). Either ends what nobody takes, whoever has won.
  * @result: what its function returned, also after a cancel; -ENOTRECOVERABLE: it was ended where it stood
  */
 struct ew_child {

@@ -7,6 +7,8 @@
 
 #include "core.h"
 
+#include <endwell/channel.h>
+
 #define RUNNERS 4
 
 /* What a child is to do, and the home of what it leaves. */
@@ -458,47 +460,65 @@ TEST(group_across_workers_gives_each_child_out_once)
 	EXPECT_EQ(run_workers(2, follow_on_workers, NULL), 0);
 }
 
-static int fill(void *argument)
+struct sender {
+	struct ew_channel *values;
+	struct thing thing;
+};
+
+static int send_value(void *argument)
 {
-	struct runner *runner = argument;
+	struct sender *sender = argument;
+	EW_OWN(thing, value);
 	int r = ew_yield();
 
-	if (r == 0)
-		*runner->value = THING_OPEN(&runner->thing, "value");
-	return r;
+	if (r < 0)
+		return r;
+	value = THING_OPEN(&sender->thing, "value");
+	return ew_channel_try_send(sender->values, &value); /* there is room for each */
+}
+
+/* One value is taken, and the channel ends with what else is in it. */
+static void race_for_the_first(struct sender *senders, struct ew_child *children)
+{
+	EW_OWN(ew_channel, values);
+	EW_OWN(thing, first);
+	EW_SCOPE(scope, .policy = EW_POLICY_FIRST_SUCCESS);
+	int i;
+
+	EXPECT_EQ(ew_channel_new_of_resources(2, &values), 0);
+	for (i = 0; i < 2; i++) {
+		senders[i].values = values;
+		EXPECT_EQ(ew_spawn(&scope, send_value, &senders[i], .worker = 1 + i,
+				   .child = &children[i]),
+			  0);
+	}
+	EXPECT_EQ(ew_scope_finish(&scope, ew_scope_join(&scope)), 0);
+	EXPECT_EQ(ew_channel_try_receive(values, &first), 1);
+	EXPECT_EQ(ew_close(&first), 0);
 }
 
 /* On two workers at once: whoever succeeded has left one value, whoever did not, none. */
 static int race_on_workers(void *argument)
 {
-	int rounds = RUNNING_ON_VALGRIND ? 30 : 2000, i, j, succeeded;
-	struct runner runners[2];
+	int rounds = RUNNING_ON_VALGRIND ? 30 : 2000, i, j, closed, ended;
+	struct sender senders[2];
+	struct probe *probe;
 
 	(void)argument;
 	for (i = 0; i < rounds; i++) {
 		struct ew_child children[2] = { 0 };
 
-		memset(runners, 0, sizeof(runners));
-		{
-			EW_OWN(thing, one);
-			EW_OWN(thing, other);
-			EW_SCOPE(scope, .policy = EW_POLICY_FIRST_SUCCESS);
-
-			runners[0].value = &one;
-			runners[1].value = &other;
-			for (j = 0; j < 2; j++)
-				EXPECT_EQ(ew_spawn(&scope, fill, &runners[j], .worker = 1 + j,
-						   .child = &children[j]),
-					  0);
-			EXPECT_EQ(ew_scope_finish(&scope, ew_scope_join(&scope)), 0);
-		}
-		succeeded = 0;
+		memset(senders, 0, sizeof(senders));
+		race_for_the_first(senders, children);
+		closed = 0;
 		for (j = 0; j < 2; j++) {
+			probe = &senders[j].thing.probe;
+			ended = (int)(probe->closed + probe->aborted);
+			closed += (int)probe->closed;
 			EXPECT(children[j].result == 0 || children[j].result == -ECANCELED);
-			succeeded += children[j].result == 0;
-			EXPECT_EQ(runners[j].thing.probe.closed, children[j].result == 0);
+			EXPECT_EQ(ended, children[j].result == 0);
 		}
-		EXPECT(succeeded > 0);
+		EXPECT_EQ(closed, 1);
 	}
 	return 0;
 }
