@@ -5,6 +5,7 @@
  * Driver: carries operations out
  * Takes operations, cancels them, reports each one's end, and waits until a deadline or a wake-up.
  *
+ * There are two: uring, and epoll for where io_uring is refused. What they have in common is in driver.c.
  * One driver per worker, used by that worker's thread alone; only ew__driver_wake() is for others.
  * An operation, with all memory it names, belongs to the driver from submit until complete() is called.
  * complete() is never called from inside a driver function: poll returns the list of what has ended, and
@@ -33,11 +34,12 @@ enum ew__op_code {
 
 #define EW__ACCEPT_ONE 1 /* a single connection, not as many as come */
 
+/* QUEUED: nobody but the driver has seen it. */
 enum ew__op_state { EW__OP_IDLE, EW__OP_QUEUED, EW__OP_SUBMITTED };
 
 struct ew__op {
 	struct ew__op *next;
-	struct ew__op **link; /* while queued */
+	struct ew__op **link; /* while in a line that it can be taken out of */
 	/* Called by the worker when neither the kernel nor the driver needs the operation any more. */
 	void (*complete)(struct ew__op *op);
 	/*
@@ -50,8 +52,8 @@ struct ew__op {
 	uint32_t length;
 	uint32_t flags;
 	int32_t fd;
-	int32_t result; /* 0 or a count, or -errno */
-	uint32_t slot;
+	int32_t result;	 /* 0 or a count, or -errno */
+	uint32_t slot;	 /* the driver's */
 	uint16_t buffer; /* number of the lent buffer, if has_buffer */
 	uint8_t code;
 	uint8_t state;
@@ -61,10 +63,48 @@ struct ew__op {
 	bool cancel_in_flight;
 };
 
-struct ew__driver;
+/* Operations in order. Those that are appended can be taken out again. */
+struct ew__op_line {
+	struct ew__op *first;
+	struct ew__op **last; /* the link that the next one gets; counts only while first is set */
+};
 
-/* -ENOSYS, -EPERM, -ENOMEM ... with the cause in one sentence in @ret_why (static or in @buffer). */
-int ew__driver_open(struct ew__driver **ret_driver, char *why, size_t why_bytes);
+#define EW__BUFFERS_COUNT 128
+#define EW__BUFFER_BYTES  65536
+
+struct ew__driver_type;
+
+/* What every driver begins with. */
+struct ew__driver {
+	const struct ew__driver_type *type;
+	struct ew__op_line queued;
+	struct ew__op_line done;
+	unsigned in_flight;
+	int doorbell;  /* an eventfd */
+	char *buffers; /* EW__BUFFERS_COUNT times EW__BUFFER_BYTES */
+};
+
+/* What is different; driver.c calls it. */
+struct ew__driver_type {
+	const char *name;
+	/* A driver whose common part has been initialised, or an error and the cause in @why. */
+	int (*open)(struct ew__driver **ret_driver, char *why, size_t why_bytes);
+	void (*close)(struct ew__driver *driver);
+	/* Of an operation that is submitted and has not ended, asked for the first time. */
+	void (*cancel)(struct ew__driver *driver, struct ew__op *op);
+	/* Submits all that is queued, waits, and hands in what has ended. */
+	void (*visit)(struct ew__driver *driver, int64_t deadline_ns);
+	void (*return_buffer)(struct ew__driver *driver, unsigned number);
+};
+
+extern const struct ew__driver_type ew__driver_uring, ew__driver_epoll;
+
+/* What EW_DRIVER in the environment names; NULL: nothing is asked for. -EINVAL, with the cause: it names none. */
+int ew__driver_asked_for(const struct ew__driver_type **ret_type, char *why, size_t why_bytes);
+
+/* -ENOSYS, -EPERM, -ENOMEM ... with the cause in one sentence in @why. */
+int ew__driver_open(struct ew__driver **ret_driver, const struct ew__driver_type *type, char *why,
+		    size_t why_bytes);
 
 /* Everything has ended: ew__driver_in_flight() is 0. */
 void ew__driver_close(struct ew__driver *driver);
@@ -87,17 +127,60 @@ struct ew__op *ew__driver_poll(struct ew__driver *driver, int64_t deadline_ns);
 void ew__driver_wake(struct ew__driver *driver);
 
 /* Operations that were submitted and have not ended. */
-unsigned ew__driver_in_flight(const struct ew__driver *driver);
+static inline unsigned ew__driver_in_flight(const struct ew__driver *driver)
+{
+	return driver->in_flight;
+}
 
-/* Whether there is anything to submit. */
-bool ew__driver_has_queued(const struct ew__driver *driver);
+/* Whether there is anything to submit, or to hand out. */
+static inline bool ew__driver_has_queued(const struct ew__driver *driver)
+{
+	return driver->queued.first || driver->done.first;
+}
 
 /* Whether the operation, once submitted, is asked to stop by a cancel; else it is waited for. */
 bool ew__op_is_cancellable(const struct ew__op *op);
 
-#define EW__BUFFERS_COUNT 128
-#define EW__BUFFER_BYTES  65536
-
 /* The memory of lent buffer @number, and giving it back. */
 const char *ew__driver_buffer(const struct ew__driver *driver, unsigned number);
 void ew__driver_return_buffer(struct ew__driver *driver, unsigned number);
+
+/* ---- for drivers ---- */
+
+/* The common part; -ENOMEM, -EMFILE ... with the cause, and then ew__driver_deinit() is still due. */
+int ew__driver_init(struct ew__driver *driver, const struct ew__driver_type *type, char *why,
+		    size_t why_bytes);
+void ew__driver_deinit(struct ew__driver *driver);
+
+/* By the real clock, also where ew_now() is virtual. */
+int64_t ew__driver_now(void);
+
+/* The doorbell has been heard. */
+void ew__driver_silence(struct ew__driver *driver);
+
+static inline void ew__op_line_append(struct ew__op_line *line, struct ew__op *op)
+{
+	op->next = NULL;
+	op->link = line->first ? line->last : &line->first;
+	*op->link = op;
+	line->last = &op->next;
+}
+
+static inline void ew__op_line_remove(struct ew__op_line *line, struct ew__op *op)
+{
+	*op->link = op->next;
+	if (op->next)
+		op->next->link = op->link;
+	else
+		line->last = op->link;
+	op->next = NULL;
+	op->link = NULL;
+}
+
+/* Hand in: @op has its result, and nobody else needs it. */
+static inline void ew__driver_op_ended(struct ew__driver *driver, struct ew__op *op)
+{
+	op->state = EW__OP_IDLE;
+	driver->in_flight--;
+	ew__op_line_append(&driver->done, op);
+}

@@ -91,8 +91,11 @@ enum ew_outcome ew_outcome(void)
 const char *ew_driver_name(void)
 {
 	static __thread char name[128];
+	struct ew__runtime *runtime = runtime_here();
+	const struct ew__driver_type *driver = runtime ? runtime->driver : NULL;
 
-	snprintf(name, sizeof(name), "uring (kernel %s, stack guards by %s)", ew__kernel_name(),
+	snprintf(name, sizeof(name), "%s (kernel %s, stack guards by %s)",
+		 driver ? driver->name : "none", ew__kernel_name(),
 		 ew__stack_guards_are_markers() ? "madvise" : "mprotect");
 	return name;
 }
@@ -153,7 +156,8 @@ static void *worker_main(void *argument)
 	int r;
 
 	ew__worker = &thread->worker;
-	r = ew__worker_open(&thread->worker, thread->why, sizeof(thread->why));
+	r = ew__worker_open(&thread->worker, thread->worker.runtime->driver, thread->why,
+			    sizeof(thread->why));
 	if (r == 0)
 		ew__overflow_watch_thread();
 	pthread_mutex_lock(thread->mutex);
@@ -247,6 +251,30 @@ static int run_main(struct ew__runtime *runtime, struct main_call *call)
 	return 0;
 }
 
+/* Of a driver that is short of something others would be, too. */
+static bool is_shortage(int error)
+{
+	return error == -ENOMEM || error == -EMFILE || error == -ENFILE || error == -EAGAIN;
+}
+
+/* Worker 1's; the others get the same. */
+static int open_first(struct ew__runtime *runtime, char *why, size_t why_bytes)
+{
+	struct ew_worker *worker = &runtime->threads[0].worker;
+	const struct ew__driver_type *asked_for;
+	int r = ew__driver_asked_for(&asked_for, why, why_bytes);
+
+	if (r < 0)
+		return r;
+	runtime->driver = asked_for ? asked_for : &ew__driver_uring;
+	r = ew__worker_open(worker, runtime->driver, why, why_bytes);
+	if (r == 0 || asked_for || is_shortage(r))
+		return r;
+	ew__report("%s; epoll is used instead", why);
+	runtime->driver = &ew__driver_epoll;
+	return ew__worker_open(worker, runtime->driver, why, why_bytes);
+}
+
 static int run(struct ew__runtime *runtime, struct main_call *call)
 {
 	struct ew__worker_thread *threads = runtime->threads;
@@ -256,7 +284,7 @@ static int run(struct ew__runtime *runtime, struct main_call *call)
 	int r;
 
 	ew__worker = &threads[0].worker;
-	r = ew__worker_open(ew__worker, threads[0].why, sizeof(threads[0].why));
+	r = open_first(runtime, threads[0].why, sizeof(threads[0].why));
 	if (r < 0) {
 		ew__report("%s", threads[0].why);
 		ew__worker = NULL;

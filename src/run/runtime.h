@@ -32,6 +32,7 @@ struct ew__runtime {
 	struct ew__worker_thread *threads;
 	unsigned workers_count;
 	struct ew__pool *pool;
+	const struct ew__driver_type *driver;
 	_Atomic int64_t end_by_ns; /* when the watchdog takes what is left for stuck */
 	int main_result;
 };

@@ -58,12 +58,13 @@ int64_t ew_after(int64_t duration_ns)
 	return deadline_ns;
 }
 
-int ew__worker_open(struct ew_worker *worker, char *why, size_t why_bytes)
+int ew__worker_open(struct ew_worker *worker, const struct ew__driver_type *type, char *why,
+		    size_t why_bytes)
 {
 	worker->now_ns = ew_now();
 	ew__wheel_init(&worker->wheel, worker->now_ns);
 	ew__context_adopt_thread(&worker->scheduler);
-	return ew__driver_open(&worker->driver, why, why_bytes);
+	return ew__driver_open(&worker->driver, type, why, why_bytes);
 }
 
 void ew__worker_close(struct ew_worker *worker)

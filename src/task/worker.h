@@ -86,7 +86,8 @@ static inline struct ew_task *ew__task_take(struct ew_worker *worker)
 extern __thread int64_t ew__virtual_now_ns;
 
 /* Everything up to the first turn, on the worker's own thread. */
-int ew__worker_open(struct ew_worker *worker, char *why, size_t why_bytes);
+int ew__worker_open(struct ew_worker *worker, const struct ew__driver_type *type, char *why,
+		    size_t why_bytes);
 
 /* Turns until stop_asked is set and tasks, operations and transfers have ended. */
 void ew__worker_loop(struct ew_worker *worker);

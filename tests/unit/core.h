@@ -82,6 +82,12 @@ static UNUSED int run_workers(unsigned workers_count, ew_task_fn *fn, void *argu
 	return ew_run(&options, fn, argument);
 }
 
+/* In a run: whether it is on that driver. */
+static UNUSED bool driver_is(const char *name)
+{
+	return !strncmp(ew_driver_name(), name, strlen(name));
+}
+
 /* What happened, in words: trace("a"), trace("b") gives "a b". */
 static char traced[1024];
 

@@ -25,9 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 #ifdef EW_VALGRIND
 #include <valgrind/memcheck.h>
@@ -53,22 +51,23 @@ struct slot {
 	uint32_t next_free;
 };
 
-struct ew__driver {
+struct uring {
+	struct ew__driver driver;
 	struct io_uring ring;
 	struct slot *slots; /* SLOTS_MAX, touched as used */
 	uint32_t slots_used;
 	uint32_t free_slot; /* 1-based; 0: none */
-	unsigned in_flight;
-	struct ew__op *queued, **queued_tail;
 	struct ew__op *cancels, **cancels_tail;
 	struct ew__op *unheard; /* asked to stop, and the kernel did not find them */
 	int64_t ask_again_ns;
-	struct ew__op *done, **done_tail;
 	struct io_uring_buf_ring *buffer_ring;
-	char *buffers;
-	int doorbell;
 	bool doorbell_armed;
 };
+
+static struct uring *uring_of(struct ew__driver *driver)
+{
+	return ew__container_of(driver, struct uring, driver);
+}
 
 static const struct {
 	int opcode;
@@ -105,7 +104,7 @@ static int probe_opcodes(struct io_uring *ring, char *why, size_t why_bytes)
 	return r;
 }
 
-static int setup_ring(struct ew__driver *driver, char *why, size_t why_bytes)
+static int setup_ring(struct uring *uring, char *why, size_t why_bytes)
 {
 	struct io_uring_params params = {
 		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
@@ -114,9 +113,9 @@ static int setup_ring(struct ew__driver *driver, char *why, size_t why_bytes)
 	};
 	int r;
 
-	r = io_uring_queue_init_params(RING_ENTRIES, &driver->ring, &params);
+	r = io_uring_queue_init_params(RING_ENTRIES, &uring->ring, &params);
 	if (r == 0) {
-		io_uring_ring_dontfork(&driver->ring);
+		io_uring_ring_dontfork(&uring->ring);
 		return 0;
 	}
 	switch (-r) {
@@ -151,7 +150,17 @@ static int setup_ring(struct ew__driver *driver, char *why, size_t why_bytes)
 	return r;
 }
 
-static int setup_buffers(struct ew__driver *driver, char *why, size_t why_bytes)
+static void uring_return_buffer(struct ew__driver *driver, unsigned number)
+{
+	struct io_uring_buf_ring *ring = uring_of(driver)->buffer_ring;
+
+	io_uring_buf_ring_add(ring, (void *)(uintptr_t)ew__driver_buffer(driver, number),
+			      EW__BUFFER_BYTES, (unsigned short)number,
+			      io_uring_buf_ring_mask(EW__BUFFERS_COUNT), 0);
+	io_uring_buf_ring_advance(ring, 1);
+}
+
+static int setup_buffers(struct uring *uring, char *why, size_t why_bytes)
 {
 	struct io_uring_buf_reg registration = { .ring_entries = EW__BUFFERS_COUNT,
 						 .bgid = BUFFER_GROUP };
@@ -159,63 +168,23 @@ static int setup_buffers(struct ew__driver *driver, char *why, size_t why_bytes)
 	unsigned i;
 	int r;
 
-	driver->buffer_ring =
+	uring->buffer_ring =
 		mmap(NULL, ring_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	driver->buffers =
-		mmap(NULL, (size_t)EW__BUFFERS_COUNT * EW__BUFFER_BYTES, PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (driver->buffer_ring == MAP_FAILED || driver->buffers == MAP_FAILED) {
+	if (uring->buffer_ring == MAP_FAILED) {
 		snprintf(why, why_bytes, "no memory for receive buffers");
 		return -ENOMEM;
 	}
-	registration.ring_addr = (uintptr_t)driver->buffer_ring;
-	r = io_uring_register_buf_ring(&driver->ring, &registration, 0);
+	registration.ring_addr = (uintptr_t)uring->buffer_ring;
+	r = io_uring_register_buf_ring(&uring->ring, &registration, 0);
 	if (r < 0) {
 		snprintf(why, why_bytes,
 			 "io_uring lacks provided buffer rings (%s); Linux 6.1 or newer is needed",
 			 strerror(-r));
 		return r;
 	}
-	io_uring_buf_ring_init(driver->buffer_ring);
+	io_uring_buf_ring_init(uring->buffer_ring);
 	for (i = 0; i < EW__BUFFERS_COUNT; i++)
-		ew__driver_return_buffer(driver, i);
-	return 0;
-}
-
-int ew__driver_open(struct ew__driver **ret_driver, char *why, size_t why_bytes)
-{
-	struct ew__driver *driver;
-	int r;
-
-	driver = calloc(1, sizeof(*driver));
-	if (!driver) {
-		snprintf(why, why_bytes, "no memory for a worker");
-		return -ENOMEM;
-	}
-	driver->queued_tail = &driver->queued;
-	driver->cancels_tail = &driver->cancels;
-	driver->done_tail = &driver->done;
-	r = setup_ring(driver, why, why_bytes);
-	if (r < 0) {
-		free(driver);
-		return r;
-	}
-	driver->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	driver->slots = mmap(NULL, SLOTS_MAX * sizeof(struct slot), PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (driver->doorbell < 0 || driver->slots == MAP_FAILED) {
-		snprintf(why, why_bytes, "no descriptor or memory for a worker");
-		r = -ENOMEM;
-	}
-	if (r == 0)
-		r = probe_opcodes(&driver->ring, why, why_bytes);
-	if (r == 0)
-		r = setup_buffers(driver, why, why_bytes);
-	if (r < 0) {
-		ew__driver_close(driver);
-		return r;
-	}
-	*ret_driver = driver;
+		uring_return_buffer(&uring->driver, i);
 	return 0;
 }
 
@@ -226,121 +195,92 @@ static void unmap(void *memory, size_t bytes)
 }
 
 /* The doorbell's poll is still armed and touches no memory; everything else has ended. */
-void ew__driver_close(struct ew__driver *driver)
+static void uring_close(struct ew__driver *driver)
 {
-	ew_assert(driver->in_flight == 0);
-	io_uring_queue_exit(&driver->ring);
-	if (driver->doorbell >= 0)
-		close(driver->doorbell);
-	unmap(driver->slots, SLOTS_MAX * sizeof(struct slot));
-	unmap(driver->buffers, (size_t)EW__BUFFERS_COUNT * EW__BUFFER_BYTES);
-	unmap(driver->buffer_ring, EW__BUFFERS_COUNT * sizeof(struct io_uring_buf));
-	free(driver);
+	struct uring *uring = uring_of(driver);
+
+	io_uring_queue_exit(&uring->ring);
+	unmap(uring->slots, SLOTS_MAX * sizeof(struct slot));
+	unmap(uring->buffer_ring, EW__BUFFERS_COUNT * sizeof(struct io_uring_buf));
+	ew__driver_deinit(driver);
+	free(uring);
 }
 
-bool ew__op_is_cancellable(const struct ew__op *op)
+static int uring_open(struct ew__driver **ret_driver, char *why, size_t why_bytes)
 {
-	switch (op->code) {
-	case EW__OP_RECV:
-	case EW__OP_RECEIVE:
-	case EW__OP_SEND:
-	case EW__OP_RECVMSG:
-	case EW__OP_SENDMSG:
-	case EW__OP_ACCEPT:
-	case EW__OP_CONNECT:
-	case EW__OP_POLL: return true;
-	case EW__OP_READ:
-	case EW__OP_WRITE: return op->offset < 0;
-	default: return false;
+	struct uring *uring;
+	int r;
+
+	uring = calloc(1, sizeof(*uring));
+	if (!uring) {
+		snprintf(why, why_bytes, "no memory for a worker");
+		return -ENOMEM;
 	}
+	uring->cancels_tail = &uring->cancels;
+	r = setup_ring(uring, why, why_bytes);
+	if (r < 0) {
+		free(uring);
+		return r;
+	}
+	r = ew__driver_init(&uring->driver, &ew__driver_uring, why, why_bytes);
+	uring->slots = mmap(NULL, SLOTS_MAX * sizeof(struct slot), PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (uring->slots == MAP_FAILED) {
+		snprintf(why, why_bytes, "no memory for a worker");
+		r = -ENOMEM;
+	}
+	if (r == 0)
+		r = probe_opcodes(&uring->ring, why, why_bytes);
+	if (r == 0)
+		r = setup_buffers(uring, why, why_bytes);
+	if (r < 0) {
+		uring_close(&uring->driver);
+		return r;
+	}
+	*ret_driver = &uring->driver;
+	return 0;
 }
 
-void ew__driver_submit(struct ew__driver *driver, struct ew__op *op)
-{
-	ew_assert(op->state == EW__OP_IDLE);
-	op->state = EW__OP_QUEUED;
-	op->has_buffer = false;
-	op->ended = false;
-	op->cancel_wanted = false;
-	op->cancel_in_flight = false;
-	op->result = 0;
-	op->next = NULL;
-	op->link = driver->queued_tail;
-	*driver->queued_tail = op;
-	driver->queued_tail = &op->next;
-	driver->in_flight++;
-}
-
-static void append_done(struct ew__driver *driver, struct ew__op *op)
-{
-	op->next = NULL;
-	*driver->done_tail = op;
-	driver->done_tail = &op->next;
-}
-
-static void unqueue(struct ew__driver *driver, struct ew__op *op)
-{
-	*op->link = op->next;
-	if (op->next)
-		op->next->link = op->link;
-	else
-		driver->queued_tail = op->link;
-	op->next = NULL;
-	op->link = NULL;
-}
-
-static void append_cancel(struct ew__driver *driver, struct ew__op *op)
+static void append_cancel(struct uring *uring, struct ew__op *op)
 {
 	op->cancel_in_flight = true;
 	op->next = NULL;
-	*driver->cancels_tail = op;
-	driver->cancels_tail = &op->next;
+	*uring->cancels_tail = op;
+	uring->cancels_tail = &op->next;
 }
 
-void ew__driver_cancel(struct ew__driver *driver, struct ew__op *op)
+static void uring_cancel(struct ew__driver *driver, struct ew__op *op)
 {
-	if (op->state == EW__OP_QUEUED) {
-		unqueue(driver, op);
-		op->state = EW__OP_IDLE;
-		op->result = -ECANCELED;
-		driver->in_flight--;
-		append_done(driver, op);
-		return;
-	}
-	if (op->state != EW__OP_SUBMITTED || op->ended || op->cancel_wanted ||
-	    !ew__op_is_cancellable(op))
-		return;
-	op->cancel_wanted = true;
-	append_cancel(driver, op);
+	append_cancel(uring_of(driver), op);
 }
 
-static uint32_t take_slot(struct ew__driver *driver, struct ew__op *op)
+static uint32_t take_slot(struct uring *uring, struct ew__op *op)
 {
-	uint32_t number = driver->free_slot;
+	uint32_t number = uring->free_slot;
 
 	if (number) {
-		driver->free_slot = driver->slots[number].next_free;
+		uring->free_slot = uring->slots[number].next_free;
 	} else {
-		number = ++driver->slots_used;
+		number = ++uring->slots_used;
 		ew_assert(number < SLOTS_MAX);
 	}
-	driver->slots[number].op = op;
+	uring->slots[number].op = op;
 	return number;
 }
 
-static void give_slot(struct ew__driver *driver, uint32_t number)
+static void give_slot(struct uring *uring, uint32_t number)
 {
-	struct slot *slot = &driver->slots[number];
+	struct slot *slot = &uring->slots[number];
 
 	slot->op = NULL;
 	slot->generation = (slot->generation + 1) & 0x3fffffff;
-	slot->next_free = driver->free_slot;
-	driver->free_slot = number;
+	slot->next_free = uring->free_slot;
+	uring->free_slot = number;
 }
 
-static uint64_t user_data_of(const struct ew__driver *driver, const struct ew__op *op)
+static uint64_t user_data_of(const struct uring *uring, const struct ew__op *op)
 {
-	return (uint64_t)driver->slots[op->slot].generation << 32 | op->slot;
+	return (uint64_t)uring->slots[op->slot].generation << 32 | op->slot;
 }
 
 static void prepare(struct io_uring_sqe *sqe, const struct ew__op *op)
@@ -383,31 +323,31 @@ static void prepare(struct io_uring_sqe *sqe, const struct ew__op *op)
 	}
 }
 
-static void submit_queued(struct ew__driver *driver)
+static void submit_queued(struct uring *uring)
 {
 	struct io_uring_sqe *sqe;
 	struct ew__op *op;
 
-	if (!driver->doorbell_armed && (sqe = io_uring_get_sqe(&driver->ring))) {
-		io_uring_prep_poll_multishot(sqe, driver->doorbell, POLLIN);
+	if (!uring->doorbell_armed && (sqe = io_uring_get_sqe(&uring->ring))) {
+		io_uring_prep_poll_multishot(sqe, uring->driver.doorbell, POLLIN);
 		io_uring_sqe_set_data64(sqe, USER_DATA_DOORBELL);
-		driver->doorbell_armed = true;
+		uring->doorbell_armed = true;
 	}
-	while ((op = driver->queued) && (sqe = io_uring_get_sqe(&driver->ring))) {
-		unqueue(driver, op);
-		op->slot = take_slot(driver, op);
+	while ((op = uring->driver.queued.first) && (sqe = io_uring_get_sqe(&uring->ring))) {
+		ew__op_line_remove(&uring->driver.queued, op);
+		op->slot = take_slot(uring, op);
 		op->state = EW__OP_SUBMITTED;
 		prepare(sqe, op);
-		io_uring_sqe_set_data64(sqe, user_data_of(driver, op));
+		io_uring_sqe_set_data64(sqe, user_data_of(uring, op));
 	}
 	/* After the operations: a cancel does not find a target that comes later in the same batch. */
-	while ((op = driver->cancels) && (sqe = io_uring_get_sqe(&driver->ring))) {
-		driver->cancels = op->next;
-		if (!driver->cancels)
-			driver->cancels_tail = &driver->cancels;
+	while ((op = uring->cancels) && (sqe = io_uring_get_sqe(&uring->ring))) {
+		uring->cancels = op->next;
+		if (!uring->cancels)
+			uring->cancels_tail = &uring->cancels;
 		op->next = NULL;
-		io_uring_prep_cancel64(sqe, user_data_of(driver, op), 0);
-		io_uring_sqe_set_data64(sqe, user_data_of(driver, op) | USER_DATA_CANCEL);
+		io_uring_prep_cancel64(sqe, user_data_of(uring, op), 0);
+		io_uring_sqe_set_data64(sqe, user_data_of(uring, op) | USER_DATA_CANCEL);
 	}
 }
 
@@ -421,17 +361,15 @@ static void translate(struct ew__op *op)
 		op->result = op->cancel_wanted ? -ECANCELED : -EAGAIN;
 }
 
-static void finish(struct ew__driver *driver, struct ew__op *op)
+static void finish(struct uring *uring, struct ew__op *op)
 {
-	give_slot(driver, op->slot);
-	op->state = EW__OP_IDLE;
-	driver->in_flight--;
+	give_slot(uring, op->slot);
 	translate(op);
 	if (op->has_buffer && op->result <= 0) {
-		ew__driver_return_buffer(driver, op->buffer);
+		uring_return_buffer(&uring->driver, op->buffer);
 		op->has_buffer = false;
 	}
-	append_done(driver, op);
+	ew__driver_op_ended(&uring->driver, op);
 }
 
 #ifdef EW_VALGRIND
@@ -455,60 +393,50 @@ static void mark_defined(const struct ew__op *op)
 	(void)op;
 }
 
-static int64_t real_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * EW_SECOND + now.tv_nsec;
-}
-
 /*
  * A cancel misses an operation that is between two places, such as a connect to a full unix listener on its way from
  * the poll queue to a kernel thread, where it would then wait for ever. So it is asked again, if not at once.
  */
-static void note_unheard(struct ew__driver *driver, struct ew__op *op)
+static void note_unheard(struct uring *uring, struct ew__op *op)
 {
-	if (!driver->unheard)
-		driver->ask_again_ns = real_now() + ASK_AGAIN_NS;
-	op->next = driver->unheard;
-	driver->unheard = op;
+	if (!uring->unheard)
+		uring->ask_again_ns = ew__driver_now() + ASK_AGAIN_NS;
+	op->next = uring->unheard;
+	uring->unheard = op;
 }
 
-static void forget_unheard(struct ew__driver *driver, const struct ew__op *op)
+static void forget_unheard(struct uring *uring, const struct ew__op *op)
 {
 	struct ew__op **link;
 
-	for (link = &driver->unheard; *link; link = &(*link)->next)
+	for (link = &uring->unheard; *link; link = &(*link)->next)
 		if (*link == op) {
 			*link = op->next;
 			return;
 		}
 }
 
-static void reap_one(struct ew__driver *driver, const struct io_uring_cqe *cqe)
+static void reap_one(struct uring *uring, const struct io_uring_cqe *cqe)
 {
 	uint64_t data = cqe->user_data;
 	struct slot *slot;
 	struct ew__op *op;
-	uint64_t value;
 
 	if (data == USER_DATA_DOORBELL) {
 		if (!(cqe->flags & IORING_CQE_F_MORE))
-			driver->doorbell_armed = false;
-		while (read(driver->doorbell, &value, sizeof(value)) > 0)
-			;
+			uring->doorbell_armed = false;
+		ew__driver_silence(&uring->driver);
 		return;
 	}
-	slot = &driver->slots[(uint32_t)data];
+	slot = &uring->slots[(uint32_t)data];
 	op = slot->op;
 	ew_assert(op && slot->generation == (uint32_t)(data >> 32 & 0x3fffffff));
 	if (data & USER_DATA_CANCEL) {
 		op->cancel_in_flight = false;
 		if (op->ended) {
-			finish(driver, op);
+			finish(uring, op);
 		} else if (cqe->res == -ENOENT || cqe->res == -EALREADY) {
-			note_unheard(driver, op);
+			note_unheard(uring, op);
 		}
 		return;
 	}
@@ -520,7 +448,8 @@ static void reap_one(struct ew__driver *driver, const struct io_uring_cqe *cqe)
 		op->buffer = (uint16_t)(cqe->flags >> IORING_CQE_BUFFER_SHIFT);
 		op->has_buffer = true;
 #ifdef EW_VALGRIND
-		VALGRIND_MAKE_MEM_DEFINED(ew__driver_buffer(driver, op->buffer), EW__BUFFER_BYTES);
+		VALGRIND_MAKE_MEM_DEFINED(ew__driver_buffer(&uring->driver, op->buffer),
+					  EW__BUFFER_BYTES);
 #endif
 	}
 	if (cqe->flags & IORING_CQE_F_MORE)
@@ -530,24 +459,24 @@ static void reap_one(struct ew__driver *driver, const struct io_uring_cqe *cqe)
 	if (op->cancel_in_flight)
 		return;
 	if (op->cancel_wanted)
-		forget_unheard(driver, op);
-	finish(driver, op);
+		forget_unheard(uring, op);
+	finish(uring, op);
 }
 
-static void reap(struct ew__driver *driver)
+static void reap(struct uring *uring)
 {
 	struct io_uring_cqe *cqe;
 	unsigned head, count = 0;
 
-	io_uring_for_each_cqe(&driver->ring, head, cqe)
+	io_uring_for_each_cqe(&uring->ring, head, cqe)
 	{
 #ifdef EW_VALGRIND
 		VALGRIND_MAKE_MEM_DEFINED(cqe, sizeof(*cqe));
 #endif
-		reap_one(driver, cqe);
+		reap_one(uring, cqe);
 		count++;
 	}
-	io_uring_cq_advance(&driver->ring, count);
+	io_uring_cq_advance(&uring->ring, count);
 }
 
 #ifdef EW_VALGRIND
@@ -558,48 +487,48 @@ static void reap(struct ew__driver *driver)
  * that would end the wait could not run. In ppoll(2) it does. The wait is for the doorbell, and in pieces: a poll of
  * the ring itself was seen to sleep through a completion (DEFER_TASKRUN, 6.18).
  */
-static void wait_beside_the_ring(struct ew__driver *driver, int64_t deadline_ns)
+static void wait_beside_the_ring(struct uring *uring, int64_t deadline_ns)
 {
-	struct pollfd doorbell = { .fd = driver->doorbell, .events = POLLIN };
+	struct pollfd doorbell = { .fd = uring->driver.doorbell, .events = POLLIN };
 	int64_t left_ns = deadline_ns - ew_now();
 	struct timespec timeout = { 0 };
 
 	if (left_ns > 0)
 		timeout.tv_nsec = left_ns < LOOK_EVERY_NS ? left_ns : LOOK_EVERY_NS;
-	io_uring_submit_and_get_events(&driver->ring);
-	if (io_uring_cq_ready(&driver->ring))
+	io_uring_submit_and_get_events(&uring->ring);
+	if (io_uring_cq_ready(&uring->ring))
 		return;
 	(void)ppoll(&doorbell, 1, &timeout, NULL);
-	io_uring_get_events(&driver->ring);
+	io_uring_get_events(&uring->ring);
 }
 #endif
 
 /* Whether completions wait for this thread to enter the kernel. */
-static bool kernel_has_more(const struct ew__driver *driver)
+static bool kernel_has_more(const struct uring *uring)
 {
-	return IO_URING_READ_ONCE(*driver->ring.sq.kflags) &
+	return IO_URING_READ_ONCE(*uring->ring.sq.kflags) &
 	       (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
 }
 
-static void enter(struct ew__driver *driver, int64_t deadline_ns)
+static void enter(struct uring *uring, int64_t deadline_ns)
 {
 	struct __kernel_timespec timeout;
 	struct io_uring_cqe *cqe;
 	int64_t left_ns;
 
 	if (deadline_ns == EW_NOW) {
-		if (io_uring_sq_ready(&driver->ring) || kernel_has_more(driver))
-			io_uring_submit_and_get_events(&driver->ring);
+		if (io_uring_sq_ready(&uring->ring) || kernel_has_more(uring))
+			io_uring_submit_and_get_events(&uring->ring);
 		return;
 	}
 #ifdef EW_VALGRIND
 	if (RUNNING_ON_VALGRIND) {
-		wait_beside_the_ring(driver, deadline_ns);
+		wait_beside_the_ring(uring, deadline_ns);
 		return;
 	}
 #endif
 	if (deadline_ns == EW_NEVER) {
-		io_uring_submit_and_wait(&driver->ring, 1);
+		io_uring_submit_and_wait(&uring->ring, 1);
 		return;
 	}
 	left_ns = deadline_ns - ew_now();
@@ -607,83 +536,53 @@ static void enter(struct ew__driver *driver, int64_t deadline_ns)
 		left_ns = 0;
 	timeout.tv_sec = left_ns / EW_SECOND;
 	timeout.tv_nsec = left_ns % EW_SECOND;
-	io_uring_submit_and_wait_timeout(&driver->ring, &cqe, 1, &timeout, NULL);
+	io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1, &timeout, NULL);
 }
 
 /* Asks those again that were not found, when it is time. Returns until when a wait may last. */
-static int64_t ask_again(struct ew__driver *driver, int64_t deadline_ns)
+static int64_t ask_again(struct uring *uring, int64_t deadline_ns)
 {
-	int64_t left_ns = driver->ask_again_ns - real_now(), again_ns = ew_after(left_ns);
+	int64_t left_ns = uring->ask_again_ns - ew__driver_now(), again_ns = ew_after(left_ns);
 	struct ew__op *op;
 
 	if (left_ns > 0)
 		return deadline_ns < again_ns ? deadline_ns : again_ns;
-	while ((op = driver->unheard)) {
-		driver->unheard = op->next;
-		append_cancel(driver, op);
+	while ((op = uring->unheard)) {
+		uring->unheard = op->next;
+		append_cancel(uring, op);
 	}
 	return deadline_ns;
 }
 
-struct ew__op *ew__driver_poll(struct ew__driver *driver, int64_t deadline_ns)
+static void uring_visit(struct ew__driver *driver, int64_t deadline_ns)
 {
-	struct ew__op *done;
+	struct uring *uring = uring_of(driver);
 	unsigned i;
 
-	if (driver->done)
-		deadline_ns = EW_NOW;
-	if (driver->unheard)
-		deadline_ns = ask_again(driver, deadline_ns);
-	submit_queued(driver);
+	if (uring->unheard)
+		deadline_ns = ask_again(uring, deadline_ns);
+	submit_queued(uring);
 	/* The submission queue was full: make room, do not wait. */
-	while (driver->queued || driver->cancels) {
-		io_uring_submit_and_get_events(&driver->ring);
-		reap(driver);
-		submit_queued(driver);
+	while (driver->queued.first || uring->cancels) {
+		io_uring_submit_and_get_events(&uring->ring);
+		reap(uring);
+		submit_queued(uring);
 		deadline_ns = EW_NOW;
 	}
-	enter(driver, deadline_ns);
-	reap(driver);
+	enter(uring, deadline_ns);
+	reap(uring);
 	/* One visit brings twenty (6.13 and later); with thousands in line, what comes behind them would wait for as many turns. */
-	for (i = 0; i < VISITS_MAX && kernel_has_more(driver); i++) {
-		io_uring_submit_and_get_events(&driver->ring);
-		reap(driver);
+	for (i = 0; i < VISITS_MAX && kernel_has_more(uring); i++) {
+		io_uring_submit_and_get_events(&uring->ring);
+		reap(uring);
 	}
-	done = driver->done;
-	driver->done = NULL;
-	driver->done_tail = &driver->done;
-	return done;
 }
 
-void ew__driver_wake(struct ew__driver *driver)
-{
-	uint64_t one = 1;
-
-	/* Fails only with a full counter, and then the doorbell has been rung. */
-	(void)!write(driver->doorbell, &one, sizeof(one));
-}
-
-unsigned ew__driver_in_flight(const struct ew__driver *driver)
-{
-	return driver->in_flight;
-}
-
-bool ew__driver_has_queued(const struct ew__driver *driver)
-{
-	return driver->queued || driver->cancels || driver->done;
-}
-
-const char *ew__driver_buffer(const struct ew__driver *driver, unsigned number)
-{
-	ew_assert(number < EW__BUFFERS_COUNT);
-	return driver->buffers + (size_t)number * EW__BUFFER_BYTES;
-}
-
-void ew__driver_return_buffer(struct ew__driver *driver, unsigned number)
-{
-	io_uring_buf_ring_add(driver->buffer_ring,
-			      (void *)(uintptr_t)ew__driver_buffer(driver, number),
-			      EW__BUFFER_BYTES, (unsigned short)number,
-			      io_uring_buf_ring_mask(EW__BUFFERS_COUNT), 0);
-	io_uring_buf_ring_advance(driver->buffer_ring, 1);
-}
+const struct ew__driver_type ew__driver_uring = {
+	.name = "uring",
+	.open = uring_open,
+	.close = uring_close,
+	.cancel = uring_cancel,
+	.visit = uring_visit,
+	.return_buffer = uring_return_buffer,
+};
