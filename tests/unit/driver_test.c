@@ -5,13 +5,10 @@
  * is run on each driver.
  */
 
-#include "core.h"
 #include "driver/driver.h"
+#include "io.h"
 
-#include <fcntl.h>
-#include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 
 #define DRIVER_TEST(id)                                                                            \
 	static void on_a_driver_##id(void);                                                        \
@@ -352,6 +349,7 @@ static void *ring_doorbell(void *argument)
 
 DRIVER_TEST(driver_wake_from_a_thread_ends_a_wait_now_or_the_next_one)
 {
+	int64_t deadline_ns;
 	pthread_t thread;
 	int i;
 
@@ -361,6 +359,10 @@ DRIVER_TEST(driver_wake_from_a_thread_ends_a_wait_now_or_the_next_one)
 		EXPECT(ew__driver_poll(driver, EW_NEVER) == NULL); /* would hang */
 		EXPECT_EQ(pthread_join(thread, NULL), 0);
 	}
+	/* Once heard, it is silent. */
+	deadline_ns = ew_after(EW_MILLISECOND);
+	EXPECT(ew__driver_poll(driver, deadline_ns) == NULL);
+	EXPECT(ew_now() >= deadline_ns);
 	close_driver();
 }
 
@@ -460,6 +462,467 @@ DRIVER_TEST(driver_poll_with_events_reports_until_it_is_cancelled)
 	ew__driver_cancel(driver, &op);
 	await_ends(1);
 	EXPECT_EQ(events_count, 5);
+	close_driver();
+}
+
+/* ---- connections ---- */
+
+static int accepted[16];
+static unsigned accepted_count;
+static bool accepts_one_only;
+
+static void note_accepted(struct ew__op *op, int32_t fd)
+{
+	EXPECT(accepted_count < 16);
+	accepted[accepted_count++] = fd;
+	if (accepts_one_only)
+		ew__driver_cancel(driver, op);
+}
+
+static void await_accepted(unsigned count)
+{
+	while (accepted_count < count)
+		EXPECT(ew__driver_poll(driver, EW_NEVER) == NULL);
+	EXPECT_EQ(accepted_count, count);
+}
+
+static struct ew__op accept_op(int listener, uint32_t flags)
+{
+	return (struct ew__op){
+		.code = EW__OP_ACCEPT, .fd = listener, .flags = flags, .event = note_accepted
+	};
+}
+
+DRIVER_TEST(driver_accepts_what_is_there_and_what_comes)
+{
+	struct sockaddr_in address;
+	int listener = plain_listener(&address);
+	struct ew__op op = accept_op(listener, 0);
+
+	open_driver();
+	plain_connect(&address, sizeof(address));
+	plain_connect(&address, sizeof(address));
+	ew__driver_submit(driver, &op);
+	await_accepted(2);
+	plain_connect(&address, sizeof(address));
+	await_accepted(3);
+	EXPECT_EQ(fcntl(accepted[2], F_GETFD), FD_CLOEXEC);
+	EXPECT(!(fcntl(accepted[2], F_GETFL) & O_NONBLOCK));
+	ew__driver_cancel(driver, &op);
+	await_ends(1);
+	EXPECT_EQ(op.result, -ECANCELED);
+	close_driver();
+}
+
+DRIVER_TEST(driver_accepts_one_and_leaves_the_others)
+{
+	struct sockaddr_in address;
+	int listener = plain_listener(&address);
+	struct ew__op op = accept_op(listener, EW__ACCEPT_ONE);
+
+	open_driver();
+	plain_connect(&address, sizeof(address));
+	plain_connect(&address, sizeof(address));
+	ew__driver_submit(driver, &op);
+	await_ends(1);
+	EXPECT_EQ(op.result, 0);
+	EXPECT_EQ(accepted_count, 1);
+	EXPECT(accept4(listener, NULL, NULL, SOCK_CLOEXEC) >= 0);
+	close_driver();
+}
+
+/* A listener whose queue is full does that. Each connection is either handed out or still in line. */
+DRIVER_TEST(driver_accept_cancelled_by_its_own_event_loses_no_connection)
+{
+	struct sockaddr_in address;
+	int listener = plain_listener(&address), i;
+	struct ew__op op = accept_op(listener, 0);
+
+	open_driver();
+	accepts_one_only = true;
+	for (i = 0; i < 5; i++)
+		plain_connect(&address, sizeof(address));
+	ew__driver_submit(driver, &op);
+	await_ends(1);
+	EXPECT_EQ(op.result, -ECANCELED);
+	EXPECT(accepted_count > 0);
+	EXPECT_EQ(fcntl(listener, F_SETFL, O_NONBLOCK), 0);
+	while (accept4(listener, NULL, NULL, SOCK_CLOEXEC) >= 0)
+		accepted_count++;
+	EXPECT_EQ(accepted_count, 5);
+	close_driver();
+}
+
+static struct ew__op connect_op(const void *address, uint32_t length)
+{
+	const struct sockaddr *to = address;
+	int fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	EXPECT(fd >= 0);
+	return (struct ew__op){
+		.code = EW__OP_CONNECT, .fd = fd, .address = address, .length = length
+	};
+}
+
+DRIVER_TEST(driver_connects_or_says_why_not)
+{
+	struct sockaddr_in address;
+	int listener = plain_listener(&address);
+	struct ew__op op = connect_op(&address, sizeof(address));
+
+	open_driver();
+	ew__driver_submit(driver, &op);
+	await_ends(1);
+	EXPECT_EQ(op.result, 0);
+	EXPECT(!(fcntl(op.fd, F_GETFL) & O_NONBLOCK));
+	EXPECT_EQ(write(op.fd, "a", 1), 1);
+	close(listener);
+	op = connect_op(&address, sizeof(address));
+	ew__driver_submit(driver, &op);
+	await_ends(1);
+	EXPECT_EQ(op.result, -ECONNREFUSED);
+	close_driver();
+}
+
+/* Of a unix listener, whose address is in a namespace of its own. Returns it with no room left. */
+static int full_listener(struct sockaddr_un *address, socklen_t *ret_bytes)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	*address = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	snprintf(address->sun_path + 1, sizeof(address->sun_path) - 1, "driver_test-%d-%d",
+		 (int)getpid(), fd);
+	*ret_bytes = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
+				 strlen(address->sun_path + 1));
+	EXPECT_EQ(bind(fd, (struct sockaddr *)address, *ret_bytes), 0);
+	EXPECT_EQ(listen(fd, 0), 0);
+	plain_connect(address, *ret_bytes);
+	return fd;
+}
+
+DRIVER_TEST(driver_connect_to_a_full_unix_listener_waits_for_room)
+{
+	struct sockaddr_un address;
+	socklen_t bytes;
+	int listener = full_listener(&address, &bytes);
+	struct ew__op op = connect_op(&address, bytes);
+
+	open_driver();
+	ew__driver_submit(driver, &op);
+	EXPECT(ew__driver_poll(driver, ew_after(20 * EW_MILLISECOND)) == NULL);
+	EXPECT(accept4(listener, NULL, NULL, SOCK_CLOEXEC) >= 0);
+	await_ends(1);
+	EXPECT_EQ(op.result, 0);
+	close_driver();
+}
+
+DRIVER_TEST(driver_connect_to_a_full_unix_listener_is_cancelled)
+{
+	struct sockaddr_un address;
+	socklen_t bytes;
+	struct ew__op ops[3];
+	int i;
+
+	open_driver();
+	full_listener(&address, &bytes);
+	for (i = 0; i < 3; i++) {
+		ops[i] = connect_op(&address, bytes);
+		ew__driver_submit(driver, &ops[i]);
+	}
+	EXPECT(ew__driver_poll(driver, ew_after(20 * EW_MILLISECOND)) == NULL);
+	for (i = 0; i < 3; i++) {
+		ew__driver_cancel(driver, &ops[(i + 1) % 3]);
+		await_ends(1);
+		EXPECT_EQ(ops[(i + 1) % 3].result, -ECANCELED);
+		EXPECT(ops[(i + 1) % 3].cancel_wanted);
+	}
+	close_driver();
+}
+
+/* ---- streams ---- */
+
+/* Until nothing more goes in. */
+static void fill(int fd)
+{
+	static const char zeros[4096];
+	int status = fcntl(fd, F_GETFL);
+
+	EXPECT_EQ(fcntl(fd, F_SETFL, status | O_NONBLOCK), 0);
+	while (write(fd, zeros, sizeof(zeros)) > 0)
+		;
+	EXPECT_EQ(fcntl(fd, F_SETFL, status), 0);
+}
+
+/* Until nothing is left. */
+static void drain(int fd)
+{
+	static char bytes[65536];
+	int status = fcntl(fd, F_GETFL);
+
+	EXPECT_EQ(fcntl(fd, F_SETFL, status | O_NONBLOCK), 0);
+	while (read(fd, bytes, sizeof(bytes)) > 0)
+		;
+	EXPECT_EQ(fcntl(fd, F_SETFL, status), 0);
+}
+
+DRIVER_TEST(driver_sends_when_there_is_room)
+{
+	struct ew__op op = { .code = EW__OP_SEND, .address = "b", .length = 1 };
+	int fds[2];
+
+	open_driver();
+	make_pair(fds);
+	fill(fds[0]);
+	op.fd = fds[0];
+	ew__driver_submit(driver, &op);
+	EXPECT(ew__driver_poll(driver, EW_NOW) == NULL);
+	drain(fds[1]);
+	await_ends(1);
+	EXPECT_EQ(op.result, 1);
+	ew__driver_submit(driver, &op);
+	await_ends(1);
+	close(fds[1]);
+	ew__driver_submit(driver, &op);
+	await_ends(1);
+	EXPECT_EQ(op.result, -EPIPE); /* and no signal */
+	close_driver();
+}
+
+DRIVER_TEST(driver_passes_a_descriptor)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr alignment;
+	} control[2] = { 0 };
+	char byte = 'c', got = 0;
+	struct iovec parts[2] = { { &byte, 1 }, { &got, 1 } };
+	struct msghdr messages[2];
+	struct ew__op send = { .code = EW__OP_SENDMSG, .address = &messages[0], .length = 1 };
+	struct ew__op recv = { .code = EW__OP_RECVMSG, .address = &messages[1], .length = 1 };
+	int fds[2], passed, i;
+
+	open_driver();
+	make_pair(fds);
+	for (i = 0; i < 2; i++)
+		messages[i] = (struct msghdr){ .msg_iov = &parts[i],
+					       .msg_iovlen = 1,
+					       .msg_control = control[i].bytes,
+					       .msg_controllen = sizeof(control[i].bytes) };
+	CMSG_FIRSTHDR(&messages[0])->cmsg_level = SOL_SOCKET;
+	CMSG_FIRSTHDR(&messages[0])->cmsg_type = SCM_RIGHTS;
+	CMSG_FIRSTHDR(&messages[0])->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&messages[0])), &fds[0], sizeof(int));
+	send.fd = fds[0];
+	recv.fd = fds[1];
+	ew__driver_submit(driver, &recv);
+	EXPECT(ew__driver_poll(driver, EW_NOW) == NULL);
+	ew__driver_submit(driver, &send);
+	await_ends(2);
+	EXPECT_EQ(send.result, 1);
+	EXPECT_EQ(recv.result, 1);
+	EXPECT_EQ(got, 'c');
+	memcpy(&passed, CMSG_DATA(CMSG_FIRSTHDR(&messages[1])), sizeof(int));
+	EXPECT_EQ(fcntl(passed, F_GETFD), FD_CLOEXEC);
+	close_driver();
+}
+
+/* Waits, is cancelled, waits again, ends; in both directions. The descriptors keep their flags. */
+static void expect_stream(int read_end, int write_end)
+{
+	char buffer[4] = "xyz";
+	struct ew__op read = {
+		.code = EW__OP_READ, .fd = read_end, .address = buffer, .length = 3, .offset = -1
+	};
+	struct ew__op write_some = {
+		.code = EW__OP_WRITE, .fd = write_end, .address = "abc", .length = 3, .offset = -1
+	};
+	int read_flags = fcntl(read_end, F_GETFL), write_flags = fcntl(write_end, F_GETFL);
+
+	open_driver();
+	ew__driver_submit(driver, &read);
+	EXPECT(ew__driver_poll(driver, EW_NOW) == NULL);
+	ew__driver_cancel(driver, &read);
+	await_ends(1);
+	EXPECT_EQ(read.result, -ECANCELED);
+	EXPECT_STR(buffer, "xyz");
+	ew__driver_submit(driver, &read);
+	EXPECT(ew__driver_poll(driver, EW_NOW) == NULL);
+	ew__driver_submit(driver, &write_some);
+	await_ends(2);
+	EXPECT_EQ(write_some.result, 3);
+	EXPECT_EQ(read.result, 3);
+	EXPECT_STR(buffer, "abc");
+	fill(write_end);
+	ew__driver_submit(driver, &write_some);
+	EXPECT(ew__driver_poll(driver, EW_NOW) == NULL);
+	ew__driver_cancel(driver, &write_some);
+	await_ends(1);
+	EXPECT_EQ(write_some.result, -ECANCELED);
+	ew__driver_submit(driver, &write_some);
+	EXPECT(ew__driver_poll(driver, EW_NOW) == NULL);
+	drain(read_end);
+	await_ends(1);
+	EXPECT_EQ(write_some.result, 3);
+	EXPECT_EQ(fcntl(read_end, F_GETFL), read_flags);
+	EXPECT_EQ(fcntl(write_end, F_GETFL), write_flags);
+	close_driver();
+}
+
+DRIVER_TEST(driver_reads_and_writes_a_pipe)
+{
+	int fds[2];
+
+	EXPECT_EQ(pipe2(fds, O_CLOEXEC), 0);
+	expect_stream(fds[0], fds[1]);
+}
+
+/* A named one does not know RWF_NOWAIT (6.18), as no pipe did before 6.4. */
+DRIVER_TEST(driver_reads_and_writes_a_fifo)
+{
+	struct directory directory;
+	int read_end, write_end;
+
+	directory_make(&directory);
+	EXPECT_EQ(mkfifoat(directory.fd, "fifo", 0600), 0);
+	read_end = openat(directory.fd, "fifo", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	write_end = openat(directory.fd, "fifo", O_WRONLY | O_CLOEXEC);
+	EXPECT(read_end >= 0 && write_end >= 0);
+	EXPECT_EQ(fcntl(read_end, F_SETFL, 0), 0);
+	directory_remove(&directory);
+	expect_stream(read_end, write_end);
+}
+
+DRIVER_TEST(driver_reads_and_writes_what_cannot_be_polled)
+{
+	char bytes[3];
+	struct ew__op op = {
+		.code = EW__OP_WRITE, .address = "abc", .length = sizeof(bytes), .offset = -1
+	};
+	char path[] = "/tmp/driver_test_XXXXXX";
+
+	op.fd = mkstemp(path);
+	EXPECT_EQ(unlink(path), 0);
+	open_driver();
+	ew__driver_submit(driver, &op);
+	await_ends(1);
+	EXPECT_EQ(op.result, 3);
+	EXPECT_EQ(lseek(op.fd, 0, SEEK_SET), 0);
+	op.code = EW__OP_READ;
+	op.address = bytes;
+	ew__driver_submit(driver, &op);
+	await_ends(1);
+	EXPECT_EQ(op.result, 3);
+	EXPECT_EQ(memcmp(bytes, "abc", 3), 0);
+	op = (struct ew__op){ .code = EW__OP_POLL, .fd = op.fd, .flags = POLLIN };
+	ew__driver_submit(driver, &op);
+	await_ends(1);
+	EXPECT_EQ(op.result, POLLIN);
+	close_driver();
+}
+
+/* ---- several on one descriptor ---- */
+
+static int32_t events_seen;
+
+static void note_events(struct ew__op *op, int32_t events)
+{
+	(void)op;
+	events_seen |= events;
+}
+
+DRIVER_TEST(driver_operations_on_one_descriptor_each_end_by_their_own_event)
+{
+	struct ew__op hangup = { .code = EW__OP_POLL, .flags = POLLRDHUP, .event = note_events };
+	struct ew__op send = { .code = EW__OP_SEND, .address = "b", .length = 1 };
+	struct ew__op recv;
+	char byte;
+	int fds[2];
+
+	open_driver();
+	make_pair(fds);
+	fill(fds[0]);
+	recv = recv_op(fds[0], &byte, 1);
+	send.fd = hangup.fd = fds[0];
+	ew__driver_submit(driver, &hangup);
+	ew__driver_submit(driver, &recv);
+	ew__driver_submit(driver, &send);
+	EXPECT(ew__driver_poll(driver, EW_NOW) == NULL);
+	drain(fds[1]);
+	await_ends(1);
+	EXPECT_EQ(send.state, EW__OP_IDLE);
+	EXPECT_EQ(recv.state, EW__OP_SUBMITTED);
+	EXPECT_EQ(write(fds[1], "a", 1), 1);
+	await_ends(1);
+	EXPECT_EQ(recv.result, 1);
+	EXPECT_EQ(events_seen, 0);
+	/* Bytes that nobody wants now, and is told of when he does. */
+	EXPECT_EQ(write(fds[1], "a", 1), 1);
+	while (ew__driver_poll(driver, ew_after(EW_MILLISECOND)))
+		;
+	EXPECT_EQ(events_seen, 0);
+	ew__driver_submit(driver, &recv);
+	await_ends(1);
+	ew__driver_submit(driver, &recv);
+	EXPECT(ew__driver_poll(driver, EW_NOW) == NULL);
+	EXPECT_EQ(write(fds[1], "a", 1), 1);
+	await_ends(1);
+	EXPECT_EQ(recv.result, 1);
+	EXPECT_EQ(shutdown(fds[1], SHUT_WR), 0);
+	while (!events_seen)
+		EXPECT(ew__driver_poll(driver, EW_NEVER) == NULL);
+	EXPECT(events_seen & POLLRDHUP);
+	ew__driver_cancel(driver, &hangup);
+	await_ends(1);
+	close_driver();
+}
+
+/* What was waited for on a number must not be heard by who waits on the number's next descriptor. */
+DRIVER_TEST(driver_descriptor_closed_while_a_duplicate_is_open_is_forgotten)
+{
+	struct ew__op poll = { .code = EW__OP_POLL, .flags = POLLIN };
+	int first[2], second[2], duplicate, number;
+
+	open_driver();
+	make_pair(first);
+	make_pair(second);
+	duplicate = dup(first[0]);
+	EXPECT(duplicate >= 0);
+	poll.fd = number = first[0];
+	ew__driver_submit(driver, &poll);
+	EXPECT(ew__driver_poll(driver, EW_NOW) == NULL);
+	ew__driver_cancel(driver, &poll);
+	await_ends(1);
+	close(first[0]);
+	EXPECT_EQ(dup2(second[0], number), number);
+	ew__driver_submit(driver, &poll);
+	EXPECT(ew__driver_poll(driver, EW_NOW) == NULL);
+	EXPECT_EQ(write(first[1], "a", 1), 1);
+	EXPECT(ew__driver_poll(driver, ew_after(EW_MILLISECOND)) == NULL);
+	EXPECT_EQ(write(second[1], "a", 1), 1);
+	await_ends(1);
+	EXPECT_EQ(poll.result, POLLIN);
+	close_driver();
+}
+
+/* Linux before 5.11, and filters that do not know it. */
+TEST(driver_epoll_without_epoll_pwait2_waits_no_shorter)
+{
+	struct ew__op op = { .code = EW__OP_POLL, .flags = POLLIN };
+	int64_t deadline_ns;
+	int i;
+
+	type = &ew__driver_epoll;
+	refuse_call(SYS_epoll_pwait2, EPERM);
+	open_driver();
+	op.fd = eventfd(0, EFD_CLOEXEC);
+	ew__driver_submit(driver, &op);
+	for (i = 0; i < 10; i++) {
+		deadline_ns = ew_after(EW_MILLISECOND / 2);
+		EXPECT(ew__driver_poll(driver, deadline_ns) == NULL);
+		EXPECT(ew_now() >= deadline_ns);
+	}
+	ew__driver_cancel(driver, &op);
+	await_ends(1);
 	close_driver();
 }
 

@@ -8,8 +8,6 @@
 #include "io.h"
 #include "io/op.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -353,21 +351,6 @@ static int note_driver(void *argument)
 	return 0;
 }
 
-/* From now on, in this process. */
-static void refuse_io_uring(int error)
-{
-	struct sock_filter filter[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	const struct sock_fprog program = { .len = 4, .filter = filter };
-
-	EXPECT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-	EXPECT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
-}
-
 static void expect_refused(int error, const char *words)
 {
 	struct descriptors before = descriptors_now();
@@ -395,28 +378,28 @@ static void expect_epoll(const char *words)
 
 TEST(op_run_where_seccomp_refuses_io_uring_uses_epoll_and_says_so)
 {
-	refuse_io_uring(EPERM);
+	refuse_call(SYS_io_uring_setup, EPERM);
 	expect_epoll("io_uring is refused here");
 	EXPECT(reported("seccomp", "kernel.io_uring_disabled"));
 }
 
 TEST(op_run_on_a_kernel_without_io_uring_uses_epoll_and_says_so)
 {
-	refuse_io_uring(ENOSYS);
+	refuse_call(SYS_io_uring_setup, ENOSYS);
 	expect_epoll("this kernel has no io_uring");
 }
 
 /* As a kernel before 6.1 answers. */
 TEST(op_run_with_an_io_uring_that_is_too_old_uses_epoll_and_says_so)
 {
-	refuse_io_uring(EINVAL);
+	refuse_call(SYS_io_uring_setup, EINVAL);
 	expect_epoll("Linux 6.1 or newer is needed");
 }
 
 TEST(op_run_with_io_uring_asked_for_and_refused_fails)
 {
 	EXPECT_EQ(setenv("EW_DRIVER", "uring", 1), 0);
-	refuse_io_uring(EPERM);
+	refuse_call(SYS_io_uring_setup, EPERM);
 	expect_refused(-EPERM, "io_uring is refused here");
 }
 
@@ -424,7 +407,7 @@ TEST(op_run_with_io_uring_asked_for_and_refused_fails)
 TEST(op_run_with_an_io_uring_that_is_short_of_memory_fails)
 {
 	EXPECT_EQ(unsetenv("EW_DRIVER"), 0);
-	refuse_io_uring(ENOMEM);
+	refuse_call(SYS_io_uring_setup, ENOMEM);
 	expect_refused(-ENOMEM, "io_uring has no memory");
 }
 
