@@ -44,8 +44,9 @@ struct ew_run_options {
  * Returns when every task has ended, every resource is closed or aborted and the kernel is done with all memory lent.
  * Return:  @fn's result.
  * Errors:  -EDEADLK called from a task (reported: a child scope is what is wanted); -EINVAL options that do not
- *          fit together; -ENOSYS, -EPERM, -EACCES, -ENOMEM or -EMFILE: io_uring is missing, refused, or has no
- *          memory or descriptor; -EAGAIN no thread or stack (all reported in one sentence with the cause).
+ *          fit together, or EW_DRIVER in the environment names no driver; -ENOMEM or -EMFILE: no memory or descriptor
+ *          for a driver; -ENOSYS, -EPERM, -EACCES: EW_DRIVER=uring, and io_uring is missing or refused (else epoll
+ *          is used, which is reported); -EAGAIN no thread or stack (all reported in one sentence with the cause).
  */
 EW_API int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument);
 
@@ -64,5 +65,9 @@ EW_API void ew_shutdown(void);
  */
 EW_API void ew_end_by(int64_t deadline_ns);
 
-/** ew_driver_name() - what carries operations out here, and on what: "uring (kernel 6.18, stack guards by madvise)" */
+/**
+ * ew_driver_name() - what carries operations out here, and on what: "uring (kernel 6.18, stack guards by madvise)"
+ *
+ * "epoll (...)" where io_uring is not to be had; "none (...)" outside a runtime.
+ */
 EW_API const char *ew_driver_name(void);
