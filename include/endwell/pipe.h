@@ -14,7 +14,11 @@ struct ew_pipe;
 EW_MUST_CHECK EW_API int ew_pipe_open(struct ew_pipe **ret_read_end,
 				      struct ew_pipe **ret_write_end);
 
-/** ew_pipe_adopt() - own descriptor @fd (pipe, eventfd, terminal ...) from now on; taken on success; does not suspend */
+/**
+ * ew_pipe_adopt() - own descriptor @fd (pipe, eventfd, terminal ...) from now on; taken on success; does not suspend
+ *
+ * A file, as standard output that was redirected to one, is read and written where it stands, by threads.
+ */
 EW_MUST_CHECK EW_API int ew_pipe_adopt(int fd, struct ew_pipe **ret_pipe);
 
 EW_API int ew_pipe_fd(const struct ew_pipe *pipe);

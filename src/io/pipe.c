@@ -1,21 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The ring waits for pipes on its own poll queue, whether they block or not (measured on 6.18 for
- * pipes, eventfd, timerfd, inotify, signalfd and terminals). So their flags stay as they are: a
- * child that inherits an end shares them.
+ * The driver waits for pipes whether they block or not (by the ring measured on 6.18 for pipes, eventfd, timerfd,
+ * inotify, signalfd and terminals). So their flags stay as they are: a child that inherits an end shares them.
+ *
+ * What stands where a pipe is expected may be a file, as standard output that was redirected to one. That cannot be
+ * polled, and may wait for a disk: it is a call on a thread, as for all files.
  *
  * The end of a pipe closes without blocking, so both endings are the same system call, made on the
  * spot.
  */
 
+#include "io/call.h"
 #include "io/op.h"
 #include "scope/resource.h"
 
+#include <endwell/outcome.h>
 #include <endwell/pipe.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,6 +30,8 @@
 struct ew_pipe {
 	struct ew_resource resource;
 	int fd;
+	bool is_file;
+	dev_t device; /* of the file */
 };
 
 static int pipe_end(struct ew_pipe *pipe)
@@ -61,8 +69,8 @@ static void own(struct ew_pipe *pipe, int fd, const struct ew_site *site, struct
 
 int(ew_pipe_open)(struct ew_pipe **ret_read_end, struct ew_pipe **ret_write_end)
 {
-	struct ew_pipe *read_end = malloc(sizeof(*read_end));
-	struct ew_pipe *write_end = malloc(sizeof(*write_end));
+	struct ew_pipe *read_end = calloc(1, sizeof(*read_end));
+	struct ew_pipe *write_end = calloc(1, sizeof(*write_end));
 	const struct ew_site *site = ew__made_at;
 	int fds[2], r = -ENOMEM;
 
@@ -78,6 +86,17 @@ int(ew_pipe_open)(struct ew_pipe **ret_read_end, struct ew_pipe **ret_write_end)
 	return 0;
 }
 
+static void learn_kind(struct ew_pipe *pipe, int fd)
+{
+	struct statx found;
+
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &found) < 0)
+		return;
+	pipe->is_file =
+		S_ISREG(found.stx_mode) || S_ISDIR(found.stx_mode) || S_ISBLK(found.stx_mode);
+	pipe->device = ew__device_of(fd);
+}
+
 int(ew_pipe_adopt)(int fd, struct ew_pipe **ret_pipe)
 {
 	const struct ew_site *site = ew__made_at;
@@ -86,9 +105,10 @@ int(ew_pipe_adopt)(int fd, struct ew_pipe **ret_pipe)
 	/* A child process gets what it is given and nothing else. */
 	if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
 		return -errno;
-	pipe = malloc(sizeof(*pipe));
+	pipe = calloc(1, sizeof(*pipe));
 	if (!pipe)
 		return -ENOMEM;
+	learn_kind(pipe, fd);
 	own(pipe, fd, site, ret_pipe);
 	return 0;
 }
@@ -103,6 +123,28 @@ static uint32_t transfer_bytes(size_t size)
 	return size < TRANSFER_BYTES_MAX ? (uint32_t)size : TRANSFER_BYTES_MAX;
 }
 
+static int call_transfer(void *argument)
+{
+	const struct ew__op *op = argument;
+	void *address = (void *)(uintptr_t)op->address;
+	ssize_t n = op->code == EW__OP_READ ? read(op->fd, address, op->length)
+					    : write(op->fd, address, op->length);
+
+	return n < 0 ? -errno : (int)n;
+}
+
+static int transfer(const struct ew_pipe *pipe, struct ew__task_op *transfer, const char *what)
+{
+	int r;
+
+	if (!pipe->is_file)
+		return ew__op_run_polled(transfer, what);
+	r = ew__call(pipe->device, call_transfer, &transfer->op, what);
+	if (r >= 0 && (uint32_t)r < transfer->op.length)
+		ew__task()->outcome = EW_OUTCOME_PARTIAL;
+	return r;
+}
+
 int ew_pipe_read(struct ew_pipe *pipe, void *buffer, size_t size)
 {
 	struct ew__task_op read = {
@@ -115,7 +157,7 @@ int ew_pipe_read(struct ew_pipe *pipe, void *buffer, size_t size)
 		},
 	};
 
-	return ew__op_run_polled(&read, "bytes from a pipe");
+	return transfer(pipe, &read, "bytes from a pipe");
 }
 
 /*
@@ -141,7 +183,9 @@ int ew_pipe_write(struct ew_pipe *pipe, const void *data, size_t size)
 	do {
 		write.op.address = (const char *)data + done;
 		write.op.length = transfer_bytes(size - done);
-		r = ew__op_run_polled(&write, "room in a pipe");
+		r = transfer(pipe, &write, "room in a pipe");
+		if (r == 0 && done < size)
+			r = -EIO; /* write(2) of more than nothing that writes nothing would go on for ever */
 		if (r > 0)
 			done += (size_t)r;
 	} while (r >= 0 && done < size);

@@ -525,10 +525,11 @@ TEST(lane_of_one_filesystem_too_many_is_the_programs_own_until_another_is_free)
 	unmount_all(MOUNTS_MAX);
 }
 
-/* ---- a cancel on the way from the ring to a thread ---- */
+/* ---- a cancel on the way from the driver to a thread ---- */
 
 struct transfer {
 	struct ew_file *file;
+	struct ew_pipe *pipe; /* is read instead, if there is one */
 	struct ew_scope *scope;
 	bool writes;
 	bool done;
@@ -542,10 +543,20 @@ static int transfer_one(void *argument)
 	EW_SCOPE(scope);
 
 	transfer->scope = &scope;
-	transfer->result = transfer->writes ? ew_file_write(transfer->file, &byte, 1, 0)
-					    : ew_file_read(transfer->file, &byte, 1, 0);
+	if (transfer->pipe)
+		transfer->result = ew_pipe_read(transfer->pipe, &byte, 1);
+	else
+		transfer->result = transfer->writes ? ew_file_write(transfer->file, &byte, 1, 0)
+						    : ew_file_read(transfer->file, &byte, 1, 0);
 	transfer->done = true;
 	return 0;
+}
+
+static void cancel(struct transfer *transfer)
+{
+	ew_scope_cancel(transfer->scope, EW_REASON_REQUESTED);
+	TURNS_UNTIL(transfer->done);
+	EXPECT_EQ(transfer->result, -ECANCELED);
 }
 
 static void cancel_after(unsigned turns, struct transfer *transfer)
@@ -555,13 +566,11 @@ static void cancel_after(unsigned turns, struct transfer *transfer)
 	transfer->done = false;
 	EXPECT_EQ(ew_spawn(&scope, transfer_one, transfer), 0);
 	take_turns(turns);
-	ew_scope_cancel(transfer->scope, EW_REASON_REQUESTED);
-	TURNS_UNTIL(transfer->done);
-	EXPECT_EQ(transfer->result, -ECANCELED);
+	cancel(transfer);
 	EXPECT_EQ(ew_scope_join(&scope), 0);
 }
 
-/* Of procfs the ring can read and write nothing at once. No thread of its lane is free, so none begins. */
+/* Of procfs a driver can read and write nothing at once. No thread of its lane is free, so none begins. */
 static int cancel_at_each_turn(void *argument)
 {
 	struct gate gate = GATE_CLOSED;
@@ -571,11 +580,11 @@ static int cancel_at_each_turn(void *argument)
 	EW_SCOPE(scope);
 
 	(void)argument;
-	EXPECT_EQ(ew_file_open(NULL, "/proc/self/comm", O_RDWR, 0, &caller.file), 0);
+	EXPECT_EQ(ew_file_open(NULL, "/proc/self/oom_score_adj", O_RDWR, 0, &caller.file), 0);
 	call_often(&scope, &caller);
 	TURNS_UNTIL(inside(&gate) == EW__LANE_WIDTH_MAX);
 	for (turns = 1; turns < 8; turns++) {
-		/* Opened before the lane was full; a write that had to wait is not asked of the ring again. */
+		/* Opened before the lane was full; a write that had to wait is not asked of the driver again. */
 		EXPECT_EQ((ew_file_adopt)(dup(ew_file_fd(caller.file)), &transfer.file), 0);
 		transfer.writes = false;
 		cancel_after(turns, &transfer);
@@ -588,9 +597,42 @@ static int cancel_at_each_turn(void *argument)
 	return ew_file_close(&caller.file);
 }
 
-TEST(lane_transfer_is_cancelled_also_between_the_ring_and_the_thread)
+TEST(lane_transfer_is_cancelled_also_between_the_driver_and_the_thread)
 {
 	EXPECT_EQ(run_with_threads(cancel_at_each_turn), 0);
+}
+
+/* ---- a file where a pipe is expected ---- */
+
+static int read_file_as_pipe(void *argument)
+{
+	struct gate gate = GATE_CLOSED;
+	struct caller caller = { .gate = &gate };
+	struct transfer transfer = { 0 };
+	struct stat stat;
+	char bytes[8];
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_file_open(NULL, "/proc/self/comm", O_RDONLY, 0, &caller.file), 0);
+	EXPECT_EQ(ew_file_stat(caller.file, &stat), 0);
+	EXPECT_EQ(ew_pipe_adopt(dup(ew_file_fd(caller.file)), &transfer.pipe), 0);
+	call_often(&scope, &caller);
+	TURNS_UNTIL(inside(&gate) == EW__LANE_WIDTH_MAX);
+	EXPECT_EQ(ew_spawn(&scope, transfer_one, &transfer), 0);
+	TURNS_UNTIL(look_at_lane(&stat).queued_count > CALLS_COUNT - EW__LANE_WIDTH_MAX);
+	cancel(&transfer);
+	open_gate(&gate);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	EXPECT_EQ(ew_pipe_read(transfer.pipe, bytes, sizeof(bytes)), sizeof(bytes));
+	EXPECT_EQ(memcmp(bytes, "lane_tes", sizeof(bytes)), 0);
+	EXPECT_EQ(ew_pipe_close(&transfer.pipe), 0);
+	return ew_file_close(&caller.file);
+}
+
+TEST(lane_takes_what_is_read_from_a_file_where_a_pipe_was_expected)
+{
+	EXPECT_EQ(run_with_threads(read_file_as_pipe), 0);
 }
 
 /* ---- files that outlive their runtime ---- */

@@ -498,6 +498,33 @@ TEST(pipe_can_be_an_eventfd)
 	EXPECT_EQ(run(count_events, NULL), 0);
 }
 
+static int use_file(void *argument)
+{
+	EW_OWN(ew_pipe, stream);
+	char path[] = "/tmp/pipe_test_XXXXXX", bytes[8];
+	int fd = mkstemp(path);
+
+	(void)argument;
+	EXPECT_EQ(unlink(path), 0);
+	EXPECT_EQ(ew_pipe_adopt(fd, &stream), 0);
+	EXPECT_EQ(ew_pipe_write(stream, "abc", 3), 0);
+	EXPECT_EQ(ew_pipe_write(stream, "defg", 4), 0);
+	EXPECT_EQ(lseek(fd, 1, SEEK_SET), 1);
+	EXPECT_EQ(ew_pipe_read(stream, bytes, 2), 2);
+	EXPECT_EQ(ew_outcome(), EW_OUTCOME_DONE);
+	EXPECT_EQ(ew_pipe_read(stream, bytes + 2, 6), 4);
+	EXPECT_EQ(ew_outcome(), EW_OUTCOME_PARTIAL);
+	EXPECT_EQ(memcmp(bytes, "bcdefg", 6), 0);
+	EXPECT_EQ(ew_pipe_read(stream, bytes, 1), 0);
+	return ew_pipe_close(&stream);
+}
+
+/* As standard output that was redirected to one. */
+TEST(pipe_can_be_a_file_that_is_used_where_it_stands)
+{
+	EXPECT_EQ(run(use_file, NULL), 0);
+}
+
 static int adopt_nothing(void *argument)
 {
 	EW_OWN(ew_pipe, pipe);
