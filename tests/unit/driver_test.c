@@ -794,26 +794,35 @@ DRIVER_TEST(driver_reads_and_writes_a_fifo)
 
 DRIVER_TEST(driver_reads_and_writes_what_cannot_be_polled)
 {
-	char bytes[3];
-	struct ew__op op = {
-		.code = EW__OP_WRITE, .address = "abc", .length = sizeof(bytes), .offset = -1
+	char bytes[3] = "xyz";
+	struct ew__op read = {
+		.code = EW__OP_READ, .address = bytes, .length = sizeof(bytes), .offset = -1
 	};
+	struct ew__op write = {
+		.code = EW__OP_WRITE, .address = bytes, .length = sizeof(bytes), .offset = -1
+	};
+
+	read.fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+	write.fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	EXPECT(read.fd >= 0 && write.fd >= 0);
+	open_driver();
+	ew__driver_submit(driver, &read);
+	ew__driver_submit(driver, &write);
+	await_ends(2);
+	EXPECT_EQ(read.result, 3);
+	EXPECT_EQ(memcmp(bytes, "\0\0\0", 3), 0);
+	EXPECT_EQ(write.result, 3);
+	close_driver();
+}
+
+DRIVER_TEST(driver_poll_of_what_cannot_be_polled_finds_it_ready)
+{
+	struct ew__op op = { .code = EW__OP_POLL, .flags = POLLIN };
 	char path[] = "/tmp/driver_test_XXXXXX";
 
 	op.fd = mkstemp(path);
 	EXPECT_EQ(unlink(path), 0);
 	open_driver();
-	ew__driver_submit(driver, &op);
-	await_ends(1);
-	EXPECT_EQ(op.result, 3);
-	EXPECT_EQ(lseek(op.fd, 0, SEEK_SET), 0);
-	op.code = EW__OP_READ;
-	op.address = bytes;
-	ew__driver_submit(driver, &op);
-	await_ends(1);
-	EXPECT_EQ(op.result, 3);
-	EXPECT_EQ(memcmp(bytes, "abc", 3), 0);
-	op = (struct ew__op){ .code = EW__OP_POLL, .fd = op.fd, .flags = POLLIN };
 	ew__driver_submit(driver, &op);
 	await_ends(1);
 	EXPECT_EQ(op.result, POLLIN);
@@ -901,6 +910,37 @@ DRIVER_TEST(driver_descriptor_closed_while_a_duplicate_is_open_is_forgotten)
 	EXPECT_EQ(write(second[1], "a", 1), 1);
 	await_ends(1);
 	EXPECT_EQ(poll.result, POLLIN);
+	close_driver();
+}
+
+/* As beyond fs.epoll.max_user_watches: an ending that waits must not depend on it. */
+TEST(driver_epoll_without_room_for_a_registration_waits_all_the_same)
+{
+	struct ew__op hangup = { .code = EW__OP_POLL, .flags = POLLRDHUP, .event = note_events };
+	struct ew__op recv, cancelled;
+	char bytes[2];
+	int fds[2];
+
+	type = &ew__driver_epoll;
+	open_driver();
+	refuse_call(SYS_epoll_ctl, ENOSPC);
+	make_pair(fds);
+	cancelled = recv_op(fds[0], &bytes[0], 1);
+	recv = recv_op(fds[0], &bytes[1], 1);
+	hangup.fd = fds[0];
+	ew__driver_submit(driver, &hangup);
+	ew__driver_submit(driver, &cancelled);
+	ew__driver_submit(driver, &recv);
+	EXPECT(ew__driver_poll(driver, ew_after(20 * EW_MILLISECOND)) == NULL);
+	ew__driver_cancel(driver, &cancelled);
+	await_ends(1);
+	EXPECT_EQ(cancelled.result, -ECANCELED);
+	EXPECT_EQ(write(fds[1], "a", 1), 1);
+	await_ends(1);
+	EXPECT_EQ(recv.result, 1);
+	ew__driver_cancel(driver, &hangup);
+	await_ends(1);
+	EXPECT_EQ(hangup.result, -ECANCELED);
 	close_driver();
 }
 

@@ -26,7 +26,9 @@
  * attempt. What nobody waits for any more is taken out of the registration when it has been reported in vain, so that
  * bytes that come while nobody receives wake the worker once.
  *
- * There is no event for room in the queue of a unix listener. A connect that finds it full knocks again later.
+ * There is no event for room in the queue of a unix listener. A connect that finds it full knocks again later. So does
+ * whatever the kernel has no room to register (ENOSPC: fs.epoll.max_user_watches, ENOMEM): to wait needs nothing that
+ * may be missing.
  */
 
 #include "driver/driver.h"
@@ -315,7 +317,7 @@ static void leave_watch(struct epoll *epoll, struct ew__op *op)
 	struct watch *watch = &epoll->watches[op->fd];
 
 	ew__op_line_remove(&watch->waiting, op);
-	if (watch->waiting.first || !watch->events)
+	if (watch->waiting.first)
 		return;
 	(void)epoll_ctl(epoll->fd, EPOLL_CTL_DEL, op->fd, NULL);
 	watch->events = 0;
@@ -334,15 +336,25 @@ static void finish(struct epoll *epoll, struct ew__op *op, int result)
 	ew__driver_op_ended(&epoll->driver, op);
 }
 
-/* Of what cannot be polled: it is always ready, and the flag means nothing to it. */
-static int result_without_poll(const struct ew__op *op)
+static void wait_for_time(struct epoll *epoll, struct ew__op *op)
 {
-	int r;
+	if (op->slot == KNOCKING)
+		return;
+	if (!epoll->knocking.first)
+		epoll->knock_again_ns = ew__driver_now() + KNOCK_AGAIN_NS;
+	op->slot = KNOCKING;
+	ew__op_line_append(&epoll->knocking, op);
+}
 
-	if (op->code == EW__OP_POLL)
-		return (int)(op->flags & (POLLIN | POLLOUT));
-	r = outcome(transfer_with_flag(op));
-	return r == WAITS_FOR_EVENT ? -EAGAIN : r;
+/* Its descriptor cannot be registered, or not now. */
+static void wait_without_event(struct epoll *epoll, struct ew__op *op, int error)
+{
+	if (error == -EPERM && op->code == EW__OP_POLL)
+		finish(epoll, op, (int)(op->flags & (POLLIN | POLLOUT)));
+	else if (error == -EPERM || error == -ENOSPC || error == -ENOMEM)
+		wait_for_time(epoll, op);
+	else
+		finish(epoll, op, error);
 }
 
 static void wait_for_event(struct epoll *epoll, struct ew__op *op)
@@ -358,22 +370,16 @@ static void wait_for_event(struct epoll *epoll, struct ew__op *op)
 		return;
 	}
 	watch = &epoll->watches[op->fd];
-	op->slot = AT_WATCH;
-	ew__op_line_append(&watch->waiting, op);
 	if (op->code == EW__OP_POLL || (watch->events & events) != events)
 		r = watch_for(epoll, op->fd, watch->events | events);
-	if (r < 0)
-		finish(epoll, op, r == -EPERM ? result_without_poll(op) : r);
-}
-
-static void wait_for_time(struct epoll *epoll, struct ew__op *op)
-{
-	if (op->slot == KNOCKING)
+	if (r < 0) {
+		wait_without_event(epoll, op, r);
 		return;
-	if (!epoll->knocking.first)
-		epoll->knock_again_ns = ew__driver_now() + KNOCK_AGAIN_NS;
-	op->slot = KNOCKING;
-	ew__op_line_append(&epoll->knocking, op);
+	}
+	if (op->slot == KNOCKING)
+		ew__op_line_remove(&epoll->knocking, op);
+	op->slot = AT_WATCH;
+	ew__op_line_append(&watch->waiting, op);
 }
 
 static void go_on(struct epoll *epoll, struct ew__op *op)
