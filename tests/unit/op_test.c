@@ -383,6 +383,19 @@ TEST(op_run_where_seccomp_refuses_io_uring_uses_epoll_and_says_so)
 	EXPECT(reported("seccomp", "kernel.io_uring_disabled"));
 }
 
+/* Where a profile names one of the three calls and forgets another. */
+TEST(op_run_where_seccomp_refuses_to_enter_io_uring_uses_epoll_and_says_so)
+{
+	refuse_call(SYS_io_uring_enter, EPERM);
+	expect_epoll("io_uring is refused here (io_uring_enter");
+}
+
+TEST(op_run_where_seccomp_refuses_to_register_with_io_uring_uses_epoll_and_says_so)
+{
+	refuse_call(SYS_io_uring_register, EPERM);
+	expect_epoll("IORING_REGISTER_PROBE");
+}
+
 TEST(op_run_on_a_kernel_without_io_uring_uses_epoll_and_says_so)
 {
 	refuse_call(SYS_io_uring_setup, ENOSYS);

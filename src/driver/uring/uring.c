@@ -104,6 +104,25 @@ static int probe_opcodes(struct io_uring *ring, char *why, size_t why_bytes)
 	return r;
 }
 
+static void say_refused(const char *call, int error, char *why, size_t why_bytes)
+{
+	snprintf(
+		why, why_bytes,
+		"io_uring is refused here (%s: %s): the sysctl kernel.io_uring_disabled or a seccomp filter "
+		"forbids it, as container engines do by default",
+		call, strerror(-error));
+}
+
+/* A filter may let the ring be made and not be used; every visit would fail. */
+static int try_to_enter(struct io_uring *ring, char *why, size_t why_bytes)
+{
+	int r = io_uring_get_events(ring);
+
+	if (r < 0)
+		say_refused("io_uring_enter", r, why, why_bytes);
+	return r < 0 ? r : 0;
+}
+
 static int setup_ring(struct uring *uring, char *why, size_t why_bytes)
 {
 	struct io_uring_params params = {
@@ -120,13 +139,7 @@ static int setup_ring(struct uring *uring, char *why, size_t why_bytes)
 	}
 	switch (-r) {
 	case EPERM:
-	case EACCES:
-		snprintf(
-			why, why_bytes,
-			"io_uring is refused here (io_uring_setup: %s): the sysctl kernel.io_uring_disabled or a "
-			"seccomp filter forbids it, as container engines do by default",
-			strerror(-r));
-		break;
+	case EACCES: say_refused("io_uring_setup", r, why, why_bytes); break;
 	case ENOSYS:
 		snprintf(why, why_bytes, "this kernel has no io_uring (io_uring_setup: %s)",
 			 strerror(-r));
@@ -233,6 +246,8 @@ static int uring_open(struct ew__driver **ret_driver, char *why, size_t why_byte
 		r = probe_opcodes(&uring->ring, why, why_bytes);
 	if (r == 0)
 		r = setup_buffers(uring, why, why_bytes);
+	if (r == 0)
+		r = try_to_enter(&uring->ring, why, why_bytes);
 	if (r < 0) {
 		uring_close(&uring->driver);
 		return r;
