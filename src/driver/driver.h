@@ -17,8 +17,8 @@
 
 enum ew__op_code {
 	/*
-	 * fd, address, length, offset. -1: none, for pipes. Else of a file what can be done without waiting; -EAGAIN or
-	 * -EOPNOTSUPP: nothing can.
+	 * fd, address, length, offset. -1: none, for pipes and the like, never for files. Else of a file what can be
+	 * done without waiting; -EAGAIN or -EOPNOTSUPP: nothing can.
 	 */
 	EW__OP_READ,
 	EW__OP_WRITE,

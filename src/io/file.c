@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Files. A read or a write is first asked of the ring, for what it can do at once: from or into the page cache. All
+ * Files. A read or a write is first asked of the driver, for what it can do at once: from or into the page cache. All
  * that may wait, every close with it (the last close of a file frees its blocks), is a call on a thread, in the lane
  * of the file's filesystem: io_uring's own threads are one small crowd for a whole ring, and a filesystem that does not
  * answer would take all of them.
@@ -188,7 +188,7 @@ int ew_file_fd(struct ew_file *file)
 	return file->fd;
 }
 
-/* As pread(2) says it; the ring would take -1 for "where the descriptor stands", and any for a stream. */
+/* As pread(2) says it; the driver would take -1 for "where the descriptor stands", and any for a stream. */
 static int check_offset(const struct ew_file *file, int64_t offset)
 {
 	if (offset < 0)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * A child process is seen to end through its pidfd, which the ring polls. Its end is looked at
+ * A child process is seen to end through its pidfd, which the driver polls. Its end is looked at
  * without reaping it: the zombie keeps the number of process and group from being given to
  * somebody else, so that a signal for the group can only meet the group. The ending kills what is
  * left of the group, and then reaps.

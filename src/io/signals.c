@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Signals come through a signalfd that does not block: the ring waits until there is one, and only
+ * Signals come through a signalfd that does not block: the driver waits until there is one, and only
  * then it is taken, by a read(2) on the spot. A wait that is cancelled has not begun to take one.
  * (A read by the ring would occupy one of the kernel's threads on kernels whose signalfd cannot be
  * read without waiting, as Linux 6.1.)

@@ -37,7 +37,7 @@ struct ew_socket {
 	struct ew__message abort_message;
 	struct ew_scope *hangup_scope;
 	struct ew__wait *closing;
-	struct ew_worker *worker; /* whose ring has the poll, or whose buffer is lent */
+	struct ew_worker *worker; /* whose driver has the poll, or whose buffer is lent */
 	int fd;
 	int buffer; /* lent; -1: none */
 	bool armed;
@@ -258,7 +258,7 @@ int(ew_socket_adopt)(int fd, struct ew_socket **ret_socket)
 	r = ew__socket_new(fd, site, ret_socket);
 	if (r < 0)
 		return r;
-	/* With O_NONBLOCK the ring would return -EAGAIN instead of waiting. */
+	/* With O_NONBLOCK io_uring would return -EAGAIN instead of waiting. */
 	status = fcntl(fd, F_GETFL);
 	if (status >= 0 && (status & O_NONBLOCK))
 		fcntl(fd, F_SETFL, status & ~O_NONBLOCK);
