@@ -19,6 +19,7 @@ from ingest import EICAR, Server, wait_until
 from scanner_test import script
 
 NAME = "f"
+BUCKET = "/bucket"  # on testfs; the folders of the state are synced, too
 PLAIN = b"plain " + os.urandom(50_000)
 SLOW = b"slow  " + os.urandom(50_000)
 
@@ -83,8 +84,8 @@ class Held:
         self.others.append(connection)
         return connection
 
-    def hold(self, call):
-        self.rule = self.filesystem.rule(call, hang=True)
+    def hold(self, call, path=None):
+        self.rule = self.filesystem.rule(call, hang=True, path=path)
         self.send()
         self.filesystem.wait_waiting(call)
 
@@ -185,7 +186,7 @@ class Named(Held):
     state = "PUBLISHING"
 
     def enter(self):
-        self.hold("fsyncdir")
+        self.hold("fsyncdir", BUCKET)
 
 
 class Answering(Held):
@@ -194,7 +195,7 @@ class Answering(Held):
     state = "PUBLISHED"
 
     def enter(self):
-        self.hold("fsyncdir")
+        self.hold("fsyncdir", BUCKET)
         wait_until(lambda: self.server.slots("scan", "held") == 0, 20, "nobody else closes a file")
         before, self.rule = self.rule, self.filesystem.rule("flush", hang=True)
         self.filesystem.clear(before)
