@@ -389,8 +389,11 @@ static void publish_and_cancel(struct attempt *attempt)
 	EW_SCOPE(scope);
 
 	EXPECT_EQ(ew_spawn(&scope, attempt_task, attempt), 0);
-	take_turns(chance(600));
-	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+	/* How many turns a thread takes is not ours to say: some are left alone, so that both outcomes are met. */
+	if (chance(8)) {
+		take_turns(chance(600));
+		ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+	}
 	EXPECT_EQ(ew_scope_join(&scope), 0);
 }
 

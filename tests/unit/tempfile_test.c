@@ -371,10 +371,12 @@ static void *spawn_programs(void *argument)
 	unsigned *count = argument;
 	pid_t child;
 
-	for (*count = 0; atomic_load(&spawning); ++*count) {
+	*count = 0;
+	do {
 		EXPECT_EQ(posix_spawn(&child, "/bin/true", NULL, NULL, argv, NULL), 0);
 		EXPECT_EQ(waitpid(child, NULL, 0), child);
-	}
+		++*count;
+	} while (atomic_load(&spawning));
 	return NULL;
 }
 
