@@ -338,13 +338,15 @@ static int prepare(struct ew__runtime *runtime, const struct ew_run_options *opt
 		return -ENOMEM;
 	runtime->threads = threads;
 	r = ew__pool_new(&runtime->pool, runtime->options.offload_threads);
+	if (r < 0)
+		return r;
 	for (i = 0; i < runtime->workers_count; i++) {
 		threads[i].worker.number = i + 1;
 		threads[i].worker.runtime = runtime;
 		threads[i].worker.pool = runtime->pool;
 		threads[i].worker.lanes_fed_until_ns = ew__pool_fed_until_ns(runtime->pool);
 	}
-	return r;
+	return 0;
 }
 
 int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
