@@ -83,6 +83,8 @@ static int send_call(struct ew_amqp_channel *channel, amqp_method_number_t id, v
 		return r;
 	ew_event_reset(&channel->answered);
 	channel->answer = answer;
+	/* The first call is channel.open. */
+	channel->state = EW_AMQP_OPEN;
 	ew_amqp_output_appended(channel->connection);
 	return 0;
 }
@@ -123,12 +125,23 @@ static void say_close(struct ew_amqp_channel *channel)
 	ew_amqp_say(channel->connection, channel->number, AMQP_CHANNEL_CLOSE_METHOD, &close);
 }
 
+/* One that the broker has not heard of is closed without a word. */
+static void begin_close(struct ew_amqp_channel *channel)
+{
+	static const struct ew_amqp_error given_up = { .error = -ESHUTDOWN,
+						       .text = "the channel was not opened" };
+
+	if (channel->state == EW_AMQP_OPEN)
+		say_close(channel);
+	else if (channel->state == EW_AMQP_OPENING)
+		ew_amqp_channel_ended(channel, &given_up);
+}
+
 static void channel_abort(void *resource)
 {
 	struct ew_amqp_channel *channel = resource;
 
-	if (channel->state == EW_AMQP_OPEN)
-		say_close(channel);
+	begin_close(channel);
 	ew_resource_deinit(&channel->resource);
 	ew_amqp_channel_put(channel);
 }
@@ -139,8 +152,7 @@ static int channel_close(void *resource)
 	int r;
 
 	ew_assert(channel->connection->worker == ew_worker());
-	if (channel->state == EW_AMQP_OPEN)
-		say_close(channel);
+	begin_close(channel);
 	r = ew_event_wait(&channel->closed, EW_NEVER);
 	if (r < 0)
 		return r;
@@ -194,7 +206,7 @@ static int channel_new(struct ew_amqp_connection *connection, unsigned unconfirm
 		return -ENOMEM;
 	channel->references = 2;
 	channel->number = number;
-	channel->state = EW_AMQP_OPEN;
+	channel->state = EW_AMQP_OPENING;
 	connection->channels[number] = channel;
 	ew_resource_init(&channel->resource, &channel_type, site);
 	*ret_channel = channel;

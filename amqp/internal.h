@@ -17,7 +17,7 @@
 #define EW_AMQP_TEXT_BYTES 256 /* a short string and a NUL */
 
 enum ew_amqp_state {
-	EW_AMQP_OPENING,
+	EW_AMQP_OPENING, /* of a channel: the broker has not been told */
 	EW_AMQP_OPEN,
 	EW_AMQP_CLOSING, /* we have said goodbye and wait for the answer */
 	EW_AMQP_ENDED,	 /* @error says why, and everybody has been told */

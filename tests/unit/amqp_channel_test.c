@@ -615,6 +615,45 @@ TEST(amqp_aborted_channel_keeps_its_number_until_the_broker_knows)
 	run(world, abort_one);
 }
 
+/* A broker takes anything but channel.open on a channel that is not open as an error of the connection. */
+static int expect_open_first(struct broker *broker, unsigned channel, const amqp_method_t *method)
+{
+	struct world *world = broker->argument;
+
+	if (channel == 2 && method->id == AMQP_CHANNEL_OPEN_METHOD)
+		world->told++;
+	if (channel == 2)
+		EXPECT_EQ(world->told, 1);
+	return 0;
+}
+
+static int leave_before_open(struct world *world, struct ew_amqp_connection *connection,
+			     struct ew_amqp_channel *channel)
+{
+	EW_OWN(ew_amqp_channel, other);
+	{
+		EW_SCOPE(scope);
+
+		ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+		EXPECT_EQ(ew_amqp_channel_open(connection, NULL, &other), -ECANCELED);
+	}
+	EXPECT(!other);
+	EXPECT_EQ(declare(channel, "q", NULL), 0);
+	EXPECT_EQ(world->told, 0);
+	/* Its number is free. */
+	EXPECT_EQ(ew_amqp_channel_open(connection, NULL, &other), 0);
+	return ew_amqp_channel_close(&other);
+}
+
+TEST(amqp_channel_that_was_never_asked_for_is_not_closed)
+{
+	struct world *world = new_world();
+
+	world->options.channels_max = 2;
+	world->broker.on = expect_open_first;
+	run(world, leave_before_open);
+}
+
 /* ---- consuming ---- */
 
 #define DELIVERIES 20
