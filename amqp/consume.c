@@ -68,12 +68,15 @@ static int let_go_close(void *channel)
 /* A cancel from outside does not lose what has come; one that lasts longer than endings may take ends the connection. */
 static int wait_for_room(struct ew_amqp_channel *channel, struct ew_amqp_delivery **delivery)
 {
-	int r;
+	struct ew_amqp_connection *connection = channel->connection;
+	int r = ew_channel_send(channel->queue, EW_NEVER, delivery);
 
-	do {
-		EW_SHIELD(shield, .budget_ns = channel->connection->drain_ns);
+	if (r == -ECANCELED) {
+		EW_SHIELD(shield, .budget_ns = connection->drain_ns);
 		r = ew_channel_send(channel->queue, EW_NEVER, delivery);
-	} while (r == -ECANCELED && !ew_cancel_requested());
+	}
+	if (r == -ECANCELED)
+		ew_amqp_lost(connection, r, EW_AMQP_TIME_OVER);
 	return r;
 }
 

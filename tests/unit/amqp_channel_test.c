@@ -718,6 +718,40 @@ TEST(amqp_deliveries_wait_for_a_slow_receiver)
 	run(world, receive_all);
 }
 
+/* The one who reads has waited for room when the scope is cancelled; after it, as long again as an ending may. */
+static int receive_in_ending_task(void *argument)
+{
+	const struct ew_amqp_options options = { .drain_ns = 3 * EW_SECOND };
+	struct world *world = argument;
+
+	EW_SCOPE(scope);
+	EW_OWN(ew_amqp_connection, connection);
+	EW_OWN(ew_amqp_channel, channel);
+
+	EXPECT_EQ(broker_open(&world->broker, &scope, &options, NULL, &connection), 0);
+	EXPECT_EQ(ew_amqp_channel_open(connection, NULL, &channel), 0);
+	EXPECT_EQ(consume(channel), 0);
+	EXPECT_EQ(ew_sleep(1600 * EW_MILLISECOND), 0);
+	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+
+	EW_SHIELD(shield, .budget_ns = 60 * EW_SECOND);
+
+	EXPECT_EQ(ew_sleep(1600 * EW_MILLISECOND), 0);
+	for (unsigned i = 1; i <= DELIVERIES; i++)
+		EXPECT_EQ(receive_number(channel, i), 0);
+	return 0;
+}
+
+TEST(amqp_delivery_that_waits_for_room_is_not_lost_while_endings_may_receive_it)
+{
+	const struct ew_run_options options = { .workers_count = 1 };
+	struct world *world = new_world();
+
+	world->broker.on = deliver_many;
+	EXPECT_EQ(ew_run(&options, receive_in_ending_task, world), 0);
+	free(world);
+}
+
 static int leave_full(struct world *world, struct ew_amqp_connection *connection,
 		      struct ew_amqp_channel *channel)
 {
