@@ -8,6 +8,7 @@
 
 #include "amqp/internal.h"
 
+#include <endwell/clock.h>
 #include <errno.h>
 #include <string.h>
 
@@ -77,6 +78,8 @@ static int wait_for_room(struct ew_amqp_channel *channel, struct ew_amqp_deliver
 	}
 	if (r == -ECANCELED)
 		ew_amqp_lost(connection, r, EW_AMQP_TIME_OVER);
+	/* What the broker said meanwhile has not been listened to. */
+	connection->heard_ns = ew_now();
 	return r;
 }
 

@@ -718,6 +718,49 @@ TEST(amqp_deliveries_wait_for_a_slow_receiver)
 	run(world, receive_all);
 }
 
+/* Longer than an input that holds one frame, so some of it waits in the socket. */
+static int deliver_long(struct broker *broker, unsigned channel, const amqp_method_t *method)
+{
+	char body[1001];
+
+	if (method->id != AMQP_BASIC_CONSUME_METHOD)
+		return 0;
+	broker_answer(broker, channel, method);
+	memset(body, 'b', 1000);
+	body[1000] = 0;
+	for (unsigned i = 1; i <= DELIVERIES; i++)
+		broker_deliver(broker, channel, i, body);
+	return 1;
+}
+
+static int receive_later(struct world *world, struct ew_amqp_connection *connection,
+			 struct ew_amqp_channel *channel)
+{
+	EW_OWN(ew_amqp_delivery, delivery);
+
+	(void)world;
+	(void)connection;
+	EXPECT_EQ(consume(channel), 0);
+	EXPECT_EQ(ew_sleep(2500 * EW_MILLISECOND), 0);
+	for (unsigned i = 1; i <= DELIVERIES; i++) {
+		EXPECT_EQ(ew_amqp_receive(channel, &delivery), 0);
+		EXPECT_EQ(delivery->tag, i);
+		ew_abort(&delivery);
+	}
+	return declare(channel, "q", NULL);
+}
+
+/* Nobody listened to it for more than two heartbeats. */
+TEST(amqp_broker_that_was_held_back_was_not_silent)
+{
+	struct world *world = new_world();
+
+	world->options.frame_bytes_max = 4096;
+	world->broker.heartbeat = 1;
+	world->broker.on = deliver_long;
+	run(world, receive_later);
+}
+
 /* The one who reads has waited for room when the scope is cancelled; after it, as long again as an ending may. */
 static int receive_in_ending_task(void *argument)
 {
