@@ -54,7 +54,7 @@ class Broker:
         for attempt in range(3):
             self.start_once()
             try:
-                wait_until(self.answers, 60, "RabbitMQ answers: " + self.output())
+                wait_until(self.answers, 60, lambda: "RabbitMQ answers: " + self.output())
                 return
             except AssertionError:
                 self.stop()
