@@ -49,7 +49,7 @@ struct ew_amqp_error {
  *                     broker that is silent twice as long is given up (10)
  * @frame_bytes_max:   4,096 to 1 MiB; the smaller one of this and the broker's counts (131,072)
  * @channels_max:      open at a time, at most 2,047; the smaller one of this and the broker's counts (16)
- * @message_bytes_max: longer bodies are not published, and not kept when they are delivered (1 MiB)
+ * @message_bytes_max: longer bodies are not published, and not kept when they are delivered; at most 1 GiB (1 MiB)
  * @output_bytes_max:  that wait to be sent; who has more waits in line; a message alone may be longer (1 MiB)
  * @drain_ns:          how long endings may use it once its scope is cancelled (30 s)
  */

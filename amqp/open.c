@@ -11,8 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FRAME_BYTES_MAX (1U << 20)
-#define CHANNELS_MAX	2047U
+#define FRAME_BYTES_MAX	  (1U << 20)
+#define MESSAGE_BYTES_MAX (1U << 30)
+#define CHANNELS_MAX	  2047U
 
 static void connection_abort(void *resource)
 {
@@ -86,6 +87,8 @@ static const char *configure(struct ew_amqp_connection *connection,
 	if (connection->frame_bytes_max < AMQP_FRAME_MIN_SIZE ||
 	    connection->frame_bytes_max > FRAME_BYTES_MAX)
 		return "frame_bytes_max is from 4096 to 1048576";
+	if (connection->message_bytes_max > MESSAGE_BYTES_MAX)
+		return "message_bytes_max is at most 1073741824";
 	return connection->drain_ns < 0 ? "drain_ns is negative" : NULL;
 }
 

@@ -85,6 +85,18 @@ TEST(amqp_option_out_of_range_is_named)
 	free(world);
 }
 
+/* A broker announces how long a body is, and so much memory is asked for: no sum may be beyond what a number holds. */
+TEST(amqp_messages_without_a_bound_are_refused)
+{
+	struct world *world = new_world();
+
+	world->options.message_bytes_max = SIZE_MAX;
+	run(world, nothing);
+	EXPECT_EQ(world->opened, -EINVAL);
+	EXPECT_STR(world->error.text, "message_bytes_max is at most 1073741824");
+	free(world);
+}
+
 static int speak_another_version(struct broker *broker, unsigned channel,
 				 const amqp_method_t *method)
 {
