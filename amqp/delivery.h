@@ -18,3 +18,6 @@ int ew_amqp_delivery_describe(struct ew_amqp_delivery *delivery,
 
 /** ew_amqp_copy_text() - into @size bytes, with a NUL behind it; "" if it has a NUL in it */
 void ew_amqp_copy_text(amqp_bytes_t bytes, char *ret_text, size_t size);
+
+/** ew_amqp_copy_words() - the same for people, who see it in a log: control characters become question marks */
+void ew_amqp_copy_words(amqp_bytes_t bytes, char *ret_text, size_t size);

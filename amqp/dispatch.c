@@ -45,7 +45,7 @@ static int closed_by_broker(struct ew_amqp_channel *channel, const amqp_channel_
 	char text[EW_AMQP_TEXT_BYTES];
 	unsigned number = channel->number;
 
-	ew_amqp_copy_text(close->reply_text, text, sizeof(text));
+	ew_amqp_copy_words(close->reply_text, text, sizeof(text));
 	ew_amqp_error_set(&error, ew_amqp_code_error(close->reply_code), close->reply_code,
 			  "the broker closed the channel: %.200s", text);
 	/* Ours has crossed it, and is answered too. */
@@ -105,8 +105,8 @@ static int delivery_begins(struct ew_amqp_channel *channel, const amqp_basic_del
 static int return_begins(struct ew_amqp_channel *channel, const amqp_basic_return_t *returned)
 {
 	channel->returned.code = returned->reply_code;
-	ew_amqp_copy_text(returned->reply_text, channel->returned.text,
-			  sizeof(channel->returned.text));
+	ew_amqp_copy_words(returned->reply_text, channel->returned.text,
+			   sizeof(channel->returned.text));
 	channel->returning = true;
 	channel->expected = EW_AMQP_EXPECT_HEADER;
 	return 0;

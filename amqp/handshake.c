@@ -126,7 +126,7 @@ static int closed(struct ew_amqp_connection *connection, const amqp_connection_c
 	amqp_connection_close_ok_t close_ok = {};
 	char text[EW_AMQP_TEXT_BYTES];
 
-	ew_amqp_copy_text(close->reply_text, text, sizeof(text));
+	ew_amqp_copy_words(close->reply_text, text, sizeof(text));
 	ew_amqp_error_set(&connection->error, ew_amqp_code_error(close->reply_code),
 			  close->reply_code, "the broker closed the connection: %.200s", text);
 	ew_amqp_say(connection, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &close_ok);
@@ -136,7 +136,7 @@ static int closed(struct ew_amqp_connection *connection, const amqp_connection_c
 
 static void blocked(struct ew_amqp_connection *connection, amqp_bytes_t reason)
 {
-	ew_amqp_copy_text(reason, connection->blocked_reason, sizeof(connection->blocked_reason));
+	ew_amqp_copy_words(reason, connection->blocked_reason, sizeof(connection->blocked_reason));
 	connection->blocked = true;
 	ew_amqp_look_again(connection);
 }

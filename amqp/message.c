@@ -59,6 +59,14 @@ void ew_amqp_copy_text(amqp_bytes_t bytes, char *ret_text, size_t size)
 	ret_text[n] = 0;
 }
 
+void ew_amqp_copy_words(amqp_bytes_t bytes, char *ret_text, size_t size)
+{
+	ew_amqp_copy_text(bytes, ret_text, size);
+	for (unsigned char *at = (unsigned char *)ret_text; *at; at++)
+		if (*at < ' ' || *at == 0x7f)
+			*at = '?';
+}
+
 int ew_amqp_delivery_new(const amqp_basic_deliver_t *deliver, bool no_ack,
 			 struct ew_amqp_delivery **ret_delivery)
 {
