@@ -70,7 +70,7 @@ struct ew__head {
 	struct ew_node *node; /* innermost */
 	uint8_t refuse;	      /* not 0: the next suspending call takes the slow path */
 	uint8_t refusals;     /* in a row */
-	uint8_t leaving; /* cancelled, also where a shield stands before it: runs behind those that are not */
+	uint8_t leaving; /* cancelled, also behind a shield, and not by a limit of its own: runs behind others */
 	/* As many as frames fit on a stack. */
 	uint16_t no_drop;
 	uint16_t endings; /* closes being run */

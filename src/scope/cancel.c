@@ -35,6 +35,30 @@ bool ew__node_is_cancelled(const struct ew_node *node)
 	return false;
 }
 
+/* A limit in a task's own block, or what became of the children there: that ends the block, and the task lives on. */
+static bool ends_block_only(uint8_t reason)
+{
+	return reason == EW_REASON_DEADLINE || reason == EW_REASON_CHILD ||
+	       reason == EW_REASON_LEFT || reason == EW_REASON_BUDGET;
+}
+
+/* Also behind shields. */
+static bool is_leaving(const struct ew_task *task)
+{
+	const struct ew_node *node;
+	bool own = true;
+	uint8_t reason;
+
+	for (node = task->head.node; node; node = node->parent) {
+		if (node == &task->base)
+			own = false;
+		reason = atomic_load_explicit(&node->reason, memory_order_relaxed);
+		if (reason && !(own && ends_block_only(reason)))
+			return true;
+	}
+	return false;
+}
+
 void ew__cancel_update(struct ew_task *task)
 {
 	uint8_t refuse = task->head.refuse & EW__REFUSE_SWEEP;
@@ -49,9 +73,7 @@ void ew__cancel_update(struct ew_task *task)
 			break;
 	}
 	task->head.refuse = refuse;
-	while (node && !atomic_load_explicit(&node->reason, memory_order_relaxed))
-		node = node->parent;
-	task->head.leaving = node || (refuse & EW__REFUSE_CANCEL);
+	task->head.leaving = is_leaving(task);
 }
 
 static int64_t entry_reserve_ns(const struct ew_entry *entry)

@@ -418,6 +418,50 @@ TEST(lane_that_is_fed_lets_cancelled_tasks_wait_and_nobody_else)
 	EXPECT_EQ(ew_run(&options, wait_while_fed, NULL), 0);
 }
 
+static int time_out(void *argument)
+{
+	EW_SCOPE(patience, .deadline_ns = ew_after(EW_MILLISECOND));
+
+	(void)argument;
+	return ew_scope_finish(&patience, ew_sleep(3600 * EW_SECOND));
+}
+
+/* If nothing else ends it. */
+static int fed_no_more(void *argument)
+{
+	struct waiting *waiting = argument;
+
+	(void)!ew_sleep(10 * EW_SECOND);
+	waiting->ended = true;
+	waiting->until_ns = ew_now();
+	return 0;
+}
+
+static int time_out_while_fed(void *argument)
+{
+	struct waiting waiting = { .until_ns = EW_NEVER };
+	const _Atomic int64_t *own = ew__worker->lanes_fed_until_ns;
+	EW_SCOPE(end_of_fed);
+	EW_SCOPE(living);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&end_of_fed, fed_no_more, &waiting), 0);
+	ew__worker->lanes_fed_until_ns = &waiting.until_ns;
+	EXPECT_EQ(ew_spawn(&living, time_out, NULL), 0);
+	EXPECT_EQ(ew_scope_join(&living), -ETIMEDOUT);
+	EXPECT(!waiting.ended);
+	ew__worker->lanes_fed_until_ns = own;
+	return 0;
+}
+
+/* A limit that a task has set itself ends what it was about, and not the task. */
+TEST(lane_that_is_fed_lets_nobody_wait_whose_own_time_is_up)
+{
+	const struct ew_run_options options = { .workers_count = 1 };
+
+	EXPECT_EQ(ew_run(&options, time_out_while_fed, NULL), 0);
+}
+
 #define BACKLOG 100
 
 struct fed {
