@@ -14,20 +14,20 @@ static struct ew__task_op *task_op_of(struct ew__op *op)
 	return ew__container_of(op, struct ew__task_op, op);
 }
 
-/* Whether it says that the peer has gone: nobody waits for what comes of it. */
+/* Whether it says that the peer has gone, perhaps before the watch's word about it. */
 static bool brings_the_end(const struct ew__op *op)
 {
-	if (op->code != EW__OP_RECV && op->code != EW__OP_RECEIVE && op->code != EW__OP_SEND)
-		return false;
 	return op->result == 0 || op->result == -ECONNRESET || op->result == -EPIPE;
 }
 
 static void op_completed(struct ew__op *op)
 {
-	if (ew__unlikely(brings_the_end(op)))
-		ew__wait_end_behind(&task_op_of(op)->wait, op->result);
+	struct ew__task_op *task_op = task_op_of(op);
+
+	if (ew__unlikely(task_op->watched && brings_the_end(op)))
+		ew__wait_end_behind(&task_op->wait, op->result);
 	else
-		ew__wait_end(&task_op_of(op)->wait, op->result);
+		ew__wait_end(&task_op->wait, op->result);
 }
 
 static void op_cancelled(struct ew__wait *wait)

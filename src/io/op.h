@@ -12,6 +12,7 @@
 struct ew__task_op {
 	struct ew__op op;
 	struct ew__wait wait;
+	bool watched; /* the peer is: once it has gone nobody waits for what the task does then */
 };
 
 /*

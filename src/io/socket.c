@@ -312,6 +312,7 @@ int ew_socket_recv(struct ew_socket *socket, void *buffer, size_t size)
 			.address = buffer,
 			.length = transfer_bytes(size),
 		},
+		.watched = socket->armed,
 	};
 
 	return ew__op_run_polled(&recv, "bytes from a peer");
@@ -353,7 +354,8 @@ static int receive_in_line(struct ew_socket *socket, struct ew__task_op *receive
 
 int ew_socket_receive(struct ew_socket *socket, const char **ret_data)
 {
-	struct ew__task_op receive = { .op = { .code = EW__OP_RECEIVE, .fd = socket->fd } };
+	struct ew__task_op receive = { .op = { .code = EW__OP_RECEIVE, .fd = socket->fd },
+				       .watched = socket->armed };
 	struct ew_worker *worker = ew__worker;
 	int r;
 
@@ -387,6 +389,7 @@ int ew_socket_send(struct ew_socket *socket, const void *data, size_t size)
 				.address = at,
 				.length = transfer_bytes(size),
 			},
+			.watched = socket->armed,
 		};
 
 		r = ew__op_run_polled(&send, "a peer to take bytes");

@@ -418,14 +418,6 @@ TEST(lane_that_is_fed_lets_cancelled_tasks_wait_and_nobody_else)
 	EXPECT_EQ(ew_run(&options, wait_while_fed, NULL), 0);
 }
 
-static int time_out(void *argument)
-{
-	EW_SCOPE(patience, .deadline_ns = ew_after(EW_MILLISECOND));
-
-	(void)argument;
-	return ew_scope_finish(&patience, ew_sleep(3600 * EW_SECOND));
-}
-
 /* If nothing else ends it. */
 static int fed_no_more(void *argument)
 {
@@ -437,21 +429,34 @@ static int fed_no_more(void *argument)
 	return 0;
 }
 
-static int time_out_while_fed(void *argument)
+static int run_while_fed(ew_task_fn *fn, void *argument)
 {
 	struct waiting waiting = { .until_ns = EW_NEVER };
 	const _Atomic int64_t *own = ew__worker->lanes_fed_until_ns;
 	EW_SCOPE(end_of_fed);
 	EW_SCOPE(living);
 
-	(void)argument;
 	EXPECT_EQ(ew_spawn(&end_of_fed, fed_no_more, &waiting), 0);
 	ew__worker->lanes_fed_until_ns = &waiting.until_ns;
-	EXPECT_EQ(ew_spawn(&living, time_out, NULL), 0);
-	EXPECT_EQ(ew_scope_join(&living), -ETIMEDOUT);
+	EXPECT_EQ(ew_spawn(&living, fn, argument), 0);
+	EXPECT_EQ(ew_scope_join(&living), 0);
 	EXPECT(!waiting.ended);
 	ew__worker->lanes_fed_until_ns = own;
 	return 0;
+}
+
+static int time_out(void *argument)
+{
+	EW_SCOPE(patience, .deadline_ns = ew_after(EW_MILLISECOND));
+
+	(void)argument;
+	EXPECT_EQ(ew_scope_finish(&patience, ew_sleep(3600 * EW_SECOND)), -ETIMEDOUT);
+	return 0;
+}
+
+static int time_out_while_fed(void *argument)
+{
+	return run_while_fed(time_out, argument);
 }
 
 /* A limit that a task has set itself ends what it was about, and not the task. */
@@ -460,6 +465,34 @@ TEST(lane_that_is_fed_lets_nobody_wait_whose_own_time_is_up)
 	const struct ew_run_options options = { .workers_count = 1 };
 
 	EXPECT_EQ(ew_run(&options, time_out_while_fed, NULL), 0);
+}
+
+static int read_to_the_end(void *socket)
+{
+	char text[8];
+
+	EXPECT_EQ(ew_socket_recv(socket, text, sizeof(text)), 2);
+	EXPECT_EQ(ew_socket_recv(socket, text, sizeof(text)), 0);
+	return 0;
+}
+
+static int read_to_the_end_while_fed(void *argument)
+{
+	EW_OWN(ew_socket, socket);
+	int peer = unix_peer(&socket);
+
+	(void)argument;
+	EXPECT_EQ(write(peer, "ok", 2), 2);
+	close(peer);
+	return run_while_fed(read_to_the_end, socket);
+}
+
+/* Many a server says that an answer is complete by closing the connection. */
+TEST(lane_that_is_fed_lets_nobody_wait_whose_answer_has_ended)
+{
+	const struct ew_run_options options = { .workers_count = 1 };
+
+	EXPECT_EQ(ew_run(&options, read_to_the_end_while_fed, NULL), 0);
 }
 
 #define BACKLOG 100
