@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -375,8 +376,9 @@ def test_ends_when_its_test_is_killed():
     wait_until(lambda: not is_running(pid), 20, "it has ended")
     for name in ("mount", "backing"):
         os.rmdir(f"{folder}/{name}")
-    os.unlink(f"{folder}/errors")
-    os.rmdir(folder)
+    if testfs.mounted_at(folder):
+        subprocess.run(["umount", "-l", folder], check=True)
+    shutil.rmtree(folder)
 
 
 def is_running(pid):
