@@ -175,26 +175,38 @@ class Life:
 
 def breed():
     """Forks a life for each line of standard input, and says its number when it listens."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     lives = set()
+
+    def bury(*_):
+        """Nobody whom we have waited for is killed in the end: the number may be another's by then."""
+        with contextlib.suppress(ChildProcessError):
+            while pid := os.waitpid(-1, os.WNOHANG)[0]:
+                lives.discard(pid)
+
+    signal.signal(signal.SIGCHLD, bury)
     for line in sys.stdin:
         path, place, lie, version = line.rstrip("\n").split(" ", 3)
         ready, told = os.pipe()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         pid = os.fork()
         if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             os.close(ready)
             life = Life(path, pathlib.Path(place), version, lie)
             os.close(told)
             life.run()
             signal.pause()
+        lives.add(pid)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         os.close(told)
         os.read(ready, 1)
         os.close(ready)
-        lives.add(pid)
         print(pid, flush=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     for pid in lives:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 class FakeClamd:
