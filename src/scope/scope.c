@@ -154,9 +154,9 @@ void ew__scope_enter(struct ew_scope *scope)
 
 static bool is_joined(struct ew_scope *scope)
 {
-	if (scope->next_wanted && scope->ended)
+	if (!scope->children_count && !atomic_load(&scope->cancel_posted))
 		return true;
-	return !scope->children_count && !atomic_load(&scope->cancel_posted);
+	return scope->next_wanted && scope->ended;
 }
 
 /* Waits for children and for a cancel on its way from another thread; never refused. */
