@@ -71,21 +71,14 @@ static int await_answer(struct ew_amqp_channel *channel)
 static int send_call(struct ew_amqp_channel *channel, amqp_method_number_t id, void *method,
 		     amqp_method_number_t answer)
 {
-	int r;
+	int r = ew_amqp_say_in_turn(channel, id, method);
 
-	EW_OWN(ew_mutex_hold, turn);
-
-	r = ew_amqp_output_turn(channel, AMQP_FRAME_MIN_SIZE, false, &turn);
-	if (r == 0)
-		r = ew_amqp_output_method(&channel->connection->filling, channel->number, id,
-					  method);
 	if (r < 0)
 		return r;
 	ew_event_reset(&channel->answered);
 	channel->answer = answer;
 	/* The first call is channel.open. */
 	channel->state = EW_AMQP_OPEN;
-	ew_amqp_output_appended(channel->connection);
 	return 0;
 }
 

@@ -120,17 +120,11 @@ static int answer(struct ew_amqp_channel *channel, struct ew_amqp_delivery **del
 {
 	int r;
 
-	EW_OWN(ew_mutex_hold, turn);
-
 	if ((*delivery)->tag == 0)
 		return -EINVAL;
-	r = ew_amqp_output_turn(channel, AMQP_FRAME_MIN_SIZE, false, &turn);
-	if (r == 0)
-		r = ew_amqp_output_method(&channel->connection->filling, channel->number, id,
-					  method);
+	r = ew_amqp_say_in_turn(channel, id, method);
 	if (r < 0)
 		return r;
-	ew_amqp_output_appended(channel->connection);
 	ew_abort(delivery);
 	return 0;
 }

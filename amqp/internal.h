@@ -168,6 +168,10 @@ void ew_amqp_look_again(struct ew_amqp_connection *connection);
 EW_SUSPENDS int ew_amqp_output_turn(struct ew_amqp_channel *channel, size_t bytes, bool publishing,
 				    struct ew_mutex_hold **ret_turn);
 
+/* Waits for the turn, and says @method. With 0 nothing has suspended since. */
+EW_SUSPENDS int ew_amqp_say_in_turn(struct ew_amqp_channel *channel, amqp_method_number_t id,
+				    void *method);
+
 /* Says something that needs no turn because the protocol bounds it; a failure ends the connection. */
 void ew_amqp_say(struct ew_amqp_connection *connection, unsigned channel, amqp_method_number_t id,
 		 void *method);

@@ -73,6 +73,21 @@ int ew_amqp_output_turn(struct ew_amqp_channel *channel, size_t bytes, bool publ
 	return r;
 }
 
+int ew_amqp_say_in_turn(struct ew_amqp_channel *channel, amqp_method_number_t id, void *method)
+{
+	struct ew_amqp_connection *connection = channel->connection;
+	int r;
+
+	EW_OWN(ew_mutex_hold, turn);
+
+	r = ew_amqp_output_turn(channel, AMQP_FRAME_MIN_SIZE, false, &turn);
+	if (r == 0)
+		r = ew_amqp_output_method(&connection->filling, channel->number, id, method);
+	if (r == 0)
+		ew_amqp_output_appended(connection);
+	return r;
+}
+
 void ew_amqp_say(struct ew_amqp_connection *connection, unsigned channel, amqp_method_number_t id,
 		 void *method)
 {

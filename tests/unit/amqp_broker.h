@@ -74,7 +74,24 @@ static UNUSED int broker_frame(struct broker *broker, unsigned type, unsigned ch
 	return 1;
 }
 
-/* basic.deliver, or basic.return, with a content of its own. */
+/* basic.deliver or basic.return, and the content that follows it. */
+static UNUSED void broker_say_content(struct broker *broker, unsigned channel,
+				      amqp_method_number_t id, void *method,
+				      const struct ew_amqp_message *message)
+{
+	struct ew_amqp_output content = {};
+	size_t publish;
+
+	/* What follows basic.publish is what follows these. */
+	EXPECT_EQ(ew_amqp_output_publish(&content, channel, message, 4096), 0);
+	publish = (size_t)content.data[6] + EW_AMQP_FRAME_OVERHEAD;
+	broker_say(broker, channel, id, method);
+	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, content.data + publish,
+				       content.bytes - publish),
+		  0);
+	ew_amqp_output_free(&content);
+}
+
 static UNUSED int broker_deliver(struct broker *broker, unsigned channel, uint64_t tag,
 				 const char *body)
 {
@@ -85,17 +102,8 @@ static UNUSED int broker_deliver(struct broker *broker, unsigned channel, uint64
 					 .delivery_tag = tag,
 					 .exchange = amqp_cstring_bytes("e"),
 					 .routing_key = amqp_cstring_bytes("k") };
-	struct ew_amqp_output content = {};
-	size_t publish;
 
-	/* What follows basic.publish is what follows basic.deliver. */
-	EXPECT_EQ(ew_amqp_output_publish(&content, channel, &message, 4096), 0);
-	publish = (size_t)content.data[6] + EW_AMQP_FRAME_OVERHEAD;
-	broker_say(broker, channel, AMQP_BASIC_DELIVER_METHOD, &deliver);
-	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, content.data + publish,
-				       content.bytes - publish),
-		  0);
-	ew_amqp_output_free(&content);
+	broker_say_content(broker, channel, AMQP_BASIC_DELIVER_METHOD, &deliver, &message);
 	return 1;
 }
 
@@ -106,16 +114,8 @@ static UNUSED int broker_return(struct broker *broker, unsigned channel, const c
 						 .body_bytes = 1 };
 	amqp_basic_return_t returned = { .reply_code = AMQP_NO_ROUTE,
 					 .reply_text = amqp_cstring_bytes("NO_ROUTE") };
-	struct ew_amqp_output content = {};
-	size_t publish;
 
-	EXPECT_EQ(ew_amqp_output_publish(&content, channel, &message, 4096), 0);
-	publish = (size_t)content.data[6] + EW_AMQP_FRAME_OVERHEAD;
-	broker_say(broker, channel, AMQP_BASIC_RETURN_METHOD, &returned);
-	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, content.data + publish,
-				       content.bytes - publish),
-		  0);
-	ew_amqp_output_free(&content);
+	broker_say_content(broker, channel, AMQP_BASIC_RETURN_METHOD, &returned, &message);
 	return 1;
 }
 

@@ -129,16 +129,22 @@ static int meet_somebody(void *argument)
 	return 0;
 }
 
-TEST(amqp_broker_that_lasts_is_called_again_first)
+/* A folder for the socket of somebody who listens. */
+static void run_with_a_place(ew_task_fn *fn)
 {
 	const struct ew_run_options options = { .workers_count = 1 };
 	char folder[] = "/tmp/endwell-dialer-XXXXXX";
 
 	EXPECT(mkdtemp(folder));
 	snprintf(somebody.sun_path, sizeof(somebody.sun_path), "%s/broker", folder);
-	EXPECT_EQ(ew_run(&options, meet_somebody, NULL), 0);
+	EXPECT_EQ(ew_run(&options, fn, NULL), 0);
 	unlink(somebody.sun_path);
 	EXPECT_EQ(rmdir(folder), 0);
+}
+
+TEST(amqp_broker_that_lasts_is_called_again_first)
+{
+	run_with_a_place(meet_somebody);
 }
 
 /* ---- one that takes the call and says nothing ---- */
@@ -169,14 +175,7 @@ static int meet_silence(void *argument)
 
 TEST(amqp_broker_that_says_nothing_is_left_after_an_attempt)
 {
-	const struct ew_run_options options = { .workers_count = 1 };
-	char folder[] = "/tmp/endwell-dialer-XXXXXX";
-
-	EXPECT(mkdtemp(folder));
-	snprintf(somebody.sun_path, sizeof(somebody.sun_path), "%s/broker", folder);
-	EXPECT_EQ(ew_run(&options, meet_silence, NULL), 0);
-	unlink(somebody.sun_path);
-	EXPECT_EQ(rmdir(folder), 0);
+	run_with_a_place(meet_silence);
 }
 
 TEST_MAIN()
