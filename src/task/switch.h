@@ -52,8 +52,7 @@ struct ew__context {
 static inline void ew__switch(void **save, void *to)
 {
 #if defined(__x86_64__)
-	__asm__ volatile("leaq -128(%%rsp), %%rsp\n\t" /* past the red zone */
-			 "pushq %%rbp\n\t"
+	__asm__ volatile("pushq %%rbp\n\t" /* there is no red zone: -mno-red-zone */
 			 "leaq 1f(%%rip), %%rax\n\t"
 			 "pushq %%rax\n\t"
 			 "movq %%rsp, (%[save])\n\t"
@@ -61,8 +60,7 @@ static inline void ew__switch(void **save, void *to)
 			 "popq %%rax\n\t"
 			 "jmpq *%%rax\n\t"
 			 "1:\n\t"
-			 "popq %%rbp\n\t"
-			 "leaq 128(%%rsp), %%rsp"
+			 "popq %%rbp"
 			 : [save] "+D"(save), [to] "+S"(to)
 			 :
 			 : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13",
