@@ -14,9 +14,12 @@ enum ew_sweep_mode {
 	EW_SWEEP_NONE,		 /* nothing: the run that counts the points */
 	EW_SWEEP_CANCEL,	 /* the scenario is cancelled before the call has any effect */
 	EW_SWEEP_CANCEL_WAITING, /* the scenario is cancelled while the call waits */
+	EW_SWEEP_CANCEL_ENDED, /* cancelled when what the call waited for has come, and before it returns */
 	EW_SWEEP_FORCE,	       /* cancelled with no time left: endings are aborted, joins remain */
 	EW_SWEEP_PANIC,	       /* the task that makes the call panics; also inside an ending */
 	EW_SWEEP_CANCEL_FORCE, /* cancelled there, and forced at each later point in turn */
+	EW_SWEEP_MEMORY_ONCE,  /* no point: an allocation returns NULL */
+	EW_SWEEP_MEMORY_GONE,  /* and so do all that come later */
 };
 
 /**
@@ -25,6 +28,7 @@ enum ew_sweep_mode {
  * @droppable:     the scenario is spawned so: force ends it where it suspends
  * @run_seconds_max: of real time; a run that takes longer has lost a wake-up: reported on stderr with mode and
  *                 point, and the process aborts, since such a run cannot be left; 0: 20
+ * @lost_blocks_max: what other libraries may lose of the heap when an allocation of theirs fails; 0: nothing
  * @prepare:       called before each run, outside the runtime
  * @check:         called after each run, outside the runtime: NULL, or what is wrong (permits not back,
  *                 an ending that ran twice or never ...)
@@ -33,6 +37,7 @@ struct ew_sweep_options {
 	unsigned modes;
 	bool droppable;
 	unsigned run_seconds_max;
+	unsigned lost_blocks_max;
 	void (*prepare)(void *argument);
 	const char *(*check)(void *argument);
 };
@@ -40,15 +45,17 @@ struct ew_sweep_options {
 /**
  * struct ew_sweep_result - what a sweep found
  * @points: suspension points of the undisturbed run, those inside endings included
- * @runs:   that were made, the counting one included
+ * @allocations: that the scenario's tasks made in it; 0 with a sanitizer, which has an allocator of its own
+ * @runs:   that were made, two undisturbed ones included
  * @failed: something was wrong in the last run; the rest of the structure says what
- * @mode, @index, @second: what was done at which point, counted from 0; @second: the later point of
+ * @mode, @index, @second: what was done at which point (or allocation), counted from 0; @second: the later point of
  *          EW_SWEEP_CANCEL_FORCE
  * @site:   the task at that point, and the newest declaration of its registry
  * @what:   what was wrong
  */
 struct ew_sweep_result {
 	unsigned points;
+	unsigned allocations;
 	unsigned runs;
 	bool failed;
 	enum ew_sweep_mode mode;
@@ -63,9 +70,10 @@ struct ew_sweep_result {
  * @options:  NULL for defaults
  * @scenario: a task; runs with virtual time on one worker, alone in a runtime of its own each time
  *
- * Every suspending call of the scenario's task and of all tasks that it spawns is a point. The first run is not
+ * Every suspending call of the scenario's task and of all tasks that it spawns is a point. The first two runs are not
  * disturbed and must return 0 or a count. After each run these must be gone: tasks, operations in flight, timers,
- * jobs on threads, resources, child processes, and descriptors must be those of before. A point that later runs do
+ * jobs on threads, resources, child processes, and descriptors and blocks of the heap must be those of before (blocks
+ * that are freed by @check, or made by @prepare, are not the run's). A point that later runs do
  * not reach, not even in 20 tries (the kernel may end an operation before the cancel or by it), means that the
  * scenario is not deterministic, and fails. A point in a stretch marked EW_NO_DROP is passed over by EW_SWEEP_PANIC.
  *

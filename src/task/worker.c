@@ -38,6 +38,7 @@ __thread struct ew_worker *ew__worker;
 __thread struct ew__head *ew__current;
 __thread const struct ew_site *ew__made_at;
 __thread int64_t ew__virtual_now_ns;
+bool (*ew__sweep_keep)(struct ew_task *task);
 
 int64_t ew_now(void)
 {

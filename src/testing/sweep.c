@@ -10,6 +10,7 @@
 
 #include "scope/scope.h"
 #include "testing/census.h"
+#include "testing/heap.h"
 
 #include <endwell/clock.h>
 #include <endwell/run.h>
@@ -27,6 +28,9 @@
 /* Where the kernel takes part, an operation that meets a cancel ends in one way or the other, and points vary. */
 #define TRIES_TO_REACH 20
 
+/* A library that keeps what it has allocated once (a stack for a thread, a buffer for a stream) does so once. */
+#define TRIES_TO_LEAK 3
+
 struct sweep {
 	const struct ew_sweep_options *options;
 	ew_task_fn *scenario;
@@ -41,6 +45,9 @@ struct sweep {
 	bool second_reached;
 	bool cancel_posted;
 	struct ew__message cancel_message;
+	struct ew_task *to_keep,
+		*kept; /* EW_SWEEP_CANCEL_ENDED: to be kept when it is ready; that is kept */
+	int64_t blocks_left;
 	int scenario_result;
 
 	/* The watching thread's. */
@@ -57,14 +64,17 @@ static const char *const mode_names[] = {
 	[EW_SWEEP_NONE] = "none",
 	[EW_SWEEP_CANCEL] = "cancel",
 	[EW_SWEEP_CANCEL_WAITING] = "cancel while waiting",
+	[EW_SWEEP_CANCEL_ENDED] = "cancel when the wait is over",
 	[EW_SWEEP_FORCE] = "force",
 	[EW_SWEEP_PANIC] = "panic",
 	[EW_SWEEP_CANCEL_FORCE] = "cancel, then force",
+	[EW_SWEEP_MEMORY_ONCE] = "no memory once",
+	[EW_SWEEP_MEMORY_GONE] = "no memory from there on",
 };
 
 const char *ew_sweep_mode_name(enum ew_sweep_mode mode)
 {
-	return (unsigned)mode <= EW_SWEEP_CANCEL_FORCE ? mode_names[mode] : "unknown";
+	return (unsigned)mode <= EW_SWEEP_MEMORY_GONE ? mode_names[mode] : "unknown";
 }
 
 static void fail(struct sweep *sweep, const char *format, ...)
@@ -123,29 +133,69 @@ static void force(struct ew_scope *scope)
 static void deliver_cancel(struct ew__message *message)
 {
 	struct sweep *sweep = ew__container_of(message, struct sweep, cancel_message);
+	struct ew_task *kept = sweep->kept;
 
 	sweep->cancel_posted = false;
+	sweep->kept = NULL;
 	if (sweep->scope)
 		ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED);
+	if (kept)
+		ew__task_ready(kept);
 }
 
-static void act(struct sweep *sweep, const struct ew_task *task)
+static void post_cancel(struct sweep *sweep, struct ew_worker *worker)
+{
+	sweep->cancel_posted = true;
+	sweep->cancel_message.deliver = deliver_cancel;
+	ew__post(worker, &sweep->cancel_message);
+}
+
+/* What the task waited for has come. It goes on after a cancel, which is delivered like any other, between tasks. */
+static bool keep(struct ew_task *task)
+{
+	struct sweep *sweep = current;
+
+	if (task != sweep->to_keep)
+		return false;
+	sweep->to_keep = NULL;
+	sweep->kept = task;
+	post_cancel(sweep, task->worker);
+	return true;
+}
+
+static void act(struct sweep *sweep, struct ew_task *task)
 {
 	switch (sweep->result.mode) {
 	case EW_SWEEP_NONE: break;
 	case EW_SWEEP_CANCEL:
 	case EW_SWEEP_CANCEL_FORCE: ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED); break;
-	case EW_SWEEP_CANCEL_WAITING:
-		sweep->cancel_posted = true;
-		sweep->cancel_message.deliver = deliver_cancel;
-		ew__post(task->worker, &sweep->cancel_message);
+	case EW_SWEEP_CANCEL_WAITING: post_cancel(sweep, task->worker); break;
+	case EW_SWEEP_CANCEL_ENDED:
+		sweep->to_keep = task;
+		task->head.leaving = true;
 		break;
 	case EW_SWEEP_FORCE: force(sweep->scope); break;
 	case EW_SWEEP_PANIC:
 		if (!task->head.no_drop)
 			ew_panic("at suspension point %u of a sweep", sweep->result.index);
 		break;
+	case EW_SWEEP_MEMORY_ONCE:
+	case EW_SWEEP_MEMORY_GONE: break;
 	}
+}
+
+static bool fails_memory(enum ew_sweep_mode mode)
+{
+	return mode == EW_SWEEP_MEMORY_ONCE || mode == EW_SWEEP_MEMORY_GONE;
+}
+
+/* The call that was to wait has not, and this is the task's next. */
+static void let_go(struct sweep *sweep, struct ew_task *task)
+{
+	if (task != sweep->to_keep)
+		return;
+	sweep->to_keep = NULL;
+	ew__cancel_update(task);
 }
 
 static void at_point(struct ew_task *task)
@@ -153,8 +203,9 @@ static void at_point(struct ew_task *task)
 	struct sweep *sweep = current;
 	unsigned index = sweep->points++;
 
-	if (sweep->result.mode == EW_SWEEP_NONE)
+	if (sweep->result.mode == EW_SWEEP_NONE || fails_memory(sweep->result.mode))
 		return;
+	let_go(sweep, task);
 	if (index == sweep->result.index) {
 		sweep->reached = true;
 		note_site(sweep, task);
@@ -223,9 +274,44 @@ static void begin_run(struct sweep *sweep)
 	sweep->points = 0;
 	sweep->reached = false;
 	sweep->second_reached = false;
+	sweep->to_keep = NULL;
+	sweep->blocks_left = -ew__heap_blocks();
 	sweep->scenario_result = -ENOTRECOVERABLE;
 	if (sweep->options->prepare)
 		sweep->options->prepare(sweep->argument);
+}
+
+static void begin_plan(struct sweep *sweep)
+{
+	current = sweep;
+	ew__sweep_point = at_point;
+	ew__sweep_keep = keep;
+	if (fails_memory(sweep->result.mode))
+		ew__heap_fail_from(sweep->result.index, sweep->result.mode == EW_SWEEP_MEMORY_GONE);
+	else
+		ew__heap_count();
+}
+
+static void note_caller(struct sweep *sweep)
+{
+	char caller[200];
+
+	ew__heap_describe_failed(caller, sizeof(caller));
+	pthread_mutex_lock(&sweep->mutex);
+	snprintf(sweep->result.site, sizeof(sweep->result.site), "asked for by %s", caller);
+	pthread_mutex_unlock(&sweep->mutex);
+}
+
+static void end_plan(struct sweep *sweep)
+{
+	ew__heap_count_no_more();
+	if (fails_memory(sweep->result.mode)) {
+		sweep->reached = ew__heap_has_failed();
+		note_caller(sweep);
+	}
+	ew__sweep_keep = NULL;
+	ew__sweep_point = NULL;
+	current = NULL;
 }
 
 static void run_once(struct sweep *sweep)
@@ -238,11 +324,9 @@ static void run_once(struct sweep *sweep)
 	int r;
 
 	begin_run(sweep);
-	current = sweep;
-	ew__sweep_point = at_point;
+	begin_plan(sweep);
 	r = ew_run(&run_options, main_task, sweep);
-	ew__sweep_point = NULL;
-	current = NULL;
+	end_plan(sweep);
 	if (r < 0)
 		fail(sweep, "the runtime ended with error %d", -r);
 	else if (sweep->result.mode == EW_SWEEP_NONE && sweep->scenario_result < 0)
@@ -252,6 +336,19 @@ static void run_once(struct sweep *sweep)
 	complaint = sweep->options->check ? sweep->options->check(sweep->argument) : NULL;
 	if (complaint)
 		fail(sweep, "%s", complaint);
+	sweep->blocks_left += ew__heap_blocks();
+}
+
+static void run_until_nothing_is_kept(struct sweep *sweep)
+{
+	int64_t left_max = fails_memory(sweep->result.mode) ? sweep->options->lost_blocks_max : 0;
+	unsigned tries = 0;
+
+	do
+		run_once(sweep);
+	while (!sweep->result.failed && sweep->blocks_left > left_max && ++tries < TRIES_TO_LEAK);
+	if (!sweep->result.failed && sweep->blocks_left > left_max)
+		fail(sweep, "%d blocks of memory are left", (int)sweep->blocks_left);
 }
 
 static bool went_as_planned(const struct sweep *sweep)
@@ -267,7 +364,7 @@ static bool run(struct sweep *sweep)
 	unsigned tries;
 
 	for (tries = 0; tries < TRIES_TO_REACH; tries++) {
-		run_once(sweep);
+		run_until_nothing_is_kept(sweep);
 		if (sweep->result.failed)
 			return false;
 		if (went_as_planned(sweep))
@@ -295,10 +392,11 @@ static bool run_force_later(struct sweep *sweep)
 
 static bool run_mode(struct sweep *sweep, enum ew_sweep_mode mode)
 {
+	unsigned count = fails_memory(mode) ? sweep->result.allocations : sweep->result.points;
 	unsigned index;
 
 	sweep->result.mode = mode;
-	for (index = 0; index < sweep->result.points; index++) {
+	for (index = 0; index < count; index++) {
 		sweep->result.index = index;
 		if (!run(sweep))
 			return false;
@@ -314,10 +412,12 @@ static void sweep_all(struct sweep *sweep)
 	enum ew_sweep_mode mode;
 
 	sweep->result.second = NOT_USED;
-	if (!run(sweep))
+	run_once(sweep); /* fills what libraries keep */
+	if (sweep->result.failed || !run(sweep))
 		return;
 	sweep->result.points = sweep->points;
-	for (mode = EW_SWEEP_CANCEL; mode <= EW_SWEEP_CANCEL_FORCE; mode++)
+	sweep->result.allocations = ew__heap_counted();
+	for (mode = EW_SWEEP_CANCEL; mode <= EW_SWEEP_MEMORY_GONE; mode++)
 		if ((!modes || modes & 1u << mode) && !run_mode(sweep, mode))
 			return;
 	sweep->result.mode = EW_SWEEP_NONE;

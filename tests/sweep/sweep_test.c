@@ -25,7 +25,7 @@ TEST(sweep_runs_once_for_each_point_and_mode)
 
 	EXPECT(!result.failed);
 	EXPECT_EQ(result.points, 3);
-	EXPECT_EQ(result.runs, 1 + 3 + 3);
+	EXPECT_EQ(result.runs, 2 + 3 + 3);
 }
 
 static int stubborn(void *argument)
@@ -45,7 +45,7 @@ TEST(sweep_forces_at_each_point_after_the_cancel)
 
 	EXPECT(!result.failed);
 	EXPECT_EQ(result.points, 4);
-	EXPECT_EQ(result.runs, 1 + 4 + 3 + 2 + 1);
+	EXPECT_EQ(result.runs, 2 + 4 + 3 + 2 + 1);
 }
 
 static unsigned order_count;
@@ -66,9 +66,9 @@ TEST(sweep_cancels_before_the_call_has_an_effect)
 	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_CANCEL };
 
 	EXPECT(!ew_sweep(&options, note_results, NULL).failed);
-	EXPECT_EQ(order_count, 2);
+	EXPECT_EQ(order_count, 3);
 	EXPECT_EQ(seen[0], 0);
-	EXPECT_EQ(seen[1], -ECANCELED);
+	EXPECT_EQ(seen[2], -ECANCELED);
 }
 
 static int sleep_twice(void *argument)
@@ -89,14 +89,168 @@ TEST(sweep_cancels_while_the_call_waits)
 	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_CANCEL_WAITING };
 
 	EXPECT(!ew_sweep(&options, sleep_twice, NULL).failed);
-	EXPECT_EQ(order_count, 2);
-	EXPECT_EQ(seen[1], -ECANCELED);
+	EXPECT_EQ(order_count, 3);
+	EXPECT_EQ(seen[2], -ECANCELED);
 }
 
 static int fails(void *argument)
 {
 	(void)argument;
 	return -EIO;
+}
+
+/* The child hands over at 5 s, and the next call sees the cancel that came between. */
+static int wait_for_event(void *argument)
+{
+	struct ew_event *event = argument;
+	int r = ew_event_wait(event, EW_NEVER);
+
+	if (order_count < 8)
+		seen[order_count++] = r;
+	if (r < 0)
+		return r;
+	r = ew_yield();
+	if (order_count < 8)
+		seen[order_count++] = r;
+	return r;
+}
+
+static int set_event(void *argument)
+{
+	int r = ew_sleep(5 * EW_SECOND);
+
+	ew_event_set(argument);
+	return r;
+}
+
+static int wait_beside_setter(void *argument)
+{
+	struct ew_event event = { 0 };
+	int r;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = ew_spawn(&scope, set_event, &event);
+	if (r == 0)
+		r = wait_for_event(&event);
+	return ew_scope_finish(&scope, r);
+}
+
+static void count_from_0(void *argument)
+{
+	(void)argument;
+	order_count = 0;
+}
+
+/* The last run is that of the last point, the yield's; the one before it that of the wait. */
+static const char *check_wait_over(void *argument)
+{
+	bool *succeeded = argument;
+
+	if (order_count == 2 && seen[0] == 0 && seen[1] == -ECANCELED)
+		*succeeded = true;
+	return NULL;
+}
+
+TEST(sweep_cancels_when_the_wait_is_over_and_the_call_has_not_returned)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_CANCEL_ENDED,
+					    .prepare = count_from_0,
+					    .check = check_wait_over };
+	bool succeeded = false;
+
+	EXPECT(!ew_sweep(&options, wait_beside_setter, &succeeded).failed);
+	EXPECT(succeeded);
+}
+
+static int allocate_three(void *argument)
+{
+	char *blocks[3];
+	int i, r = ew_yield();
+
+	(void)argument;
+	for (i = 0; i < 3; i++)
+		blocks[i] = NULL;
+	for (i = 0; r == 0 && i < 3; i++) {
+		blocks[i] = malloc(64);
+		if (!blocks[i])
+			r = -ENOMEM;
+	}
+	for (i = 0; i < 3; i++)
+		free(blocks[i]);
+	if (order_count < 8)
+		seen[order_count++] = r;
+	return r;
+}
+
+TEST(sweep_fails_each_allocation)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_MEMORY_ONCE };
+	struct ew_sweep_result result = ew_sweep(&options, allocate_three, NULL);
+
+	if (SANITIZED)
+		SKIP("the allocator is the sanitizer's");
+	EXPECT(!result.failed);
+	EXPECT_EQ(result.allocations, 3);
+	EXPECT_EQ(result.runs, 2 + 3);
+	EXPECT_EQ(order_count, 5);
+	EXPECT_EQ(seen[1], 0);
+	EXPECT_EQ(seen[2], -ENOMEM);
+	EXPECT_EQ(seen[4], -ENOMEM);
+}
+
+/* The first failure is survived, by a second try. */
+static int ask_twice(void *argument)
+{
+	char *block = malloc(64);
+	int r = block ? 0 : -ENOMEM;
+
+	(void)argument;
+	if (!block)
+		block = malloc(32);
+	if (!block)
+		r = -EIO;
+	free(block);
+	if (order_count < 8)
+		seen[order_count++] = r;
+	return r == 0 ? ew_yield() : r;
+}
+
+TEST(sweep_fails_all_allocations_from_one_on)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_MEMORY_ONCE |
+						     1u << EW_SWEEP_MEMORY_GONE };
+
+	if (SANITIZED)
+		SKIP("the allocator is the sanitizer's");
+	EXPECT(!ew_sweep(&options, ask_twice, NULL).failed);
+	EXPECT_EQ(order_count, 4);
+	EXPECT_EQ(seen[2], -ENOMEM);
+	EXPECT_EQ(seen[3], -EIO);
+}
+
+static int leak_block(void *argument)
+{
+	char **kept = argument;
+	int r;
+
+	*kept = malloc(64);
+	r = ew_yield();
+	if (r == 0)
+		free(*kept);
+	return r;
+}
+
+TEST(sweep_finds_a_block_of_memory_left)
+{
+	char *kept = NULL;
+	struct ew_sweep_result result = ew_sweep(NULL, leak_block, &kept);
+
+	if (SANITIZED)
+		SKIP("the allocator is the sanitizer's");
+	EXPECT(result.failed);
+	EXPECT_EQ(result.mode, EW_SWEEP_CANCEL);
+	EXPECT_STR(result.what, "1 blocks of memory are left");
 }
 
 TEST(sweep_of_a_scenario_that_fails_undisturbed_fails)
@@ -254,7 +408,7 @@ static int different_each_time(void *argument)
 	int r = ew_yield();
 
 	(void)argument;
-	if (run++ == 0 && r == 0)
+	if (run++ < 2 && r == 0)
 		r = ew_yield();
 	return r;
 }

@@ -51,10 +51,18 @@ static UNUSED int broker_flush(struct broker *broker)
 	return r;
 }
 
+/* A broker without memory goes, and takes its connection with it. */
+static void broker_must(int r)
+{
+	if (r == -ENOMEM)
+		ew_panic("the broker has no memory");
+	EXPECT_EQ(r, 0);
+}
+
 static UNUSED int broker_say(struct broker *broker, unsigned channel, amqp_method_number_t id,
 			     void *method)
 {
-	EXPECT_EQ(ew_amqp_output_method(&broker->output, channel, id, method), 0);
+	broker_must(ew_amqp_output_method(&broker->output, channel, id, method));
 	return 1;
 }
 
@@ -68,9 +76,9 @@ static UNUSED int broker_frame(struct broker *broker, unsigned type, unsigned ch
 		(uint8_t)size,
 	};
 
-	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, head, sizeof(head)), 0);
-	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, payload, bytes), 0);
-	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, "\xce", 1), 0);
+	broker_must(ew_amqp_output_bytes(&broker->output, head, sizeof(head)));
+	broker_must(ew_amqp_output_bytes(&broker->output, payload, bytes));
+	broker_must(ew_amqp_output_bytes(&broker->output, "\xce", 1));
 	return 1;
 }
 
@@ -81,15 +89,19 @@ static UNUSED void broker_say_content(struct broker *broker, unsigned channel,
 {
 	struct ew_amqp_output content = {};
 	size_t publish;
+	int r;
 
 	/* What follows basic.publish is what follows these. */
-	EXPECT_EQ(ew_amqp_output_publish(&content, channel, message, 4096), 0);
-	publish = (size_t)content.data[6] + EW_AMQP_FRAME_OVERHEAD;
-	broker_say(broker, channel, id, method);
-	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, content.data + publish,
-				       content.bytes - publish),
-		  0);
+	r = ew_amqp_output_publish(&content, channel, message, 4096);
+	if (r == 0) {
+		publish = (size_t)content.data[6] + EW_AMQP_FRAME_OVERHEAD;
+		r = ew_amqp_output_method(&broker->output, channel, id, method);
+		if (r == 0)
+			r = ew_amqp_output_bytes(&broker->output, content.data + publish,
+						 content.bytes - publish);
+	}
 	ew_amqp_output_free(&content);
+	broker_must(r);
 }
 
 static UNUSED int broker_deliver(struct broker *broker, unsigned channel, uint64_t tag,
@@ -186,7 +198,7 @@ static int broker_content(struct broker *broker, const struct ew_amqp_frame *fra
 	struct ew_amqp_content content;
 
 	if (frame->type == AMQP_FRAME_HEADER) {
-		EXPECT_EQ(ew_amqp_frame_content(frame, &broker->pool, &content), 0);
+		broker_must(ew_amqp_frame_content(frame, &broker->pool, &content));
 		broker->body_left = content.body_bytes;
 		if (content.properties->_flags & AMQP_BASIC_MESSAGE_ID_FLAG)
 			ew_amqp_copy_text(content.properties->message_id, broker->message_id,
@@ -205,10 +217,12 @@ static amqp_method_t broker_decode(struct broker *broker, const struct ew_amqp_f
 	amqp_method_t method = { .id = (uint32_t)id[0] << 24 | (uint32_t)id[1] << 16 |
 				       (uint32_t)id[2] << 8 | id[3] };
 
-	EXPECT(amqp_decode_method(
-		       method.id, &broker->pool,
-		       (amqp_bytes_t){ frame->payload_bytes - 4, (void *)(uintptr_t)(id + 4) },
-		       &method.decoded) >= 0);
+	int r = amqp_decode_method(
+		method.id, &broker->pool,
+		(amqp_bytes_t){ frame->payload_bytes - 4, (void *)(uintptr_t)(id + 4) },
+		&method.decoded);
+
+	broker_must(r == AMQP_STATUS_NO_MEMORY ? -ENOMEM : r < 0 ? -EPROTO : 0);
 	return method;
 }
 
@@ -344,9 +358,16 @@ static UNUSED int broker_open(struct broker *broker, struct ew_scope *scope,
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
 		return -errno;
 	r = ew_socket_adopt(fds[0], &ours);
-	EXPECT_EQ(r, 0);
+	if (r < 0) {
+		close(fds[0]);
+		close(fds[1]);
+		return r;
+	}
 	r = ew_socket_adopt(fds[1], &theirs);
-	EXPECT_EQ(r, 0);
+	if (r < 0) {
+		close(fds[1]);
+		return r;
+	}
 	r = ew_spawn_take(scope, broker_task, broker, &theirs);
 	if (r < 0)
 		return r;
