@@ -17,6 +17,7 @@
 #include <endwell/pipe.h>
 #include <endwell/process.h>
 #include <endwell/rate.h>
+#include <endwell/reader.h>
 #include <endwell/resource.h>
 #include <endwell/run.h>
 #include <endwell/scope.h>
@@ -25,3 +26,4 @@
 #include <endwell/socket.h>
 #include <endwell/task.h>
 #include <endwell/tempfile.h>
+#include <endwell/writer.h>

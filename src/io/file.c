@@ -269,18 +269,23 @@ int ew_file_read(struct ew_file *file, void *buffer, size_t size, int64_t offset
 	return (int)done;
 }
 
-static int write_some(struct ew_file *file, const char *at, size_t size, int64_t offset)
+int ew__file_write_some(struct ew_file *file, const void *data, size_t size, int64_t offset)
 {
 	struct file_call write = {
 		.file = file,
-		.buffer = (void *)(uintptr_t)at,
+		.buffer = (void *)(uintptr_t)data,
 		.size = size,
 		.offset = offset,
 	};
-	int r = -EAGAIN;
+	int r = ew__enter();
 
+	if (r == 0)
+		r = check_offset(file, offset);
+	if (r < 0)
+		return r;
+	r = -EAGAIN;
 	if (!file->write_waits)
-		r = transfer_now(file, EW__OP_WRITE, at, size, offset);
+		r = transfer_now(file, EW__OP_WRITE, data, size, offset);
 	if (r != -EAGAIN)
 		return r;
 	file->write_waits = true;
@@ -293,11 +298,7 @@ int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t
 	int r;
 
 	do {
-		r = ew__enter();
-		if (r == 0)
-			r = check_offset(file, offset);
-		if (r == 0)
-			r = write_some(file, at, size, offset);
+		r = ew__file_write_some(file, at, size, offset);
 		if (r < 0)
 			return r;
 		if (r == 0 && size > 0)

@@ -26,6 +26,9 @@ int ew__directory_fd(const struct ew_file *dir);
 /* The device for calls in @dir. */
 dev_t ew__directory_device(const struct ew_file *dir);
 
+/* As ew_file_write(), but some of the bytes, once: a count; -ECANCELED: none. */
+int ew__file_write_some(struct ew_file *file, const void *data, size_t size, int64_t offset);
+
 /* linkat(2), also for what ew_file_link() refuses. */
 int ew__file_link(struct ew_file *file, struct ew_file *dir, const char *name);
 

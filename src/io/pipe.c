@@ -11,12 +11,13 @@
  * spot.
  */
 
+#include "io/pipe.h"
+
 #include "io/call.h"
 #include "io/op.h"
 #include "scope/resource.h"
 
 #include <endwell/outcome.h>
-#include <endwell/pipe.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -174,23 +175,36 @@ static void take_back_signal(void)
 	(void)sigtimedwait(&set, NULL, &at_once);
 }
 
+int ew__pipe_write_some(struct ew_pipe *pipe, const void *data, size_t size)
+{
+	struct ew__task_op write = {
+		.op = {
+			.code = EW__OP_WRITE,
+			.fd = pipe->fd,
+			.address = data,
+			.length = transfer_bytes(size),
+			.offset = -1,
+		},
+	};
+	int r = transfer(pipe, &write, "room in a pipe");
+
+	if (r == -EPIPE)
+		take_back_signal();
+	return r;
+}
+
 int ew_pipe_write(struct ew_pipe *pipe, const void *data, size_t size)
 {
-	struct ew__task_op write = { .op = { .code = EW__OP_WRITE, .fd = pipe->fd, .offset = -1 } };
 	size_t done = 0;
 	int r;
 
 	do {
-		write.op.address = (const char *)data + done;
-		write.op.length = transfer_bytes(size - done);
-		r = transfer(pipe, &write, "room in a pipe");
+		r = ew__pipe_write_some(pipe, (const char *)data + done, size - done);
 		if (r == 0 && done < size)
 			r = -EIO; /* write(2) of more than nothing that writes nothing would go on for ever */
 		if (r > 0)
 			done += (size_t)r;
 	} while (r >= 0 && done < size);
-	if (r == -EPIPE)
-		take_back_signal();
 	if (r < 0 && done > 0)
 		ew__task()->outcome = EW_OUTCOME_PARTIAL;
 	return r < 0 ? r : 0;

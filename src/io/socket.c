@@ -374,6 +374,21 @@ int ew_socket_receive(struct ew_socket *socket, const char **ret_data)
 	return r;
 }
 
+int ew__socket_send_some(struct ew_socket *socket, const void *data, size_t size)
+{
+	struct ew__task_op send = {
+		.op = {
+			.code = EW__OP_SEND,
+			.fd = socket->fd,
+			.address = data,
+			.length = transfer_bytes(size),
+		},
+		.watched = socket->armed,
+	};
+
+	return ew__op_run_polled(&send, "a peer to take bytes");
+}
+
 int ew_socket_send(struct ew_socket *socket, const void *data, size_t size)
 {
 	const char *at = data;
@@ -382,17 +397,7 @@ int ew_socket_send(struct ew_socket *socket, const void *data, size_t size)
 	if (size == 0)
 		return ew__enter();
 	while (size > 0) {
-		struct ew__task_op send = {
-			.op = {
-				.code = EW__OP_SEND,
-				.fd = socket->fd,
-				.address = at,
-				.length = transfer_bytes(size),
-			},
-			.watched = socket->armed,
-		};
-
-		r = ew__op_run_polled(&send, "a peer to take bytes");
+		r = ew__socket_send_some(socket, at, size);
 		if (r < 0)
 			return r;
 		at += r;

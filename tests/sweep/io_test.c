@@ -318,6 +318,80 @@ TEST(sweep_socket_pair)
 	expect_sweeps(echoing, 6);
 }
 
+/* Sends lines back until the peer has finished. */
+static int echo_lines(void *argument, void *place)
+{
+	struct ew_socket **socket = place;
+	char buffer[64];
+	struct ew_reader reader;
+	const char *line;
+	int r;
+	EW_OWN(ew_writer, writer);
+
+	(void)argument;
+	ew_reader_init_socket(&reader, *socket, buffer, sizeof(buffer));
+	r = ew_writer_open_socket(*socket, 64, &writer);
+	if (r < 0)
+		return r;
+	while ((r = ew_reader_read_until(&reader, '\n', &line)) > 0) {
+		r = ew_writer_write(writer, line, (size_t)r);
+		if (r == 0)
+			r = ew_writer_flush(writer);
+		if (r < 0)
+			return r;
+	}
+	return r < 0 ? r : ew_writer_close(&writer);
+}
+
+/* The first line is written by a flush, the second by the writer's ending. */
+static int ask_in_lines(struct ew_socket *socket)
+{
+	struct ew_reader reader;
+	char buffer[64], line[8];
+	int r;
+	EW_OWN(ew_writer, writer);
+
+	ew_reader_init_socket(&reader, socket, buffer, sizeof(buffer));
+	r = ew_writer_open_socket(socket, 64, &writer);
+	if (r == 0)
+		r = ew_writer_write(writer, "line 1\n", 7);
+	if (r == 0)
+		r = ew_writer_flush(writer);
+	if (r == 0)
+		r = ew_reader_read(&reader, line, 7);
+	if (r == 7)
+		r = ew_writer_write(writer, "line 2\n", 7);
+	return r;
+}
+
+static int lines(void *argument)
+{
+	char line[8];
+	int r;
+	EW_OWN(ew_socket, client);
+	EW_OWN(ew_socket, server);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = open_pair(&client, &server);
+	if (r == 0)
+		r = ew_spawn_take(&scope, echo_lines, NULL, &server);
+	if (r == 0)
+		r = ask_in_lines(client);
+	if (r == 0)
+		r = ew_socket_shutdown(client, SHUT_WR);
+	if (r == 0)
+		r = ew_socket_recv(client, line, sizeof(line));
+	if (r == 7)
+		r = ew_socket_close(&client);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_reader_and_writer)
+{
+	expect_sweeps(lines, 8);
+}
+
 static int serve(void *argument)
 {
 	struct ew_listener *listener = argument;
