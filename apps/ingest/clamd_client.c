@@ -14,6 +14,7 @@
 #include <sys/un.h>
 
 #include <endwell/clock.h>
+#include <endwell/reader.h>
 #include <endwell/socket.h>
 
 #include "clamd.h"
@@ -51,18 +52,17 @@ static int lost(int r)
 /* Everything until clamd closes; more than CLAMD_REPLY_BYTES_MAX is no answer of clamd's. */
 static int read_reply(struct ew_socket *socket, char *reply)
 {
-	int r, bytes = 0;
+	struct ew_reader reader;
+	const char *data;
+	int r;
 
-	for (;;) {
-		r = ew_socket_recv(socket, reply + bytes, (size_t)(CLAMD_REPLY_BYTES_MAX - bytes));
-		if (r < 0)
-			return lost(r);
-		if (r == 0)
-			return bytes > 0 ? bytes : -ECONNRESET;
-		bytes += r;
-		if (bytes == CLAMD_REPLY_BYTES_MAX)
-			return -EPROTO;
-	}
+	ew_reader_init_socket(&reader, socket, reply, CLAMD_REPLY_BYTES_MAX);
+	r = ew_reader_peek(&reader, CLAMD_REPLY_BYTES_MAX, &data);
+	if (r < 0)
+		return lost(r);
+	if (r == 0)
+		return -ECONNRESET;
+	return r < CLAMD_REPLY_BYTES_MAX ? r : -EPROTO;
 }
 
 static int send_command(struct ew_socket *socket, enum clamd_command command)
