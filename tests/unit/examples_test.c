@@ -87,15 +87,22 @@ static void each_block(const char *document,
 	free(text);
 }
 
-static void each_document(void (*check)(const char *where, const char *language, char *text))
+static void each_block_of(const char *pattern,
+			  void (*check)(const char *where, const char *language, char *text))
 {
 	glob_t found;
 	size_t i;
 
-	find_files("docs/*.md", &found);
+	find_files(pattern, &found);
 	for (i = 0; i < found.gl_pathc; i++)
 		each_block(found.gl_pathv[i], check);
 	globfree(&found);
+}
+
+static void each_document(void (*check)(const char *where, const char *language, char *text))
+{
+	each_block_of("docs/*.md", check);
+	each_block_of("docs/tutorial/*.md", check);
 	each_block(SOURCE_ROOT "/README.md", check);
 }
 
@@ -149,6 +156,24 @@ TEST(document_outputs_are_what_examples_print)
 {
 	each_document(expect_output);
 	EXPECT(blocks_checked > 0);
+}
+
+/* A page that the path does not lead to is read by nobody. */
+TEST(tutorial_leads_to_each_of_its_pages)
+{
+	char *path = read_text(SOURCE_ROOT "/docs/tutorial/README.md"), link[128];
+	glob_t found;
+	size_t i;
+
+	find_files("docs/tutorial/*.md", &found);
+	EXPECT(found.gl_pathc > 1);
+	for (i = 0; i < found.gl_pathc; i++) {
+		snprintf(link, sizeof(link), "](%s)", strrchr(found.gl_pathv[i], '/') + 1);
+		if (!strstr(path, link) && strcmp(link, "](README.md)") != 0)
+			ew_test_fail(__FILE__, __LINE__, "no way leads to %s", found.gl_pathv[i]);
+	}
+	globfree(&found);
+	free(path);
 }
 
 TEST(readme_quotes_its_first_program_whole)
