@@ -9,6 +9,7 @@
 #include <endwell/channel.h>
 #include <endwell/clock.h>
 #include <endwell/condition.h>
+#include <endwell/dns.h>
 #include <endwell/event.h>
 #include <endwell/file.h>
 #include <endwell/mutex.h>

@@ -6,6 +6,7 @@
  */
 
 #include "sweep.h"
+#include "unit/name_server.h"
 
 #include <dirent.h>
 #include <endwell/endwell.h>
@@ -563,6 +564,28 @@ static int hangup(void *argument)
 TEST(sweep_hangup)
 {
 	expect_sweeps(hangup, 2);
+}
+
+/* ---- names ---- */
+
+static struct name_server name_server;
+
+/* One question, so that its answer is one event. */
+static int look_up(void *argument)
+{
+	const struct ew_dns_options options = { .family = AF_INET, .servers = name_server.address };
+	struct ew_dns_address addresses[4];
+	int r = ew_dns_lookup("good.test", "443", &options, addresses, 4);
+
+	(void)argument;
+	return r < 0 || r == 2 ? r : -EPROTO;
+}
+
+TEST(sweep_dns_lookup)
+{
+	name_server_start(&name_server);
+	expect_sweeps(look_up, 2);
+	name_server_stop(&name_server);
 }
 
 /* ---- pipes, processes, signals ---- */

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * DNS: the addresses of a name
+ * From /etc/hosts and the name servers of /etc/resolv.conf, as the system's own resolver has it, without blocking.
+ */
+
+#include <endwell/base.h>
+#include <netinet/in.h>
+
+/** struct ew_dns_address - for ew_socket_connect(&address.any, address.bytes, ...) */
+struct ew_dns_address {
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	};
+	socklen_t bytes;
+};
+
+/**
+ * struct ew_dns_options - zero is the default for each
+ * @family:     AF_INET or AF_INET6; 0: both
+ * @servers:    to be asked instead of those of /etc/resolv.conf: "192.0.2.53,192.0.2.54:5353,[2001:db8::53]:53"
+ * @timeout_ns: how long a server is waited for at first, twice as long with each further round; at most 60 s; 0: 5 s
+ * @tries:      rounds, at most 16; 0: 4. The whole time is better bounded by a scope's deadline
+ */
+struct ew_dns_options {
+	int family;
+	const char *servers;
+	int64_t timeout_ns;
+	unsigned tries;
+};
+
+/**
+ * ew_dns_lookup() - ask for the addresses of a name
+ * @name:          a host's name, or a numeric address; looked for in /etc/hosts first
+ * @service:       a port, as "443", or its name in /etc/services; NULL: port 0
+ * @options:       NULL for defaults
+ * @ret_addresses: caller's memory for @addresses_max, in the order in which to try them (RFC 6724)
+ *
+ * Suspends:     while a thread of ew_offload() reads the files, then until a server has answered. An answer that was
+ *               cut is asked for again by TCP.
+ * Cancellation: ends the query; an answer that comes later is nobody's.
+ * Return:       how many addresses there are, at least 1; of more than @addresses_max the first.
+ * Errors:       -ENOENT there is no such name, or it has no address of that family; -ETIMEDOUT no server has answered;
+ *               -ECONNREFUSED no server is there that will answer this; -EBADMSG an answer is none; -EINVAL @name,
+ *               @service or an option cannot be; -ECANCELED, -ENOMEM, -EMFILE, -EIO.
+ */
+EW_SUSPENDS EW_API int ew_dns_lookup(const char *name, const char *service,
+				     const struct ew_dns_options *options,
+				     struct ew_dns_address *ret_addresses, unsigned addresses_max);
