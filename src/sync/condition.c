@@ -62,11 +62,7 @@ void ew_condition_signal(struct ew_condition *condition)
 	struct ew_waiter *waiter;
 
 	ew__lock(&condition->lock);
-	waiter = condition->first;
-	if (waiter) {
-		ew__line_remove(line_of(condition), waiter);
-		waiter->given = condition;
-	}
+	waiter = ew__line_take_first(line_of(condition));
 	ew__unlock(&condition->lock);
 	ew__waiters_wake(waiter, 0);
 }

@@ -58,13 +58,10 @@ static void grant(struct ew_mutex *mutex, struct ew_task *task)
 /* The next holder; NULL: there is none. */
 static struct ew_waiter *pass_on(struct ew_mutex *mutex)
 {
-	struct ew_waiter *next = mutex->first;
+	struct ew_waiter *next = ew__line_take_first(line_of(mutex));
 
-	if (!next)
-		return NULL;
-	ew__line_remove(line_of(mutex), next);
-	next->given = mutex;
-	grant(mutex, next->task);
+	if (next)
+		grant(mutex, next->task);
 	return next;
 }
 

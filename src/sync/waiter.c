@@ -34,18 +34,31 @@ void ew__line_remove(struct ew__line line, struct ew_waiter *waiter)
 	waiter->prev = NULL;
 }
 
+struct ew_waiter *ew__line_take_first(struct ew__line line)
+{
+	struct ew_waiter *waiter;
+
+	while ((waiter = *line.first)) {
+		waiter->leave(waiter);
+		waiter->given = waiter->line;
+		if (!waiter->choice || ew__choice_claim(waiter->choice, waiter))
+			break;
+	}
+	return waiter;
+}
+
 struct ew_waiter *ew__line_take_all(struct ew__line line)
 {
-	struct ew_waiter *first = *line.first, *waiter;
+	struct ew_waiter *first = NULL, **end = &first, *waiter;
 
-	for (waiter = first; waiter; waiter = waiter->next)
-		waiter->given = waiter->line;
-	*line.first = NULL;
-	*line.last = NULL;
+	while ((waiter = ew__line_take_first(line))) {
+		*end = waiter;
+		end = &waiter->next;
+	}
 	return first;
 }
 
-static void withdraw(struct ew_waiter *waiter, int result)
+bool ew__waiter_leave(struct ew_waiter *waiter)
 {
 	bool was_in_line;
 
@@ -54,7 +67,12 @@ static void withdraw(struct ew_waiter *waiter, int result)
 	if (was_in_line)
 		waiter->leave(waiter);
 	ew__unlock(waiter->lock);
-	if (was_in_line)
+	return was_in_line;
+}
+
+static void withdraw(struct ew_waiter *waiter, int result)
+{
+	if (ew__waiter_leave(waiter))
 		ew__wait_end(&waiter->wait, result);
 }
 
@@ -71,11 +89,16 @@ static void waiter_expired(struct ew__timer *timer)
 		withdraw(waiter, -ETIMEDOUT);
 }
 
+static struct ew__wait *wait_of(struct ew_waiter *waiter)
+{
+	return waiter->choice ? &waiter->choice->wait : &waiter->wait;
+}
+
 static void deliver_wake(struct ew__message *message)
 {
 	struct ew_waiter *waiter = ew__container_of(message, struct ew_waiter, message);
 
-	ew__wait_end(&waiter->wait, waiter->given_result);
+	ew__wait_end(wait_of(waiter), waiter->given_result);
 }
 
 void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock,
@@ -108,7 +131,7 @@ void ew__waiter_wake(struct ew_waiter *waiter, int result)
 {
 	waiter->given_result = result;
 	if (waiter->worker == ew__worker)
-		ew__wait_end(&waiter->wait, result);
+		ew__wait_end(wait_of(waiter), result);
 	else
 		ew__post(waiter->worker, &waiter->message);
 }

@@ -8,9 +8,13 @@
  * decides its result, notes in the waiter what it is given, and wakes it once, outside the lock: by itself on the
  * same worker, by message elsewhere. The task's frame holds the waiter, so it may not return before that message
  * has come; a cancel or a timeout that finds the waiter given to therefore waits for the decision that was made.
+ *
+ * Of a select, one waiter stands in the line of each alternative, and the first to be taken out decides. Those that
+ * come too late are taken out as well, and passed over: they are nobody.
  */
 
 #include "scope/cancel.h"
+#include "task/choice.h"
 #include "task/lock.h"
 
 struct ew_waiter {
@@ -21,10 +25,12 @@ struct ew_waiter {
 	struct ew_worker *worker;
 	struct ew_waiter *next;
 	struct ew_waiter *prev;
+	struct ew__choice *choice; /* whose alternative it is; NULL: it waits in this line alone */
 	_Atomic uint32_t *lock;
 	/* Takes the waiter out of the line, where it is; called with the lock held. */
 	void (*leave)(struct ew_waiter *waiter);
 	void *line;
+	void *value; /* for those who serve the line */
 	void *given; /* not NULL: taken out of the line by somebody who decided what it gets */
 	int32_t given_result;
 };
@@ -37,12 +43,18 @@ struct ew__line {
 void ew__line_append(struct ew__line line, struct ew_waiter *waiter);
 void ew__line_remove(struct ew__line line, struct ew_waiter *waiter);
 
+/* The first, marked as given to; for ew__waiter_wake(). NULL: nobody is in it. */
+struct ew_waiter *ew__line_take_first(struct ew__line line);
+
 /* The whole line, each of it marked as given to; for ew__waiters_wake(). */
 struct ew_waiter *ew__line_take_all(struct ew__line line);
 
 /* Before the lock is taken and the waiter appended. */
 void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock,
 		     void (*leave)(struct ew_waiter *), void *line);
+
+/* It leaves the line if it is still there. Takes the lock. True: it was. */
+bool ew__waiter_leave(struct ew_waiter *waiter);
 
 /* After it was appended and the lock released. */
 int ew__waiter_wait(struct ew_waiter *waiter, int64_t deadline_ns, const char *what);
