@@ -22,6 +22,7 @@
 #include <endwell/resource.h>
 #include <endwell/run.h>
 #include <endwell/scope.h>
+#include <endwell/select.h>
 #include <endwell/semaphore.h>
 #include <endwell/signals.h>
 #include <endwell/socket.h>

@@ -8,6 +8,7 @@
 #include "io/op.h"
 #include "io/socket.h"
 #include "scope/resource.h"
+#include "sync/select.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,8 +25,9 @@ struct ew_listener {
 	struct ew_resource resource;
 	struct ew__op accept;
 	struct ew__message abort_message;
-	struct ew_worker *worker; /* that accepts */
-	struct ew__wait *waiting; /* the accepting task, or the closing one */
+	struct ew_worker *worker;  /* that accepts */
+	struct ew__wait *waiting;  /* the accepting task, or the closing one */
+	struct ew__choice *choice; /* of the accepting task, if it waits for other things as well */
 	int fd;
 	int backlog;
 	int error;
@@ -41,9 +43,34 @@ static struct ew_listener *listener_of(struct ew__op *op)
 	return ew__container_of(op, struct ew_listener, accept);
 }
 
+static bool has_news(const struct ew_listener *listener)
+{
+	return listener->queue_count > 0 || listener->error;
+}
+
+static void arm(struct ew_listener *listener)
+{
+	if (listener->armed)
+		return;
+	listener->worker = ew__worker;
+	listener->armed = true;
+	ew__driver_submit(listener->worker->driver, &listener->accept);
+}
+
+/* A select is told of what it can have; else the wait goes on. */
+static void wake_select(struct ew_listener *listener)
+{
+	if (!has_news(listener))
+		arm(listener);
+	else if (ew__choice_claim(listener->choice, listener))
+		ew__wait_end(listener->waiting, 0);
+}
+
 static void wake(struct ew_listener *listener)
 {
-	if (listener->waiting && !listener->waiting->done)
+	if (listener->choice)
+		wake_select(listener);
+	else if (listener->waiting && !listener->waiting->done)
 		ew__wait_end(listener->waiting, 0);
 }
 
@@ -255,28 +282,39 @@ static void accept_cancelled(struct ew__wait *wait)
 	ew__wait_end(wait, -ECANCELED);
 }
 
+/* There are news. */
+static int take(struct ew_listener *listener, const struct ew_site *site,
+		struct ew_socket **ret_socket)
+{
+	int r;
+
+	if (listener->queue_count == 0) {
+		r = listener->error;
+		listener->error = 0;
+		return r;
+	}
+	r = ew__socket_new(listener->queue[listener->queue_first], site, ret_socket);
+	if (r < 0)
+		return r; /* it stays in the queue */
+	listener->queue_first = (listener->queue_first + 1) % QUEUE_MAX;
+	listener->queue_count--;
+	ew__task()->outcome = EW_OUTCOME_DONE;
+	return 0;
+}
+
 int(ew_listener_accept)(struct ew_listener *listener, struct ew_socket **ret_socket)
 {
 	const struct ew_site *site = ew__made_at;
 	struct ew__wait wait;
-	int r = ew__enter(), fd;
+	int r = ew__enter();
 
 	if (r < 0)
 		return r;
 	ew__place_must_be_empty(ret_socket, site);
 	ew_assert(!listener->waiting); /* one task accepts at a time */
 	ew_assert(!listener->armed || listener->worker == ew__worker);
-	while (listener->queue_count == 0) {
-		if (listener->error) {
-			r = listener->error;
-			listener->error = 0;
-			return r;
-		}
-		if (!listener->armed) {
-			listener->worker = ew__worker;
-			listener->armed = true;
-			ew__driver_submit(listener->worker->driver, &listener->accept);
-		}
+	while (!has_news(listener)) {
+		arm(listener);
 		wait.cancel = accept_cancelled;
 		ew__task()->outcome = EW_OUTCOME_NONE;
 		listener->waiting = &wait;
@@ -285,14 +323,66 @@ int(ew_listener_accept)(struct ew_listener *listener, struct ew_socket **ret_soc
 		if (r < 0)
 			return r;
 	}
-	fd = listener->queue[listener->queue_first];
-	r = ew__socket_new(fd, site, ret_socket);
-	if (r < 0)
-		return r; /* it stays in the queue */
-	listener->queue_first = (listener->queue_first + 1) % QUEUE_MAX;
-	listener->queue_count--;
-	ew__task()->outcome = EW_OUTCOME_DONE;
-	return 0;
+	return take(listener, site, ret_socket);
+}
+
+/* ---- among alternatives ---- */
+
+static void select_begin(struct ew__stand *stand, const struct ew_site *site)
+{
+	struct ew_listener *listener = stand->alternative->object;
+
+	ew__place_must_be_empty(stand->alternative->value, site);
+	ew_assert(!listener->waiting); /* one task accepts at a time */
+	ew_assert(!listener->armed || listener->worker == ew__worker);
+	stand->token = listener;
+	stand->site = site;
+}
+
+static bool select_look(struct ew__stand *stand)
+{
+	return has_news(stand->alternative->object);
+}
+
+static void select_line_up(struct ew__stand *stand)
+{
+	struct ew_listener *listener = stand->alternative->object;
+
+	ew_assert(!listener->waiting); /* it stands in one alternative */
+	arm(listener);
+	listener->choice = stand->choice;
+	listener->waiting = &stand->choice->wait;
+}
+
+static void select_leave(struct ew__stand *stand)
+{
+	struct ew_listener *listener = stand->alternative->object;
+
+	listener->choice = NULL;
+	listener->waiting = NULL;
+}
+
+static void select_end(struct ew__stand *stand, bool won)
+{
+	select_leave(stand);
+	if (won)
+		stand->result =
+			take(stand->alternative->object, stand->site, stand->alternative->value);
+}
+
+static const struct ew__alternative_type accept_type = {
+	.begin = select_begin,
+	.look = select_look,
+	.line_up = select_line_up,
+	.leave = select_leave,
+	.end = select_end,
+};
+
+struct ew_alternative ew_select_accept(struct ew_listener *listener, struct ew_socket **ret_socket)
+{
+	return (struct ew_alternative){ .type = &accept_type,
+					.object = listener,
+					.value = ret_socket };
 }
 
 int ew_listener_close(struct ew_listener **listener)

@@ -16,6 +16,7 @@
 #include "io/op.h"
 #include "scope/resource.h"
 #include "scope/scope.h"
+#include "sync/select.h"
 
 #include <endwell/file.h>
 #include <errno.h>
@@ -499,6 +500,103 @@ int ew_socket_recv_fd(struct ew_socket *socket, void *buffer, size_t size,
 		return adopted;
 	}
 	return r;
+}
+
+/* ---- among alternatives ---- */
+
+static void select_completed(struct ew__op *op)
+{
+	struct ew__stand *stand = ew__container_of(op, struct ew__stand, op);
+
+	stand->ended = true;
+	if (ew__choice_claim(stand->choice, stand))
+		ew__wait_end(&stand->choice->wait, op->result);
+	else if (stand->leaving)
+		ew__wait_end(stand->leaving, 0);
+}
+
+static void select_begin(struct ew__stand *stand, uint32_t events)
+{
+	struct ew_socket *socket = stand->alternative->object;
+	struct pollfd now = { .fd = socket->fd, .events = (short)events };
+
+	ew_assert(!socket->armed || socket->worker == ew__worker);
+	stand->token = stand;
+	stand->result = poll(&now, 1, 0) > 0 ? now.revents : 0;
+	stand->op = (struct ew__op){
+		.code = EW__OP_POLL,
+		.fd = socket->fd,
+		.flags = events,
+		.complete = select_completed,
+	};
+	stand->leaving = NULL;
+	stand->ended = false;
+}
+
+static void select_readable_begin(struct ew__stand *stand, const struct ew_site *site)
+{
+	(void)site;
+	select_begin(stand, POLLIN);
+}
+
+static void select_writable_begin(struct ew__stand *stand, const struct ew_site *site)
+{
+	(void)site;
+	select_begin(stand, POLLOUT);
+}
+
+static bool select_look(struct ew__stand *stand)
+{
+	return stand->result > 0;
+}
+
+static void select_line_up(struct ew__stand *stand)
+{
+	ew__driver_submit(ew__worker->driver, &stand->op);
+}
+
+/* The operation is in the task's frame: asked to stop, and waited for. */
+static void select_leave(struct ew__stand *stand)
+{
+	struct ew__wait wait = { .cancel = NULL };
+
+	if (stand->ended)
+		return;
+	ew__driver_cancel(ew__worker->driver, &stand->op);
+	stand->leaving = &wait;
+	ew__suspend(&wait, "the last completion of an alternative");
+}
+
+static void select_end(struct ew__stand *stand, bool won)
+{
+	(void)stand;
+	(void)won;
+}
+
+static const struct ew__alternative_type readable_type = {
+	.begin = select_readable_begin,
+	.look = select_look,
+	.line_up = select_line_up,
+	.leave = select_leave,
+	.end = select_end,
+};
+
+static const struct ew__alternative_type writable_type = {
+	.begin = select_writable_begin,
+	.look = select_look,
+	.line_up = select_line_up,
+	.leave = select_leave,
+	.end = select_end,
+};
+
+struct ew_alternative ew_select_readable(struct ew_socket *socket)
+{
+	return (struct ew_alternative){ .type = &readable_type, .object = socket };
+}
+
+struct ew_alternative ew_select_writable(struct ew_socket *socket)
+{
+	return (struct ew_alternative){ .type = &writable_type, .object = socket };
 }
 
 int ew_socket_shutdown(struct ew_socket *socket, int how)

@@ -152,25 +152,24 @@ void ew__scope_enter(struct ew_scope *scope)
 	}
 }
 
-static bool is_joined(struct ew_scope *scope)
+bool ew__scope_is_joined(struct ew_scope *scope, bool next_wanted)
 {
 	if (!scope->children_count && !atomic_load(&scope->cancel_posted))
 		return true;
-	return scope->next_wanted && scope->ended;
+	return next_wanted && scope->ended;
 }
 
 /* Waits for children and for a cancel on its way from another thread; never refused. */
 static inline void await_children(struct ew_scope *scope)
 {
 	ew_assert(scope->owner == ew__task()); /* there is one joiner */
-	while (!is_joined(scope)) {
+	while (!ew__scope_is_joined(scope, scope->next_wanted)) {
 		scope->joiner = &scope->join_wait;
 		ew__suspend(&scope->join_wait, "children of a scope");
 	}
 }
 
-/* Out of the queue of those that have ended; NULL: it is empty. */
-static struct ew_child *next_ended(struct ew_scope *scope)
+struct ew_child *ew__scope_next_ended(struct ew_scope *scope)
 {
 	struct ew_child *child = scope->ended;
 
@@ -190,7 +189,7 @@ static void leave(struct ew_scope *scope)
 	await_children(scope);
 	ew_assert(task->head.node == &scope->node); /* left in reverse order of opening */
 	ew_assert(!scope->waiters);
-	while (next_ended(scope))
+	while (ew__scope_next_ended(scope))
 		;
 	ew__timer_cancel(scope->worker, &scope->deadline_timer);
 	ew__timer_cancel(scope->worker, &scope->force_timer);
@@ -250,7 +249,7 @@ int ew_scope_join_next(struct ew_scope *scope, struct ew_child **ret_child)
 	if (!scope->ended)
 		join(scope);
 	scope->next_wanted = false;
-	child = next_ended(scope);
+	child = ew__scope_next_ended(scope);
 	if (!child)
 		return 0;
 	*ret_child = child;

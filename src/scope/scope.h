@@ -6,6 +6,7 @@
  */
 
 #include "scope/cancel.h"
+#include "task/choice.h"
 
 /* Opens a scope that no block declares, for the run: children on @worker, no owner. */
 void ew__scope_init_root(struct ew_scope *scope, struct ew_worker *worker);
@@ -19,8 +20,15 @@ static inline void ew__scope_wake_joiner(struct ew_scope *scope)
 	struct ew__wait *wait = scope->joiner;
 
 	scope->joiner = NULL;
-	ew__wait_end(wait, 0);
+	if (ew__likely(!scope->choice) || ew__choice_claim(scope->choice, scope))
+		ew__wait_end(wait, 0);
 }
+
+/* Whether a join need not wait, for the next child or for all. */
+bool ew__scope_is_joined(struct ew_scope *scope, bool next_wanted);
+
+/* Out of the queue of those that have ended; NULL: it is empty. */
+struct ew_child *ew__scope_next_ended(struct ew_scope *scope);
 
 /* Gives the scope a reason and spreads it. On its own worker. */
 void ew__scope_cancel_here(struct ew_scope *scope, enum ew_reason reason);

@@ -15,7 +15,7 @@
  */
 
 #include "scope/resource.h"
-#include "sync/waiter.h"
+#include "sync/select.h"
 
 #include <endwell/channel.h>
 #include <stdlib.h>
@@ -40,12 +40,6 @@ struct ew_channel {
 	size_t first;
 	size_t count;
 	char messages[];
-};
-
-/* One who waits, with a message or for one. */
-struct party {
-	struct ew_waiter waiter;
-	void *message;
 };
 
 static void channel_abort(void *resource);
@@ -117,21 +111,16 @@ static void leave(struct ew_waiter *waiter)
 }
 
 /* The first of a line, who is to be woken; NULL: it is empty. */
-static struct party *take_first(struct line *line)
+static struct ew_waiter *take_first(struct line *line)
 {
-	struct ew_waiter *waiter = line->first;
-
-	if (!waiter)
-		return NULL;
-	leave(waiter);
-	waiter->given = line;
-	return ew__container_of(waiter, struct party, waiter);
+	return ew__line_take_first(line_of(line));
 }
 
-static struct ew_waiter *take_all(struct line *line)
+static void init_waiter(struct ew_channel *channel, struct ew_waiter *waiter, struct line *line,
+			void *message)
 {
-	line->count = 0;
-	return ew__line_take_all(line_of(line));
+	ew__waiter_init(waiter, &channel->lock, leave, line);
+	waiter->value = message;
 }
 
 static void *message_at(struct ew_channel *channel, size_t index)
@@ -159,96 +148,110 @@ static void take_out(struct ew_channel *channel, void *ret_message)
 	channel->count--;
 }
 
-/* Sends, or lines up and returns -EAGAIN. A receiver has its message when it is woken. */
-static int send_or_line_up(struct ew_channel *channel, struct party *sender, bool waits)
+/* Sends, or -EAGAIN. The receiver whose message it is has it already, and is to be woken. With the lock held. */
+static int send_now(struct ew_channel *channel, const void *message,
+		    struct ew_waiter **ret_receiver)
 {
-	struct party *receiver = NULL;
-	int r = 0;
+	struct ew_waiter *receiver;
 
-	ew__lock(&channel->lock);
 	if (channel->closed)
-		r = -EPIPE;
-	else if ((receiver = take_first(&channel->receivers)))
-		copy(channel, receiver->message, sender->message);
-	else if (channel->count < channel->capacity)
-		put_in(channel, sender->message);
-	else
-		r = -EAGAIN;
-	if (r == -EAGAIN && waits)
-		line_up(&channel->senders, &sender->waiter);
-	ew__unlock(&channel->lock);
+		return -EPIPE;
+	receiver = take_first(&channel->receivers);
 	if (receiver)
-		ew__waiter_wake(&receiver->waiter, 1);
-	return r;
+		copy(channel, receiver->value, message);
+	else if (channel->count < channel->capacity)
+		put_in(channel, message);
+	else
+		return -EAGAIN;
+	*ret_receiver = receiver;
+	return 0;
 }
 
-/* Receives, or lines up and returns -EAGAIN. A sender that had to wait moves up into the room that there is now. */
-static int receive_or_line_up(struct ew_channel *channel, struct party *receiver, bool waits)
+/* Receives, or -EAGAIN. A sender that had to wait moves up into the room that there is now, and is to be woken. Locked. */
+static int receive_now(struct ew_channel *channel, void *ret_message, struct ew_waiter **ret_sender)
 {
-	struct party *sender = NULL;
-	int r = 1;
+	struct ew_waiter *sender;
 
-	ew__lock(&channel->lock);
 	if (channel->count) {
-		take_out(channel, receiver->message);
+		take_out(channel, ret_message);
 		sender = take_first(&channel->senders);
 		if (sender)
-			put_in(channel, sender->message);
-	} else if ((sender = take_first(&channel->senders))) {
-		copy(channel, receiver->message, sender->message);
+			put_in(channel, sender->value);
 	} else {
-		r = channel->closed ? 0 : -EAGAIN;
+		sender = take_first(&channel->senders);
+		if (!sender)
+			return channel->closed ? 0 : -EAGAIN;
+		copy(channel, ret_message, sender->value);
 	}
-	if (r == -EAGAIN && waits)
-		line_up(&channel->receivers, &receiver->waiter);
-	ew__unlock(&channel->lock);
-	if (sender)
-		ew__waiter_wake(&sender->waiter, 0);
-	return r;
+	*ret_sender = sender;
+	return 1;
 }
 
 static int send_message(struct ew_channel *channel, int64_t deadline_ns, void *message, bool waits)
 {
-	struct party sender = { .message = message };
+	struct ew_waiter sender, *receiver = NULL;
 	int r;
 
 	if (waits)
-		ew__waiter_init(&sender.waiter, &channel->lock, leave, &channel->senders);
-	r = send_or_line_up(channel, &sender, waits);
+		init_waiter(channel, &sender, &channel->senders, message);
+	ew__lock(&channel->lock);
+	r = send_now(channel, message, &receiver);
 	if (r == -EAGAIN && waits)
-		r = ew__waiter_wait(&sender.waiter, deadline_ns, "room in a channel");
+		line_up(&channel->senders, &sender);
+	ew__unlock(&channel->lock);
+	if (receiver)
+		ew__waiter_wake(receiver, 1);
+	if (r == -EAGAIN && waits)
+		r = ew__waiter_wait(&sender, deadline_ns, "room in a channel");
 	return r;
 }
 
 static int receive_message(struct ew_channel *channel, int64_t deadline_ns, void *ret_message,
 			   bool waits)
 {
-	struct party receiver = { .message = ret_message };
+	struct ew_waiter receiver, *sender = NULL;
 	int r;
 
 	if (waits)
-		ew__waiter_init(&receiver.waiter, &channel->lock, leave, &channel->receivers);
-	r = receive_or_line_up(channel, &receiver, waits);
+		init_waiter(channel, &receiver, &channel->receivers, ret_message);
+	ew__lock(&channel->lock);
+	r = receive_now(channel, ret_message, &sender);
 	if (r == -EAGAIN && waits)
-		r = ew__waiter_wait(&receiver.waiter, deadline_ns, "a message");
+		line_up(&channel->receivers, &receiver);
+	ew__unlock(&channel->lock);
+	if (sender)
+		ew__waiter_wake(sender, 0);
+	if (r == -EAGAIN && waits)
+		r = ew__waiter_wait(&receiver, deadline_ns, "a message");
 	return r;
 }
 
-/* The same for a resource: out of its place first, and back into it if it was not sent. */
-static int send_resource(struct ew_channel *channel, int64_t deadline_ns, void *place, bool waits)
+/* The resource, on its way, and its place empty. */
+static struct ew_resource *out_of_place(void *place)
 {
 	struct ew_resource *resource, *nothing = NULL;
-	int r;
 
 	memcpy(&resource, place, sizeof(resource));
 	ew_assert(resource); /* an empty place has nothing to send */
 	memcpy(place, &nothing, sizeof(nothing));
 	ew__resource_leave_runtime(resource);
-	r = send_message(channel, deadline_ns, &resource, waits);
-	if (r < 0) {
-		ew__resource_enter_runtime(resource);
-		memcpy(place, &resource, sizeof(resource));
-	}
+	return resource;
+}
+
+static void into_place(void *place, struct ew_resource *resource)
+{
+	ew__resource_enter_runtime(resource);
+	memcpy(place, &resource, sizeof(resource));
+}
+
+/* The same for a resource: out of its place first, and back into it if it was not sent. */
+static int send_resource(struct ew_channel *channel, int64_t deadline_ns, void *place, bool waits)
+{
+	struct ew_resource *resource = out_of_place(place);
+	int r = send_message(channel, deadline_ns, &resource, waits);
+
+	if (r < 0)
+		into_place(place, resource);
 	return r;
 }
 
@@ -260,10 +263,8 @@ static int receive_resource(struct ew_channel *channel, int64_t deadline_ns, voi
 
 	ew__place_must_be_empty(place, site);
 	r = receive_message(channel, deadline_ns, &resource, waits);
-	if (r > 0) {
-		ew__resource_enter_runtime(resource);
-		memcpy(place, &resource, sizeof(resource));
-	}
+	if (r > 0)
+		into_place(place, resource);
 	return r;
 }
 
@@ -312,8 +313,8 @@ void ew_channel_close(struct ew_channel *channel)
 
 	ew__lock(&channel->lock);
 	channel->closed = true;
-	senders = take_all(&channel->senders);
-	receivers = take_all(&channel->receivers);
+	senders = ew__line_take_all(line_of(&channel->senders));
+	receivers = ew__line_take_all(line_of(&channel->receivers));
 	ew__unlock(&channel->lock);
 	ew__waiters_wake(senders, -EPIPE);
 	ew__waiters_wake(receivers, 0);
@@ -349,4 +350,97 @@ struct ew_channel_counts ew_channel_count(struct ew_channel *channel)
 	counts.closed = channel->closed;
 	ew__unlock(&channel->lock);
 	return counts;
+}
+
+/* ---- among alternatives ---- */
+
+static void select_begin(struct ew__stand *stand, struct ew_channel *channel, struct line *line)
+{
+	ew__stand_init_waiter(stand, &channel->lock, leave, line);
+	stand->waiter.value = channel->of_resources ? &stand->resource : stand->alternative->value;
+}
+
+static void select_line_up(struct ew__stand *stand)
+{
+	line_up(stand->waiter.line, &stand->waiter);
+}
+
+/* Also when the channel may be gone. */
+static bool is_of_resource(const struct ew__stand *stand)
+{
+	return stand->waiter.value == &stand->resource;
+}
+
+static void select_send_begin(struct ew__stand *stand, const struct ew_site *site)
+{
+	struct ew_channel *channel = stand->alternative->object;
+
+	(void)site;
+	select_begin(stand, channel, &channel->senders);
+	if (channel->of_resources)
+		stand->resource = out_of_place(stand->alternative->value);
+}
+
+static bool select_send_look(struct ew__stand *stand)
+{
+	stand->served_result = 1;
+	stand->result = send_now(stand->alternative->object, stand->waiter.value, &stand->served);
+	return stand->result != -EAGAIN;
+}
+
+static void select_send_end(struct ew__stand *stand, bool won)
+{
+	if (is_of_resource(stand) && !(won && stand->result == 0))
+		into_place(stand->alternative->value, stand->resource);
+}
+
+static const struct ew__alternative_type send_type = {
+	.begin = select_send_begin,
+	.look = select_send_look,
+	.line_up = select_line_up,
+	.leave = ew__stand_leave_line,
+	.end = select_send_end,
+};
+
+struct ew_alternative ew_select_send(struct ew_channel *channel, void *message)
+{
+	return (struct ew_alternative){ .type = &send_type, .object = channel, .value = message };
+}
+
+static void select_receive_begin(struct ew__stand *stand, const struct ew_site *site)
+{
+	struct ew_channel *channel = stand->alternative->object;
+
+	select_begin(stand, channel, &channel->receivers);
+	if (channel->of_resources)
+		ew__place_must_be_empty(stand->alternative->value, site);
+}
+
+static bool select_receive_look(struct ew__stand *stand)
+{
+	stand->served_result = 0;
+	stand->result =
+		receive_now(stand->alternative->object, stand->waiter.value, &stand->served);
+	return stand->result != -EAGAIN;
+}
+
+static void select_receive_end(struct ew__stand *stand, bool won)
+{
+	if (is_of_resource(stand) && won && stand->result == 1)
+		into_place(stand->alternative->value, stand->resource);
+}
+
+static const struct ew__alternative_type receive_type = {
+	.begin = select_receive_begin,
+	.look = select_receive_look,
+	.line_up = select_line_up,
+	.leave = ew__stand_leave_line,
+	.end = select_receive_end,
+};
+
+struct ew_alternative ew_select_receive(struct ew_channel *channel, void *ret_message)
+{
+	return (struct ew_alternative){ .type = &receive_type,
+					.object = channel,
+					.value = ret_message };
 }

@@ -5,7 +5,7 @@
  * a private list by then, so the event may be freed as soon as one of them returns.
  */
 
-#include "sync/waiter.h"
+#include "sync/select.h"
 
 #include <endwell/clock.h>
 #include <endwell/event.h>
@@ -63,4 +63,46 @@ int ew_event_wait(struct ew_event *event, int64_t deadline_ns)
 		ew__line_append(line_of(event), &waiter);
 	ew__unlock(&event->lock);
 	return set ? 0 : ew__waiter_wait(&waiter, deadline_ns, "an event");
+}
+
+/* ---- among alternatives ---- */
+
+static void select_begin(struct ew__stand *stand, const struct ew_site *site)
+{
+	struct ew_event *event = stand->alternative->object;
+
+	(void)site;
+	ew__stand_init_waiter(stand, &event->lock, leave, event);
+}
+
+static bool select_look(struct ew__stand *stand)
+{
+	const struct ew_event *event = stand->alternative->object;
+
+	stand->result = 0;
+	return event->set;
+}
+
+static void select_line_up(struct ew__stand *stand)
+{
+	ew__line_append(line_of(stand->alternative->object), &stand->waiter);
+}
+
+static void select_end(struct ew__stand *stand, bool won)
+{
+	(void)stand;
+	(void)won;
+}
+
+static const struct ew__alternative_type alternative_type = {
+	.begin = select_begin,
+	.look = select_look,
+	.line_up = select_line_up,
+	.leave = ew__stand_leave_line,
+	.end = select_end,
+};
+
+struct ew_alternative ew_select_event(struct ew_event *event)
+{
+	return (struct ew_alternative){ .type = &alternative_type, .object = event };
 }

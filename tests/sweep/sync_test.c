@@ -10,6 +10,7 @@
 #include <endwell/channel.h>
 #include <endwell/condition.h>
 #include <endwell/rate.h>
+#include <endwell/select.h>
 
 static struct {
 	struct ew_mutex mutex;
@@ -444,6 +445,123 @@ TEST(sweep_channel)
 	expect_sweep(&options, correspond, 25);
 	options.droppable = true;
 	expect_sweep(&options, correspond, 25);
+}
+
+/* Things and answers again, by tasks that wait for several things at once. */
+static struct ew_event shut;
+
+static void open_counter(void *argument)
+{
+	open_post(argument);
+	memset(&shut, 0, sizeof(shut));
+}
+
+static const char *check_counter(void *argument)
+{
+	return shut.first ? "somebody is still in line for the event" : check_post(argument);
+}
+
+/* Brings things, and hears answers meanwhile. */
+static int bring_things(void *argument)
+{
+	EW_OWN(thing, thing);
+	BOOKED_GUARD(undo, EW_SECOND);
+	int heard = 0, left = 2, r = 0;
+
+	while (r >= 0) {
+		struct ew_alternative alternatives[] = {
+			ew_select_send(post.things, &thing),
+			ew_select_receive(post.answers, &heard),
+			ew_select_event(&shut),
+		};
+
+		if (!thing && left-- > 0)
+			thing = open_thing(0);
+		if (!thing)
+			alternatives[0] = (struct ew_alternative){ 0 };
+		r = ew_select(alternatives, 3, argument ? ew_after(EW_SECOND) : EW_NEVER);
+		EXPECT(r != 0 || !thing);
+		EXPECT_EQ(heard, r == 1);
+		post.heard += heard;
+		heard = 0;
+		if (r == 2)
+			return 0;
+	}
+	return r == -ETIMEDOUT ? 0 : r;
+}
+
+/* Takes a thing or gives the answer that it owes, whichever is wanted first. */
+static int serve_counter(void *argument)
+{
+	EW_OWN(thing, thing);
+	int owed = 0, one = 1, r = 0;
+
+	(void)argument;
+	while (r >= 0) {
+		struct ew_alternative alternatives[] = {
+			ew_select_receive(post.things, &thing),
+			ew_select_send(post.answers, &one),
+			ew_select_event(&shut),
+		};
+
+		if (!owed)
+			alternatives[1] = (struct ew_alternative){ 0 };
+		r = ew_select(alternatives, 3, EW_NEVER);
+		EXPECT_EQ(thing != NULL, r == 0);
+		if (r == 0)
+			owed++;
+		if (r == 1) {
+			owed--;
+			post.answered++;
+		}
+		if (r == 2)
+			return 0;
+		if (r == 0)
+			r = ew_close(&thing);
+	}
+	return r;
+}
+
+static int work_at_the_counter(void)
+{
+	struct ew_child children[3] = { 0 }, *child;
+	EW_SCOPE(servers, .policy = EW_POLICY_INDEPENDENT);
+	EW_SCOPE(guests, .policy = EW_POLICY_INDEPENDENT);
+	struct ew_alternative alternative = ew_select_child(&guests, &child);
+	int r, i;
+
+	r = ew_spawn(&servers, serve_counter, NULL);
+	if (r == 0)
+		r = ew_spawn(&servers, serve_counter, NULL);
+	for (i = 0; i < 3 && r == 0; i++)
+		r = ew_spawn(&guests, bring_things, &guests, .child = &children[i]);
+	for (i = 0; i < 3 && r >= 0; i++)
+		r = ew_select(&alternative, 1, EW_NEVER);
+	ew_event_set(&shut);
+	r = ew_scope_finish(&guests, r);
+	return ew_scope_finish(&servers, r);
+}
+
+static int open_the_counter(void *argument)
+{
+	EW_OWN(ew_channel, things);
+	EW_OWN(ew_channel, answers);
+
+	(void)argument;
+	EXPECT_EQ(ew_channel_new_of_resources(0, &things), 0);
+	EXPECT_EQ(ew_channel_new(0, sizeof(int), lose_answer, &answers), 0);
+	post.things = things;
+	post.answers = answers;
+	return work_at_the_counter();
+}
+
+TEST(sweep_select)
+{
+	struct ew_sweep_options options = { .prepare = open_counter, .check = check_counter };
+
+	expect_sweep(&options, open_the_counter, 25);
+	options.droppable = true;
+	expect_sweep(&options, open_the_counter, 25);
 }
 
 /* One token a second; three of them fit into the bucket. */
