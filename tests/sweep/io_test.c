@@ -393,6 +393,78 @@ TEST(sweep_reader_and_writer)
 	expect_sweeps(lines, 8);
 }
 
+/* ---- a socket among alternatives ---- */
+
+static struct ew_event turn;
+
+static void open_turn(void *argument)
+{
+	open_book(argument);
+	memset(&turn, 0, sizeof(turn));
+}
+
+static const char *check_turn(void *argument)
+{
+	return turn.first ? "somebody is still in line for the event" : check_book(argument);
+}
+
+/* Readiness loses to the event, and is still there; then it wins. */
+static int call_and_answer(void *argument)
+{
+	int r = ew_yield();
+
+	if (r == 0)
+		ew_event_set(&turn);
+	if (r == 0)
+		r = ew_yield();
+	return r == 0 ? ew_socket_send(argument, "x", 1) : r;
+}
+
+static int listen_both_ways(struct ew_socket *socket)
+{
+	struct ew_alternative alternatives[] = {
+		ew_select_readable(socket),
+		ew_select_event(&turn),
+	};
+	BOOKED_GUARD(undo, EW_SECOND);
+	char byte;
+	int r = ew_select(alternatives, 2, EW_NEVER);
+
+	if (r < 0)
+		return r;
+	EXPECT_EQ(r, 1);
+	ew_event_reset(&turn);
+	r = ew_select(alternatives, 2, EW_NEVER);
+	if (r < 0)
+		return r;
+	EXPECT_EQ(r, 0);
+	return ew_socket_recv(socket, &byte, 1);
+}
+
+static int select_a_socket(void *argument)
+{
+	EW_OWN(ew_socket, here);
+	EW_OWN(ew_socket, there);
+	EW_SCOPE(scope);
+	int r = open_pair(&here, &there);
+
+	(void)argument;
+	if (r == 0)
+		r = ew_spawn(&scope, call_and_answer, there);
+	if (r == 0)
+		r = listen_both_ways(here);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_select_with_a_socket)
+{
+	struct ew_sweep_options options = { .prepare = open_turn, .check = check_turn };
+
+	expect_sweep(&options, select_a_socket, 7);
+	options.droppable = true;
+	expect_sweep(&options, select_a_socket, 7);
+}
+
 static int serve(void *argument)
 {
 	struct ew_listener *listener = argument;
