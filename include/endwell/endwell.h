@@ -12,6 +12,7 @@
 #include <endwell/dns.h>
 #include <endwell/event.h>
 #include <endwell/file.h>
+#include <endwell/foreign.h>
 #include <endwell/mutex.h>
 #include <endwell/offload.h>
 #include <endwell/outcome.h>

@@ -23,6 +23,7 @@
 struct ew_channel;
 struct ew_child;
 struct ew_event;
+struct ew_foreign;
 struct ew_listener;
 struct ew_scope;
 struct ew_socket;
@@ -60,6 +61,9 @@ EW_API struct ew_alternative ew_select_event(struct ew_event *event);
  * still comes is not. A scope stands in one alternative at most.
  */
 EW_API struct ew_alternative ew_select_child(struct ew_scope *scope, struct ew_child **ret_child);
+
+/** ew_select_foreign() - result 0: it has completed, with *@ret_result. As ew_foreign_wait() */
+EW_API struct ew_alternative ew_select_foreign(struct ew_foreign *operation, int32_t *ret_result);
 
 /**
  * ew_select_accept() - result 0: a connection is in *@ret_socket, an empty place; or an error
