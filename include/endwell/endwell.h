@@ -20,6 +20,7 @@
 #include <endwell/process.h>
 #include <endwell/rate.h>
 #include <endwell/reader.h>
+#include <endwell/reaper.h>
 #include <endwell/resource.h>
 #include <endwell/run.h>
 #include <endwell/scope.h>

@@ -1,67 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * An operation is a place of its reaper: a record, and memory, that stay where they are as long as the reaper lives.
- * So a ticket that comes too late finds a record, and in it another number or none.
- *
  * A completion tells only who waits, and whoever waits keeps his worker alive. With nobody waiting it leaves a note in the
  * record; of an abandoned operation it frees the place there and then, on its own thread. So it does not matter to it
  * whether a worker, or a runtime, is still there.
- *
- * One lock for all of a reaper. Nothing of others is called with it held.
  */
 
 #include "scope/resource.h"
 #include "scope/scope.h"
+#include "sync/reaper.h"
 #include "sync/select.h"
 
 #include <endwell/clock.h>
-#include <endwell/foreign.h>
 #include <endwell/semaphore.h>
-#include <sched.h>
-#include <stdlib.h>
 #include <string.h>
-
-#define MEMORY_ALIGNMENT 16
-
-struct ew_foreign {
-	struct ew_resource resource;
-	struct ew_reaper *reaper;
-	struct ew_foreign *next_free;
-	const struct ew_site *site;
-	const char *name;
-	void (*cancel)(void *memory);
-	void (*dispose)(void *memory, int32_t result);
-	void *memory;
-	struct ew_permit *permit;
-	struct ew_waiter *first;
-	struct ew_waiter *last;
-	uint64_t number; /* 0: the place is free */
-	int64_t abandoned_ns;
-	int32_t result;
-	bool completed;
-	bool abandoned;
-	bool asked;
-	bool taken;
-};
-
-struct ew_reaper {
-	struct ew_resource resource;
-	struct ew_resource_type type; /* with a budget of its own */
-	struct ew_reaper_options options;
-	_Atomic uint32_t lock;
-	uint64_t begun_count;
-	unsigned owned_count;
-	unsigned abandoned_count;
-	unsigned retiring_count; /* threads that have a permit in their hands, and the reaper */
-	struct ew_foreign *free;
-	struct ew_waiter *first; /* who drains */
-	struct ew_waiter *last;
-	struct ew_reaper *next_leaked;
-	struct ew_foreign operations[];
-};
-
-/* ---- a place of the reaper ---- */
 
 static int foreign_close(void *resource);
 static void foreign_abort(void *resource);
@@ -82,93 +34,10 @@ static void leave(struct ew_waiter *waiter)
 	ew__line_remove(line_of(waiter->line), waiter);
 }
 
-static struct ew__line drain_line_of(struct ew_reaper *reaper)
-{
-	return (struct ew__line){ &reaper->first, &reaper->last };
-}
-
-static void leave_drain(struct ew_waiter *waiter)
-{
-	ew__line_remove(drain_line_of(waiter->line), waiter);
-}
-
-static struct ew_foreign *take_place(struct ew_reaper *reaper)
-{
-	struct ew_foreign *foreign;
-
-	ew__lock(&reaper->lock);
-	foreign = reaper->free;
-	if (foreign) {
-		reaper->free = foreign->next_free;
-		reaper->owned_count++;
-		foreign->number = ++reaper->begun_count;
-		foreign->completed = false;
-		foreign->abandoned = false;
-		foreign->asked = false;
-		foreign->taken = false;
-	}
-	ew__unlock(&reaper->lock);
-	return foreign;
-}
-
-/* Locked, as the next two. NULL: somebody else has it, or there was none. */
-static struct ew_permit *take_permit(struct ew_foreign *foreign)
-{
-	struct ew_permit *permit = foreign->permit;
-
-	foreign->permit = NULL;
-	return permit;
-}
-
-static void give_place_back(struct ew_foreign *foreign)
-{
-	struct ew_reaper *reaper = foreign->reaper;
-
-	foreign->number = 0;
-	foreign->next_free = reaper->free;
-	reaper->free = foreign;
-}
-
-/* Who drains is to be woken if this was the last one. */
-static struct ew_waiter *count_out(struct ew_reaper *reaper, bool abandoned)
-{
-	reaper->retiring_count--;
-	if (!abandoned)
-		reaper->owned_count--;
-	else if (--reaper->abandoned_count == 0)
-		return ew__line_take_all(drain_line_of(reaper));
-	return NULL;
-}
-
-/*
- * It has completed, and nobody needs it any more. Its place is there before its permit, since who gets that may want
- * one; and it counts until the permit is back, since who has drained the reaper may free the semaphore.
- */
-static void retire(struct ew_foreign *foreign)
-{
-	struct ew_reaper *reaper = foreign->reaper;
-	bool abandoned = foreign->abandoned;
-	struct ew_permit *permit;
-	struct ew_waiter *drained;
-
-	if (foreign->dispose && foreign->completed && !foreign->taken)
-		foreign->dispose(foreign->memory, foreign->result);
-	ew__lock(&reaper->lock);
-	permit = take_permit(foreign);
-	give_place_back(foreign);
-	reaper->retiring_count++;
-	ew__unlock(&reaper->lock);
-	ew_permit_release(&permit);
-	ew__lock(&reaper->lock);
-	drained = count_out(reaper, abandoned);
-	ew__unlock(&reaper->lock);
-	ew__waiters_wake(drained, 0);
-}
-
 static int begin(struct ew_reaper *reaper, const struct ew_foreign_options *options,
 		 const struct ew_site *site, struct ew_foreign **ret_foreign)
 {
-	struct ew_foreign *foreign = take_place(reaper);
+	struct ew_foreign *foreign = ew__reaper_take_place(reaper);
 
 	if (!foreign)
 		return -EAGAIN;
@@ -238,7 +107,7 @@ int ew_foreign_complete(struct ew_foreign_ticket ticket, int32_t result)
 		return -EALREADY;
 	ew__waiters_wake(waiting, 0);
 	if (abandoned)
-		retire(foreign);
+		ew__reaper_retire(foreign);
 	return 0;
 }
 
@@ -316,26 +185,8 @@ static int foreign_close(void *resource)
 	if (r < 0)
 		return r;
 	ew_resource_deinit(&foreign->resource);
-	retire(foreign);
+	ew__reaper_retire(foreign);
 	return 0;
-}
-
-/* False: it has completed. From the unlock on it may be another's. */
-static bool abandon(struct ew_foreign *foreign)
-{
-	struct ew_reaper *reaper = foreign->reaper;
-	bool completed;
-
-	ew__lock(&reaper->lock);
-	completed = foreign->completed;
-	if (!completed) {
-		foreign->abandoned = true;
-		foreign->abandoned_ns = ew_now();
-		reaper->owned_count--;
-		reaper->abandoned_count++;
-	}
-	ew__unlock(&reaper->lock);
-	return !completed;
 }
 
 static void foreign_abort(void *resource)
@@ -344,8 +195,8 @@ static void foreign_abort(void *resource)
 
 	ask_to_stop(foreign);
 	ew_resource_deinit(&foreign->resource);
-	if (!abandon(foreign))
-		retire(foreign);
+	if (!ew__reaper_abandon(foreign))
+		ew__reaper_retire(foreign);
 }
 
 int ew_foreign_close(struct ew_foreign **operation)
@@ -383,205 +234,8 @@ int(ew_foreign_call)(struct ew_reaper *reaper, const struct ew_foreign_options *
 		(void)await(foreign, EW_NEVER, ask_while_waiting);
 		*ret_result = foreign->result;
 	}
-	retire(foreign);
+	ew__reaper_retire(foreign);
 	return r < 0 ? r : 0;
-}
-
-/* ---- the reaper ---- */
-
-static int reaper_close(void *resource);
-static void reaper_abort(void *resource);
-
-int(ew_reaper_new)(const struct ew_reaper_options *options, struct ew_reaper **ret_reaper)
-{
-	const struct ew_site *site = ew__made_at;
-	struct ew_reaper *reaper;
-	size_t stride, bytes;
-	char *memory;
-	unsigned i;
-
-	ew__place_must_be_empty(ret_reaper, site);
-	if (!options->name || options->operations_max == 0)
-		return -EINVAL;
-	if (__builtin_add_overflow(options->memory_bytes, MEMORY_ALIGNMENT - 1, &stride))
-		return -ENOMEM;
-	stride -= stride % MEMORY_ALIGNMENT;
-	if (__builtin_mul_overflow(stride + sizeof(struct ew_foreign), options->operations_max,
-				   &bytes) ||
-	    __builtin_add_overflow(bytes, sizeof(*reaper) + MEMORY_ALIGNMENT, &bytes))
-		return -ENOMEM;
-	reaper = calloc(1, bytes);
-	if (!reaper)
-		return -ENOMEM;
-	memory = (char *)(reaper->operations + options->operations_max);
-	memory += -(uintptr_t)memory % MEMORY_ALIGNMENT;
-	reaper->options = *options;
-	for (i = options->operations_max; i-- > 0;) {
-		reaper->operations[i].reaper = reaper;
-		reaper->operations[i].memory = memory + i * stride;
-		reaper->operations[i].next_free = reaper->free;
-		reaper->free = &reaper->operations[i];
-	}
-	reaper->type = (struct ew_resource_type){
-		.name = "reaper",
-		.close = reaper_close,
-		.abort = reaper_abort,
-		.budget_ns = options->drain_ns,
-	};
-	ew_resource_init(&reaper->resource, &reaper->type, site);
-	*ret_reaper = reaper;
-	return 0;
-}
-
-static void free_reaper(struct ew_reaper *reaper)
-{
-	ew_resource_deinit(&reaper->resource);
-	free(reaper);
-}
-
-/* 0: nothing of it is abandoned. */
-static int drain(struct ew_reaper *reaper)
-{
-	struct ew_waiter waiter;
-	bool drained;
-	int r;
-
-	if (ew_reaper_count(reaper).abandoned == 0)
-		return 0;
-	r = ew__enter();
-	if (r < 0)
-		return r;
-	ew__waiter_init(&waiter, &reaper->lock, leave_drain, reaper);
-	ew__lock(&reaper->lock);
-	drained = reaper->abandoned_count == 0;
-	if (!drained)
-		ew__line_append(drain_line_of(reaper), &waiter);
-	ew__unlock(&reaper->lock);
-	return drained ? 0 : ew__waiter_wait(&waiter, EW_NEVER, "abandoned operations");
-}
-
-static int reaper_close(void *resource)
-{
-	struct ew_reaper *reaper = resource;
-	int r;
-
-	ew_assert(reaper->owned_count == 0); /* operations end before their reaper */
-	r = drain(reaper);
-	if (r < 0)
-		return r;
-	free_reaper(reaper);
-	return 0;
-}
-
-/* Those whose memory stays, where a leak checker, or somebody with a debugger, finds it. */
-static struct {
-	_Atomic uint32_t lock;
-	struct ew_reaper *first;
-} leaked;
-
-static void report_leak(const struct ew_reaper *reaper, const struct ew_abandoned *left)
-{
-	ew__report("%s: %s, begun at %s:%d and abandoned %lld ms ago, has not completed: "
-		   "the memory of its reaper is leaked",
-		   reaper->options.name, left->name, left->site->file, left->site->line,
-		   (long long)((ew_now() - left->since_ns) / EW_MILLISECOND));
-}
-
-/* It may be completing right now; its permit is out of its hands after this in any case. */
-static void leak(struct ew_foreign *foreign)
-{
-	struct ew_permit *permit = NULL;
-	struct ew_abandoned left = { 0 };
-
-	ew__lock(&foreign->reaper->lock);
-	if (foreign->number)
-		permit = take_permit(foreign);
-	if (foreign->number && !foreign->completed)
-		left = (struct ew_abandoned){ foreign->name, foreign->site, foreign->abandoned_ns };
-	ew__unlock(&foreign->reaper->lock);
-	if (!left.name) {
-		ew_permit_release(&permit);
-		return;
-	}
-	report_leak(foreign->reaper, &left);
-	ew_permit_presume(&permit);
-}
-
-/* Between two locks, without a call of others but the permit's. */
-static bool is_retiring(struct ew_reaper *reaper)
-{
-	bool retiring;
-
-	ew__lock(&reaper->lock);
-	retiring = reaper->retiring_count > 0;
-	ew__unlock(&reaper->lock);
-	return retiring;
-}
-
-static void reaper_abort(void *resource)
-{
-	struct ew_reaper *reaper = resource;
-	unsigned i;
-
-	ew_assert(reaper->owned_count == 0); /* operations end before their reaper */
-	if (ew_reaper_count(reaper).abandoned == 0) {
-		free_reaper(reaper);
-		return;
-	}
-	for (i = 0; i < reaper->options.operations_max; i++)
-		leak(&reaper->operations[i]);
-	while (is_retiring(reaper))
-		sched_yield();
-	ew_resource_deinit(&reaper->resource);
-	ew__lock(&leaked.lock);
-	reaper->next_leaked = leaked.first;
-	leaked.first = reaper;
-	ew__unlock(&leaked.lock);
-}
-
-int ew_reaper_close(struct ew_reaper **reaper)
-{
-	return ew_close(reaper);
-}
-
-unsigned ew_reaper_look(struct ew_reaper *reaper, struct ew_abandoned *ret_entries,
-			unsigned entries_max)
-{
-	const struct ew_foreign *foreign = reaper->operations;
-	unsigned count = 0;
-
-	ew__lock(&reaper->lock);
-	for (; foreign < reaper->operations + reaper->options.operations_max; foreign++)
-		if (count < entries_max && foreign->number && foreign->abandoned)
-			ret_entries[count++] = (struct ew_abandoned){ foreign->name, foreign->site,
-								      foreign->abandoned_ns };
-	ew__unlock(&reaper->lock);
-	return count;
-}
-
-static unsigned overdue_count(const struct ew_reaper *reaper)
-{
-	int64_t since_ns = ew_now() - reaper->options.hold_ns;
-	const struct ew_foreign *foreign = reaper->operations;
-	unsigned count = 0;
-
-	if (!reaper->options.hold_ns || !reaper->abandoned_count)
-		return 0;
-	for (; foreign < reaper->operations + reaper->options.operations_max; foreign++)
-		count += foreign->number && foreign->abandoned && foreign->abandoned_ns < since_ns;
-	return count;
-}
-
-struct ew_reaper_counts ew_reaper_count(struct ew_reaper *reaper)
-{
-	struct ew_reaper_counts counts = { .operations_max = reaper->options.operations_max };
-
-	ew__lock(&reaper->lock);
-	counts.owned = reaper->owned_count;
-	counts.abandoned = reaper->abandoned_count;
-	counts.overdue = overdue_count(reaper);
-	ew__unlock(&reaper->lock);
-	return counts;
 }
 
 /* ---- among alternatives ---- */
