@@ -84,11 +84,10 @@ struct ew_scope {
 	int32_t first_error;
 	struct ew_child *ended; /* in order of completion; not given out yet */
 	struct ew_child *ended_last;
-	bool succeeded;		 /* one did, and that was what it was for */
-	bool next_wanted;	 /* one more that has ended is enough for the joiner */
-	struct ew__wait *joiner; /* set while its block waits for children */
-	struct ew__choice
-		*choice; /* the joiner's wait is for other things as well; NULL: it is not */
+	bool succeeded;		   /* one did, and that was what it was for */
+	bool next_wanted;	   /* one more that has ended is enough for the joiner */
+	struct ew__wait *joiner;   /* set while its block waits for children */
+	struct ew__choice *choice; /* NULL: the joiner waits for nothing else */
 	struct ew__wait join_wait;
 	struct ew__scope_waiter *waiters;
 	struct ew__timer deadline_timer;

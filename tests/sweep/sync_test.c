@@ -9,6 +9,7 @@
 
 #include <endwell/channel.h>
 #include <endwell/condition.h>
+#include <endwell/foreign.h>
 #include <endwell/rate.h>
 #include <endwell/select.h>
 
@@ -562,6 +563,181 @@ TEST(sweep_select)
 	expect_sweep(&options, open_the_counter, 25);
 	options.droppable = true;
 	expect_sweep(&options, open_the_counter, 25);
+}
+
+/*
+ * A device, played by a task: what it was given and has not completed when everything has ended it completes after the
+ * run. Half of its operations can be asked to stop.
+ */
+#define DEVICE_MAX 8
+
+static struct {
+	struct ew_reaper *reaper;
+	struct ew_semaphore *permits;
+	struct ew_foreign_ticket tickets[DEVICE_MAX];
+	unsigned begun;
+	unsigned completed;
+	unsigned ended; /* heard by a task, or disposed of */
+	struct ew_foreign_ticket *calling;
+} device;
+
+static void open_device(void *argument)
+{
+	open_book(argument);
+	memset(&device, 0, sizeof(device));
+	device.permits = ew_semaphore_new(3, 8);
+}
+
+static void complete_up_to(unsigned count)
+{
+	for (; device.completed < count; device.completed++)
+		(void)ew_foreign_complete(device.tickets[device.completed], 1);
+}
+
+static const char *check_device(void *argument)
+{
+	struct ew_semaphore_counts counts = ew_semaphore_count(device.permits);
+
+	complete_up_to(device.begun); /* of a reaper that was drained there is none */
+	if (device.ended != device.begun)
+		return "an operation was never completed, or twice";
+	if (counts.held || counts.cancelling)
+		return "a permit is still in use";
+	ew_semaphore_reclaim(device.permits, counts.presumed);
+	ew_semaphore_free(device.permits);
+	return check_book(argument);
+}
+
+static void lose_result(void *memory, int32_t result)
+{
+	(void)memory;
+	device.ended += result == 1;
+}
+
+static void stop_operation(void *memory)
+{
+	struct ew_foreign_ticket *ticket = memory;
+
+	EXPECT_EQ(ew_foreign_complete(*ticket, 1), 0);
+}
+
+static void stop_call(void *memory)
+{
+	(void)memory;
+	EXPECT_EQ(ew_foreign_complete(*device.calling, 1), 0);
+}
+
+static struct ew_foreign_ticket *give(struct ew_foreign_ticket ticket)
+{
+	EXPECT(device.begun < DEVICE_MAX);
+	device.tickets[device.begun] = ticket;
+	return &device.tickets[device.begun++];
+}
+
+static int run_device(void *argument)
+{
+	int r = 0;
+
+	(void)argument;
+	while (r == 0) {
+		r = ew_sleep(EW_SECOND);
+		if (r == 0 && device.completed < device.begun)
+			complete_up_to(device.completed + 1);
+	}
+	return r;
+}
+
+static int use_device(void *argument)
+{
+	struct ew_foreign_options options = { .name = "a transfer", .dispose = lose_result };
+	EW_OWN(ew_permit, permit);
+	EW_OWN(ew_foreign, operation);
+	BOOKED_GUARD(undo, EW_SECOND);
+	int32_t result = 0;
+	int r = ew_semaphore_acquire(device.permits, EW_NEVER, &permit);
+
+	if (r < 0)
+		return r;
+	options.permit = &permit;
+	if (argument)
+		options.cancel = stop_operation;
+	EXPECT_EQ(ew_foreign_begin(device.reaper, &options, &operation), 0);
+	*(struct ew_foreign_ticket *)ew_foreign_memory(operation) =
+		*give(ew_foreign_ticket(operation));
+	r = ew_foreign_wait(operation, argument ? ew_after(EW_SECOND / 2) : EW_NEVER, &result);
+	if (r == 0)
+		device.ended += result == 1;
+	if (r == 0)
+		r = ew_foreign_close(&operation);
+	return r == -ETIMEDOUT ? 0 : r;
+}
+
+static int start_transfer(void *argument, struct ew_foreign_ticket ticket)
+{
+	*(struct ew_foreign_ticket *)argument = *give(ticket);
+	return 0;
+}
+
+/* With memory on its own stack; its cancel would find the ticket there. */
+static int call_device(void *argument)
+{
+	struct ew_foreign_ticket ticket = { 0 };
+	struct ew_foreign_options options = { .name = "a call", .cancel = stop_call };
+	int32_t result = 0;
+	int r;
+
+	(void)argument;
+	device.calling = &ticket;
+	r = ew_foreign_call(device.reaper, &options, start_transfer, &ticket, &result);
+	device.ended += result == 1;
+	return r;
+}
+
+static int work_with_device(struct ew_scope *machine)
+{
+	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+	int r = ew_spawn(machine, run_device, NULL);
+
+	if (r == 0)
+		r = ew_spawn(&scope, use_device, NULL);
+	if (r == 0)
+		r = ew_spawn(&scope, use_device, &device);
+	if (r == 0)
+		r = ew_spawn(&scope, call_device, NULL);
+	if (r == 0)
+		r = ew_spawn(&scope, use_device, NULL);
+	return ew_scope_finish(&scope, r);
+}
+
+static int run_plant(void *argument)
+{
+	static const struct ew_reaper_options options = {
+		.name = "plant",
+		.operations_max = 4,
+		.memory_bytes = sizeof(struct ew_foreign_ticket),
+		.drain_ns = 3 * EW_SECOND,
+	};
+	EW_OWN(ew_reaper, reaper);
+	EW_SCOPE(machine); /* without it nothing of what is given to it would complete */
+	int r;
+
+	(void)argument;
+	EXPECT_EQ(ew_reaper_new(&options, &reaper), 0);
+	device.reaper = reaper;
+	r = work_with_device(&machine);
+	if (r == 0)
+		ew_scope_cancel(&machine, EW_REASON_REQUESTED);
+	r = ew_scope_finish(&machine, r);
+	return r == -ECANCELED ? 0 : r;
+}
+
+TEST(sweep_foreign)
+{
+	struct ew_sweep_options options = { .prepare = open_device, .check = check_device };
+
+	expect_sweep(&options, run_plant, 10);
+	options.droppable = true;
+	expect_sweep(&options, run_plant, 10);
 }
 
 /* One token a second; three of them fit into the bucket. */
