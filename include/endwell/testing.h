@@ -28,7 +28,8 @@ enum ew_sweep_mode {
  * @droppable:     the scenario is spawned so: force ends it where it suspends
  * @run_seconds_max: of real time; a run that takes longer has lost a wake-up: reported on stderr with mode and
  *                 point, and the process aborts, since such a run cannot be left; 0: 20
- * @lost_blocks_max: what other libraries may lose of the heap when an allocation of theirs fails; 0: nothing
+ * @lost_blocks_max: of the heap, what a run may lose: a reaper is leaked by name, some libraries lose a block
+ *                 when an allocation of theirs fails; 0: nothing
  * @prepare:       called before each run, outside the runtime
  * @check:         called after each run, outside the runtime: NULL, or what is wrong (permits not back,
  *                 an ending that ran twice or never ...)

@@ -341,7 +341,7 @@ static void run_once(struct sweep *sweep)
 
 static void run_until_nothing_is_kept(struct sweep *sweep)
 {
-	int64_t left_max = fails_memory(sweep->result.mode) ? sweep->options->lost_blocks_max : 0;
+	int64_t left_max = sweep->options->lost_blocks_max;
 	unsigned tries = 0;
 
 	do
