@@ -59,6 +59,9 @@ EW_SUSPENDS EW_API int ew_listener_close(struct ew_listener **listener);
 EW_SUSPENDS EW_API int ew_socket_connect(const struct sockaddr *address, socklen_t address_bytes,
 					 struct ew_socket **ret_socket);
 
+/** ew_socket_pair() - two sockets that are connected to each other; does not suspend. Errors: those of socketpair(2) */
+EW_MUST_CHECK EW_API int ew_socket_pair(struct ew_socket **ret_one, struct ew_socket **ret_other);
+
 /** ew_socket_adopt() - own a connected stream socket from now on; taken on success; does not suspend */
 EW_MUST_CHECK EW_API int ew_socket_adopt(int fd, struct ew_socket **ret_socket);
 
@@ -130,4 +133,5 @@ EW_SUSPENDS EW_API int ew_socket_close(struct ew_socket **socket);
 	(ew__here(EW_SITE("ew_listener_accept")), ew_listener_accept(__VA_ARGS__))
 #define ew_socket_connect(...)                                                                     \
 	(ew__here(EW_SITE("ew_socket_connect")), ew_socket_connect(__VA_ARGS__))
+#define ew_socket_pair(...)  (ew__here(EW_SITE("ew_socket_pair")), ew_socket_pair(__VA_ARGS__))
 #define ew_socket_adopt(...) (ew__here(EW_SITE("ew_socket_adopt")), ew_socket_adopt(__VA_ARGS__))

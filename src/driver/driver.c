@@ -20,24 +20,28 @@
 
 #define BUFFERS_BYTES ((size_t)EW__BUFFERS_COUNT * EW__BUFFER_BYTES)
 
-static const struct ew__driver_type *const types[] = { &ew__driver_uring, &ew__driver_epoll };
+static const struct ew__driver_type *const types[] = { &ew__driver_uring, &ew__driver_epoll,
+						       &ew__driver_sim };
+
+__thread const struct ew__driver_type *ew__driver_wanted;
 
 int ew__driver_asked_for(const struct ew__driver_type **ret_type, char *why, size_t why_bytes)
 {
 	const char *name = secure_getenv("EW_DRIVER");
 	size_t i;
 
-	*ret_type = NULL;
-	if (!name || !name[0])
+	*ret_type = ew__driver_wanted;
+	if (*ret_type || !name || !name[0])
 		return 0;
 	for (i = 0; i < sizeof(types) / sizeof(types[0]); i++)
 		if (!strcmp(name, types[i]->name))
 			*ret_type = types[i];
 	if (*ret_type)
 		return 0;
-	snprintf(why, why_bytes,
-		 "EW_DRIVER=%.64s in the environment names no driver; there are uring and epoll",
-		 name);
+	snprintf(
+		why, why_bytes,
+		"EW_DRIVER=%.64s in the environment names no driver; there are uring, epoll and sim",
+		name);
 	return -EINVAL;
 }
 
@@ -89,7 +93,8 @@ bool ew__op_is_cancellable(const struct ew__op *op)
 	case EW__OP_SENDMSG:
 	case EW__OP_ACCEPT:
 	case EW__OP_CONNECT:
-	case EW__OP_POLL: return true;
+	case EW__OP_POLL:
+	case EW__OP_CALL: return true;
 	case EW__OP_READ:
 	case EW__OP_WRITE: return op->offset < 0;
 	default: return false;

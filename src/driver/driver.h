@@ -5,7 +5,8 @@
  * Driver: carries operations out
  * Takes operations, cancels them, reports each one's end, and waits until a deadline or a wake-up.
  *
- * There are two: uring, and epoll for where io_uring is refused. What they have in common is in driver.c.
+ * There are three: uring, epoll for where io_uring is refused, and sim, whose world is simulated. What they have in
+ * common is in driver.c.
  * One driver per worker, used by that worker's thread alone; only ew__driver_wake() is for others.
  * An operation, with all memory it names, belongs to the driver from submit until complete() is called.
  * complete() is never called from inside a driver function: poll returns the list of what has ended, and
@@ -30,6 +31,7 @@ enum ew__op_code {
 	EW__OP_ACCEPT,	/* fd, flags: EW__ACCEPT_ONE or 0; every connection goes to event() */
 	EW__OP_CONNECT, /* fd, address: sockaddr, length */
 	EW__OP_POLL,	/* fd, flags: poll events; each time if there is an event() */
+	EW__OP_CALL,	/* of a simulated driver, which has no threads: event() makes it */
 };
 
 #define EW__ACCEPT_ONE 1 /* a single connection, not as many as come */
@@ -95,11 +97,16 @@ struct ew__driver_type {
 	/* Submits all that is queued, waits, and hands in what has ended. */
 	void (*visit)(struct ew__driver *driver, int64_t deadline_ns);
 	void (*return_buffer)(struct ew__driver *driver, unsigned number);
+	/* The clock is virtual and the driver's to move, and calls that block are operations. One worker. */
+	bool simulated;
 };
 
-extern const struct ew__driver_type ew__driver_uring, ew__driver_epoll;
+extern const struct ew__driver_type ew__driver_uring, ew__driver_epoll, ew__driver_sim;
 
-/* What EW_DRIVER in the environment names; NULL: nothing is asked for. -EINVAL, with the cause: it names none. */
+/* For the next run of this thread, whatever the environment says; NULL: as that says. */
+extern __thread const struct ew__driver_type *ew__driver_wanted;
+
+/* What that or EW_DRIVER in the environment names; NULL: nothing is asked for. -EINVAL, with the cause: it names none. */
 int ew__driver_asked_for(const struct ew__driver_type **ret_type, char *why, size_t why_bytes);
 
 /* -ENOSYS, -EPERM, -ENOMEM ... with the cause in one sentence in @why. */

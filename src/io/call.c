@@ -37,7 +37,7 @@ static void call_run(struct ew__job *job)
 
 static void call_completed(struct ew__job *job)
 {
-	ew__wait_end(&call_of(job)->wait, 0);
+	ew__wait_end(&call_of(job)->wait, job->withdrawn ? -ECANCELED : 0);
 }
 
 static void call_cancelled(struct ew__wait *wait)

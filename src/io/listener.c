@@ -5,13 +5,13 @@
  * Every descriptor in a completion is adopted when it is reaped, also those that come after a cancel.
  */
 
+#include "driver/system.h"
 #include "io/op.h"
 #include "io/socket.h"
 #include "scope/resource.h"
 #include "sync/select.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -79,7 +79,7 @@ static void accepted(struct ew__op *op, int32_t fd)
 	struct ew_listener *listener = listener_of(op);
 
 	if (listener->queue_count == QUEUE_MAX) {
-		close(fd);
+		ew__system_close(fd);
 		return;
 	}
 	listener->queue[(listener->queue_first + listener->queue_count++) % QUEUE_MAX] = fd;
@@ -91,8 +91,8 @@ static void accepted(struct ew__op *op, int32_t fd)
 static void finish(struct ew_listener *listener)
 {
 	for (; listener->queue_count; listener->queue_count--)
-		close(listener->queue[listener->queue_first++ % QUEUE_MAX]);
-	close(listener->fd);
+		ew__system_close(listener->queue[listener->queue_first++ % QUEUE_MAX]);
+	ew__system_close(listener->fd);
 	free(listener);
 }
 
@@ -193,21 +193,15 @@ static bool is_tcp(const struct sockaddr *address)
 static int bind_socket(const struct sockaddr *address, socklen_t address_bytes, int backlog,
 		       bool share)
 {
-	const int on = 1;
-	int fd, r = 0;
+	int fd = ew__system_socket(address->sa_family), r;
 
-	fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
-		return -errno;
-	if (is_tcp(address)) {
-		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-		if (share)
-			setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
-	}
-	if (bind(fd, address, address_bytes) < 0 || (backlog && listen(fd, backlog) < 0))
-		r = -errno;
+		return fd;
+	r = ew__system_bind(fd, address, address_bytes, share);
+	if (r == 0 && backlog)
+		r = ew__system_listen(fd, backlog);
 	if (r < 0) {
-		close(fd);
+		ew__system_close(fd);
 		return r;
 	}
 	return fd;
@@ -227,14 +221,14 @@ int(ew_listener_open)(const struct sockaddr *address, socklen_t address_bytes, i
 		fd = bind_socket(address, address_bytes, 0, false);
 		if (fd < 0)
 			return fd;
-		close(fd);
+		ew__system_close(fd);
 	}
 	fd = bind_socket(address, address_bytes, backlog, true);
 	if (fd < 0)
 		return fd;
 	r = new_listener(fd, backlog, site, ret_listener);
 	if (r < 0)
-		close(fd);
+		ew__system_close(fd);
 	return r;
 }
 
@@ -252,15 +246,13 @@ int(ew_listener_share)(struct ew_listener *listener, struct ew_listener **ret_li
 		fd = bind_socket((struct sockaddr *)&address, sizeof(address), listener->backlog,
 				 true);
 	} else {
-		fd = fcntl(listener->fd, F_DUPFD_CLOEXEC, 0);
-		if (fd < 0)
-			fd = -errno;
+		fd = ew__system_duplicate(listener->fd);
 	}
 	if (fd < 0)
 		return fd;
 	r = new_listener(fd, listener->backlog, site, ret_listener);
 	if (r < 0)
-		close(fd);
+		ew__system_close(fd);
 	return r;
 }
 
@@ -272,9 +264,7 @@ void ew_listener_one_by_one(struct ew_listener *listener)
 
 int ew_listener_address(const struct ew_listener *listener, struct sockaddr_storage *ret_address)
 {
-	socklen_t bytes = sizeof(*ret_address);
-
-	return getsockname(listener->fd, (struct sockaddr *)ret_address, &bytes) < 0 ? -errno : 0;
+	return ew__system_address(listener->fd, ret_address);
 }
 
 static void accept_cancelled(struct ew__wait *wait)

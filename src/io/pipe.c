@@ -13,6 +13,7 @@
 
 #include "io/pipe.h"
 
+#include "driver/system.h"
 #include "io/call.h"
 #include "io/op.h"
 #include "scope/resource.h"
@@ -37,11 +38,11 @@ struct ew_pipe {
 
 static int pipe_end(struct ew_pipe *pipe)
 {
-	int r = close(pipe->fd) < 0 && errno != EINTR ? -errno : 0;
+	int r = ew__system_close(pipe->fd);
 
 	ew_resource_deinit(&pipe->resource);
 	free(pipe);
-	return r;
+	return r == -EINTR ? 0 : r;
 }
 
 static int pipe_close(void *resource)
@@ -76,7 +77,7 @@ int(ew_pipe_open)(struct ew_pipe **ret_read_end, struct ew_pipe **ret_write_end)
 	int fds[2], r = -ENOMEM;
 
 	if (read_end && write_end)
-		r = pipe2(fds, O_CLOEXEC) < 0 ? -errno : 0;
+		r = ew__system_pipe(fds);
 	if (r < 0) {
 		free(read_end);
 		free(write_end);
@@ -109,7 +110,8 @@ int(ew_pipe_adopt)(int fd, struct ew_pipe **ret_pipe)
 	pipe = calloc(1, sizeof(*pipe));
 	if (!pipe)
 		return -ENOMEM;
-	learn_kind(pipe, fd);
+	if (!ew__system_is_simulated(fd))
+		learn_kind(pipe, fd);
 	own(pipe, fd, site, ret_pipe);
 	return 0;
 }

@@ -239,9 +239,45 @@ static void deliver_completion(struct ew__message *message)
 	job->complete(job);
 }
 
+static struct ew__job *job_of(struct ew__op *op)
+{
+	return ew__container_of(op, struct ew__job, op);
+}
+
+static void run_simulated(struct ew__op *op, int32_t unused)
+{
+	struct ew__job *job = job_of(op);
+
+	(void)unused;
+	job->run(job);
+}
+
+static void complete_simulated(struct ew__op *op)
+{
+	struct ew__job *job = job_of(op);
+
+	job->withdrawn = op->result == -ECANCELED;
+	job->complete(job);
+}
+
+static void submit_simulated(struct ew__job *job)
+{
+	job->op = (struct ew__op){
+		.code = EW__OP_CALL,
+		.event = run_simulated,
+		.complete = complete_simulated,
+	};
+	ew__driver_submit(job->worker->driver, &job->op);
+}
+
 void ew__job_submit(struct ew__pool *pool, dev_t device, struct ew__job *job)
 {
 	job->worker = ew__worker;
+	job->withdrawn = false;
+	if (job->worker->driver->type->simulated) {
+		submit_simulated(job);
+		return;
+	}
 	job->worker->transfers++;
 	job->message.deliver = deliver_completion;
 	job->later = !ew__current || ew__current->leaving;
@@ -256,6 +292,10 @@ bool ew__job_withdraw(struct ew__job *job)
 	struct ew__pool *pool = job->worker->pool;
 	bool withdrawn;
 
+	if (job->worker->driver->type->simulated) {
+		ew__driver_cancel(job->worker->driver, &job->op);
+		return false;
+	}
 	pthread_mutex_lock(&pool->mutex);
 	withdrawn = job->queued;
 	if (withdrawn)
@@ -320,10 +360,10 @@ static void init(struct ew__pool *pool, unsigned offload_threads)
 	ew__lanes_init(&pool->lanes, offload_threads);
 }
 
-int ew__pool_new(struct ew__pool **ret_pool, unsigned offload_threads)
+int ew__pool_new(struct ew__pool **ret_pool, unsigned offload_threads, bool threads)
 {
 	struct ew__pool *pool;
-	int r;
+	int r = 0;
 
 	if (offload_threads > EW__OFFLOAD_THREADS_MAX)
 		return -EINVAL;
@@ -332,7 +372,8 @@ int ew__pool_new(struct ew__pool **ret_pool, unsigned offload_threads)
 		return -ENOMEM;
 	init(pool, offload_threads ? offload_threads : EW__OFFLOAD_THREADS_DEFAULT);
 	pthread_mutex_lock(&pool->mutex);
-	r = start_thread(pool);
+	if (threads)
+		r = start_thread(pool);
 	pthread_mutex_unlock(&pool->mutex);
 	if (r < 0) {
 		free(pool);

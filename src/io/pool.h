@@ -23,9 +23,13 @@ struct ew__job {
 	struct ew_worker *worker;
 	struct ew__lane *lane;
 	const char *what; /* for reports; static */
-	struct ew__message message;
+	union {
+		struct ew__message message;
+		struct ew__op op; /* in a simulation, which has no threads */
+	};
 	bool queued;
 	bool later;
+	bool withdrawn; /* before it was begun: complete() says so, and nothing has been done */
 };
 
 #define EW__OFFLOAD_THREADS_DEFAULT 4
@@ -38,8 +42,11 @@ struct ew__job {
 #define EW__LANE_HELPERS_MAX 28
 #define EW__LANE_WIDTH_MAX   24
 
-/* @offload_threads: 0: the default. -EINVAL, -ENOMEM, -EAGAIN: not even one thread could be started. */
-int ew__pool_new(struct ew__pool **ret_pool, unsigned offload_threads);
+/*
+ * @offload_threads: 0: the default; @threads: there are to be any: without, jobs are operations of the (simulated) driver.
+ * -EINVAL, -ENOMEM, -EAGAIN: not even one thread could be started.
+ */
+int ew__pool_new(struct ew__pool **ret_pool, unsigned offload_threads, bool threads);
 
 /* No job is left. NULL is a no-op. */
 void ew__pool_free(struct ew__pool *pool);
@@ -76,5 +83,8 @@ dev_t ew__device_of(int fd);
  */
 void ew__job_submit(struct ew__pool *pool, dev_t device, struct ew__job *job);
 
-/* Takes a job back that no thread has begun: complete() will not be called. False: too late. */
+/*
+ * Takes a job back that no thread has begun: complete() will not be called. False: too late, or, in a simulation, not
+ * known yet.
+ */
 bool ew__job_withdraw(struct ew__job *job);

@@ -13,6 +13,7 @@
 
 #include "io/socket.h"
 
+#include "driver/system.h"
 #include "io/op.h"
 #include "scope/resource.h"
 #include "scope/scope.h"
@@ -120,7 +121,7 @@ void ew_socket_release(struct ew_socket *socket)
 static void finish(struct ew_socket *socket)
 {
 	ew__chore_remove(socket->worker, &socket->hangup_cancel);
-	close(socket->fd);
+	ew__system_close(socket->fd);
 	free(socket);
 }
 
@@ -175,7 +176,7 @@ static int socket_close(void *resource)
 	/* Of ten thousand that end at once, those that give space back go first. */
 	if (ew__current && ew__current->leaving)
 		ew__yield_to_leaving();
-	shutdown(socket->fd, SHUT_RDWR);
+	(void)ew__system_shutdown(socket->fd, SHUT_RDWR);
 	if (socket->armed) {
 		ew_assert(socket->worker == ew__worker);
 		ew__driver_cancel(socket->worker->driver, &socket->hangup);
@@ -192,7 +193,7 @@ static void abort_here(struct ew_socket *socket)
 {
 	ew_socket_release(socket);
 	socket->hangup_scope = NULL;
-	shutdown(socket->fd, SHUT_RDWR);
+	(void)ew__system_shutdown(socket->fd, SHUT_RDWR);
 	if (!socket->armed) {
 		finish(socket);
 		return;
@@ -250,6 +251,34 @@ int ew__socket_new(int fd, const struct ew_site *site, struct ew_socket **ret_so
 	return 0;
 }
 
+int(ew_socket_pair)(struct ew_socket **ret_one, struct ew_socket **ret_other)
+{
+	const struct ew_site *site = ew__made_at;
+	struct ew_socket *one;
+	int fds[2], r;
+
+	ew__place_must_be_empty(ret_one, site);
+	ew__place_must_be_empty(ret_other, site);
+	r = ew__system_socket_pair(fds);
+	if (r < 0)
+		return r;
+	r = ew__socket_new(fds[0], site, &one);
+	if (r < 0) {
+		ew__system_close(fds[0]);
+		ew__system_close(fds[1]);
+		return r;
+	}
+	r = ew__socket_new(fds[1], site, ret_other);
+	if (r < 0) {
+		ew__system_close(fds[1]);
+		ew_resource_deinit(&one->resource);
+		finish(one);
+		return r;
+	}
+	*ret_one = one;
+	return 0;
+}
+
 int(ew_socket_adopt)(int fd, struct ew_socket **ret_socket)
 {
 	const struct ew_site *site = ew__made_at;
@@ -278,9 +307,9 @@ int(ew_socket_connect)(const struct sockaddr *address, socklen_t address_bytes,
 	if (r < 0)
 		return r;
 	ew__place_must_be_empty(ret_socket, site);
-	fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	fd = ew__system_socket(address->sa_family);
 	if (fd < 0)
-		return -errno;
+		return fd;
 	connect.op.fd = fd;
 	r = ew__op_await(&connect, "a connection being made");
 	if (r == 0)
@@ -289,7 +318,7 @@ int(ew_socket_connect)(const struct sockaddr *address, socklen_t address_bytes,
 		/* Once begun, a cancelled connect goes on in the kernel: the socket is good only for closing. */
 		if (r == -ECANCELED && connect.op.cancel_wanted)
 			ew__task()->outcome = EW_OUTCOME_SPOILED;
-		close(fd);
+		ew__system_close(fd);
 	}
 	return r;
 }
@@ -457,7 +486,7 @@ static int first_descriptor(struct msghdr *message)
 			if (found < 0)
 				found = fd;
 			else
-				close(fd);
+				ew__system_close(fd);
 		}
 	}
 	return found;
@@ -496,7 +525,7 @@ int ew_socket_recv_fd(struct ew_socket *socket, void *buffer, size_t size,
 	ew__made_at = site;
 	adopted = (ew_file_adopt)(fd, ret_file);
 	if (adopted < 0) {
-		close(fd);
+		ew__system_close(fd);
 		return adopted;
 	}
 	return r;
@@ -601,7 +630,7 @@ struct ew_alternative ew_select_writable(struct ew_socket *socket)
 
 int ew_socket_shutdown(struct ew_socket *socket, int how)
 {
-	return shutdown(socket->fd, how) < 0 ? -errno : 0;
+	return ew__system_shutdown(socket->fd, how);
 }
 
 void ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope, bool half_close)

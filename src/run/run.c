@@ -261,11 +261,9 @@ static bool is_shortage(int error)
 static int open_first(struct ew__runtime *runtime, char *why, size_t why_bytes)
 {
 	struct ew_worker *worker = &runtime->threads[0].worker;
-	const struct ew__driver_type *asked_for;
-	int r = ew__driver_asked_for(&asked_for, why, why_bytes);
+	const struct ew__driver_type *asked_for = runtime->driver;
+	int r;
 
-	if (r < 0)
-		return r;
 	runtime->driver = asked_for ? asked_for : &ew__driver_uring;
 	r = ew__worker_open(worker, runtime->driver, why, why_bytes);
 	if (r == 0 || asked_for || is_shortage(r))
@@ -312,11 +310,20 @@ static int run(struct ew__runtime *runtime, struct main_call *call)
 static int prepare(struct ew__runtime *runtime, const struct ew_run_options *options)
 {
 	struct ew__worker_thread *threads;
+	bool simulated;
+	char why[256];
 	unsigned i;
 	int r;
 
 	if (options)
 		runtime->options = *options;
+	r = ew__driver_asked_for(&runtime->driver, why, sizeof(why));
+	if (r < 0) {
+		ew__report("%s", why);
+		return r;
+	}
+	simulated = runtime->driver && runtime->driver->simulated;
+	runtime->options.virtual_time |= simulated;
 	atomic_store(&runtime->end_by_ns, EW_NEVER);
 	if (!runtime->options.shutdown_budget_ns)
 		runtime->options.shutdown_budget_ns = SHUTDOWN_BUDGET_DEFAULT;
@@ -337,7 +344,7 @@ static int prepare(struct ew__runtime *runtime, const struct ew_run_options *opt
 	if (!threads)
 		return -ENOMEM;
 	runtime->threads = threads;
-	r = ew__pool_new(&runtime->pool, runtime->options.offload_threads);
+	r = ew__pool_new(&runtime->pool, runtime->options.offload_threads, !simulated);
 	if (r < 0)
 		return r;
 	for (i = 0; i < runtime->workers_count; i++) {

@@ -212,13 +212,19 @@ static void visit_driver(struct ew_worker *worker, int64_t deadline_ns)
 	}
 }
 
+/* That the worker moves; a simulated driver does it itself. */
+static bool has_virtual_time(const struct ew_worker *worker)
+{
+	return ew__virtual_now_ns && !worker->driver->type->simulated;
+}
+
 /* With virtual time: nothing can run and the kernel owes us nothing, so the next deadline is now. */
 static bool jump(struct ew_worker *worker)
 {
 	int64_t next_ns;
 
-	if (!ew__virtual_now_ns || worker->transfers || ew__driver_in_flight(worker->driver) ||
-	    ew__driver_has_queued(worker->driver))
+	if (!has_virtual_time(worker) || worker->transfers ||
+	    ew__driver_in_flight(worker->driver) || ew__driver_has_queued(worker->driver))
 		return false;
 	next_ns = ew__wheel_next_ns(&worker->wheel);
 	if (next_ns == EW_NEVER)
@@ -244,8 +250,8 @@ static void rest(struct ew_worker *worker)
 	if (atomic_load(&worker->inbox))
 		visit_driver(worker, EW_NOW);
 	else
-		visit_driver(worker,
-			     ew__virtual_now_ns ? EW_NEVER : ew__wheel_next_ns(&worker->wheel));
+		visit_driver(worker, has_virtual_time(worker) ? EW_NEVER
+							      : ew__wheel_next_ns(&worker->wheel));
 	atomic_store(&worker->asleep, false);
 }
 

@@ -532,7 +532,7 @@ static void feed(struct fed *jobs, bool leaving, struct gate *gate)
 
 static int feed_both(void *argument)
 {
-	struct fed jobs[BACKLOG];
+	static struct fed jobs[BACKLOG];
 	struct gate gate = GATE_CLOSED, other = GATE_CLOSED;
 
 	(void)argument;

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Simulation: a whole program in one thread, with a clock, a network and a scheduler of its own, all of them by one seed
+ * What is simulated, and what is not, is in docs/simulation.md. Link with libendwell-testing.
+ */
+
+#include <endwell/task.h>
+
+/** enum ew_sim_fault - what may go wrong; how often, if at all, each seed decides for itself */
+enum ew_sim_fault {
+	EW_SIM_SHORT = 1,  /* counts that are shorter than they could be */
+	EW_SIM_DELAYS = 2, /* what takes long, up to a second */
+	EW_SIM_ERRORS = 4, /* errors of an operation, without an effect */
+	EW_SIM_RESETS = 8, /* connections that break, also in the middle of what is being sent */
+	EW_SIM_DESCRIPTORS = 16, /* none left, for sockets, pipes and connections */
+	EW_SIM_ALL = 31,
+};
+
+/**
+ * struct ew_sim_options - zero is the default for each
+ * @seed:   decides everything; 0: EW_SIM_SEED in the environment, or 1
+ * @faults: set of enum ew_sim_fault
+ * @report: gets the run's reports; NULL: they go to stderr
+ */
+struct ew_sim_options {
+	uint64_t seed;
+	unsigned faults;
+	void (*report)(void *argument, const char *line);
+	void *report_argument;
+};
+
+/**
+ * struct ew_sim_result - what happened
+ * @seed:        that it was
+ * @trace_hash:  of every operation, what came of it and when; the same seed gives the same
+ * @operations:  calls on threads included
+ * @faults_made: of all kinds
+ * @virtual_ns:  that the run took by its own clock
+ */
+struct ew_sim_result {
+	uint64_t seed;
+	uint64_t trace_hash;
+	uint64_t operations;
+	uint64_t faults_made;
+	int64_t virtual_ns;
+};
+
+/**
+ * ew_sim_run() - ew_run() in a simulated world
+ * @options:    NULL for defaults
+ * @ret_result: may be NULL
+ *
+ * If all tasks wait, and nothing is left that could happen, or after twenty million operations, what waits is printed with the
+ * seed, and the process aborts. Not from a task.
+ * Return: @fn's result. Errors: those of ew_run().
+ */
+EW_API int ew_sim_run(const struct ew_sim_options *options, ew_task_fn *fn, void *argument,
+		      struct ew_sim_result *ret_result);
+
+/** ew_sim_calm() - in a simulated run: no more faults, so that what is to succeed in the end can; outside a no-op */
+EW_API void ew_sim_calm(void);

@@ -1,0 +1,951 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The objects of a simulated world: sockets, listeners and the ends of pipes, and what operations do to them. A
+ * descriptor is a number that the kernel has reserved for us, by a duplicate of something that cannot be read, written
+ * or waited for; a table says which object it means. Bytes are put straight into the buffer of the other end: that they
+ * take their time is the agenda's doing (sim.c), which lets operations wait, before they look and after they have.
+ *
+ * Of descriptors that are none of ours, files are left to calls on threads, streams are read and written where they
+ * stand, and nothing is ever reported: the world outside stands still.
+ */
+
+#include "driver/sim/sim.h"
+#include "driver/system.h"
+
+#include <endwell/clock.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define BUFFER_BYTES	 65536
+#define BUFFER_BITS_MIN	 10 /* where counts are to be short */
+#define BUFFER_BITS_MORE 8
+#define PORT_FIRST	 40000
+
+enum kind { FRESH, STREAM, LISTENER };
+
+/* A descriptor that was sent with the byte at that place of the stream. */
+struct passed {
+	struct passed *next;
+	uint64_t at;
+	int fd;
+};
+
+struct ew__sim_object {
+	enum kind kind;
+	unsigned number; /* in order of making */
+	int family;
+	unsigned descriptors_count, operations_count;
+	struct ew__op_line waiting;
+	struct ew__sim_object *next; /* with an address, or in a listener's line */
+	struct sockaddr_storage address;
+	socklen_t address_bytes; /* 0: it has none */
+	bool shared;
+
+	/* Of a listener. */
+	struct ew__sim_object *first_pending;
+	unsigned pending_count, backlog;
+
+	/* Of a stream: what has come and was not read. */
+	struct ew__sim_object *peer; /* NULL: gone */
+	char *bytes;
+	size_t first, count, room;
+	uint64_t read_bytes; /* in its life */
+	struct passed *passed;
+	bool is_pipe;
+	bool finished; /* the peer sends no more */
+	bool reset;    /* and has not been told */
+	bool shut_read, shut_write;
+};
+
+/* ---- descriptors ---- */
+
+static struct ew__sim_object *object_of(const struct ew__sim *sim, int fd)
+{
+	return fd >= 0 && (unsigned)fd < sim->objects_room ? sim->objects[fd] : NULL;
+}
+
+static void grow_table(struct ew__sim *sim, unsigned fd)
+{
+	unsigned room = sim->objects_room ? sim->objects_room : 64;
+
+	while (room <= fd)
+		room *= 2;
+	sim->objects = realloc(sim->objects, room * sizeof(struct ew__sim_object *));
+	ew_assert(sim->objects);
+	memset(sim->objects + sim->objects_room, 0,
+	       (room - sim->objects_room) * sizeof(struct ew__sim_object *));
+	sim->objects_room = room;
+}
+
+static int new_descriptor(struct ew__sim *sim, struct ew__sim_object *object)
+{
+	int fd;
+
+	if (ew__sim_fails(sim, sim->strengths.descriptors))
+		return -EMFILE;
+	fd = fcntl(sim->reserve, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	if ((unsigned)fd >= sim->objects_room)
+		grow_table(sim, (unsigned)fd);
+	sim->objects[fd] = object;
+	object->descriptors_count++;
+	return fd;
+}
+
+static struct ew__sim_object *new_object(struct ew__sim *sim, enum kind kind, int family)
+{
+	struct ew__sim_object *object = calloc(1, sizeof(*object));
+
+	ew_assert(object);
+	object->kind = kind;
+	object->family = family;
+	object->number = ++sim->objects_made;
+	object->room = BUFFER_BYTES;
+	if (sim->strengths.short_counts)
+		object->room = (size_t)1 << (BUFFER_BITS_MIN +
+					     ew__sim_draw(sim, EW__SIM_PLACES, BUFFER_BITS_MORE));
+	return object;
+}
+
+/* ---- lines ---- */
+
+static bool is_readable(const struct ew__sim_object *object)
+{
+	return object->count > 0 || object->finished || object->reset || object->shut_read ||
+	       object->kind != STREAM;
+}
+
+static bool is_writable(const struct ew__sim_object *object)
+{
+	return !object->peer || object->reset || object->shut_write || object->peer->shut_read ||
+	       object->peer->count < object->peer->room;
+}
+
+static uint32_t gone_events(const struct ew__sim_object *object)
+{
+	uint32_t events = 0;
+
+	if (object->finished && !object->is_pipe)
+		events |= POLLRDHUP;
+	/* As the kernel has it: a unix peer that closes has gone, a TCP peer may only have finished. */
+	if (object->finished &&
+	    (object->shut_write || (!object->peer && object->family == AF_UNIX)))
+		events |= POLLHUP;
+	if (object->reset)
+		events |= POLLERR | POLLHUP;
+	return events;
+}
+
+static uint32_t events_of(const struct ew__sim_object *object)
+{
+	if (object->kind == LISTENER)
+		return object->first_pending ? POLLIN : 0;
+	if (object->kind == FRESH)
+		return POLLHUP | POLLOUT;
+	return (is_readable(object) ? POLLIN : 0u) | (is_writable(object) ? POLLOUT : 0u) |
+	       gone_events(object);
+}
+
+static bool is_ready(const struct ew__sim_object *object, const struct ew__op *op)
+{
+	switch (op->code) {
+	case EW__OP_POLL: return events_of(object) & (op->flags | POLLHUP | POLLERR);
+	case EW__OP_ACCEPT: return object->first_pending != NULL;
+	case EW__OP_WRITE:
+	case EW__OP_SEND:
+	case EW__OP_SENDMSG: return is_writable(object);
+	default: return is_readable(object);
+	}
+}
+
+static struct ew__op_line *line_of(struct ew__sim *sim, const struct ew__op *op)
+{
+	struct ew__sim_object *object = object_of(sim, op->fd);
+
+	if (op->code == EW__OP_CONNECT)
+		return &sim->connecting;
+	return object ? &object->waiting : &sim->outside;
+}
+
+void ew__sim_object_leave(struct ew__sim *sim, struct ew__op *op)
+{
+	ew__op_line_remove(line_of(sim, op), op);
+}
+
+static int wait_in_line(struct ew__sim *sim, struct ew__op *op)
+{
+	ew__op_line_append(line_of(sim, op), op);
+	return EW__SIM_WAITS;
+}
+
+static void changed(struct ew__sim *sim, struct ew__sim_object *object)
+{
+	struct ew__op *op, *next;
+
+	for (op = object->waiting.first; op; op = next) {
+		next = op->next;
+		if (!is_ready(object, op))
+			continue;
+		ew__op_line_remove(&object->waiting, op);
+		ew__sim_try_again(sim, op);
+	}
+}
+
+/* A listener has room, or has gone. */
+static void call_connecting(struct ew__sim *sim)
+{
+	struct ew__op *op;
+
+	while ((op = sim->connecting.first)) {
+		ew__op_line_remove(&sim->connecting, op);
+		ew__sim_try_again(sim, op);
+	}
+}
+
+/* ---- streams ---- */
+
+static void drop_input(struct ew__sim_object *object)
+{
+	struct passed *passed;
+
+	while ((passed = object->passed)) {
+		object->passed = passed->next;
+		ew__system_close(passed->fd);
+		free(passed);
+	}
+	object->count = 0;
+}
+
+/* The peer is told that nothing more comes, and, if it was not heard out, by a reset. */
+static void part(struct ew__sim *sim, struct ew__sim_object *object, bool reset)
+{
+	struct ew__sim_object *peer = object->peer;
+
+	if (!peer)
+		return;
+	object->peer = NULL;
+	peer->peer = NULL;
+	peer->finished = true;
+	peer->reset = reset;
+	/* A reset may overtake what was sent before it. */
+	if (reset && ew__sim_draw(sim, EW__SIM_PLACES, 2))
+		drop_input(peer);
+	changed(sim, peer);
+}
+
+static void break_connection(struct ew__sim *sim, struct ew__sim_object *object)
+{
+	part(sim, object, true);
+	object->finished = true;
+	object->reset = true;
+	drop_input(object);
+	changed(sim, object);
+}
+
+static void join(struct ew__sim_object *one, struct ew__sim_object *other)
+{
+	one->kind = STREAM;
+	one->peer = other;
+	other->kind = STREAM;
+	other->peer = one;
+}
+
+static size_t shortened(struct ew__sim *sim, size_t size)
+{
+	if (size < 2 || !ew__sim_happens(sim, EW__SIM_LENGTHS, sim->strengths.short_counts))
+		return size;
+	sim->faults_made++;
+	return 1 + ew__sim_draw(sim, EW__SIM_LENGTHS, size - 1);
+}
+
+static void put_bytes(struct ew__sim_object *object, const char *data, size_t size)
+{
+	size_t at = (object->first + object->count) % object->room, part;
+
+	if (!object->bytes)
+		object->bytes = malloc(object->room);
+	ew_assert(object->bytes && size <= object->room - object->count);
+	part = size < object->room - at ? size : object->room - at;
+	memcpy(object->bytes + at, data, part);
+	memcpy(object->bytes, data + part, size - part);
+	object->count += size;
+}
+
+static void take_bytes(struct ew__sim_object *object, char *buffer, size_t size)
+{
+	size_t part = object->room - object->first;
+
+	part = size < part ? size : part;
+	memcpy(buffer, object->bytes + object->first, part);
+	memcpy(buffer + part, object->bytes, size - part);
+	object->count -= size;
+	object->first = object->count ? (object->first + size) % object->room : 0;
+	object->read_bytes += size;
+}
+
+/* Those that came with bytes which were read by a call that does not take descriptors. */
+static void drop_passed(struct ew__sim_object *object)
+{
+	struct passed *passed;
+
+	while ((passed = object->passed) && passed->at < object->read_bytes) {
+		object->passed = passed->next;
+		ew__system_close(passed->fd);
+		free(passed);
+	}
+}
+
+static int told_reset(struct ew__sim_object *object)
+{
+	object->reset = false;
+	return -ECONNRESET;
+}
+
+static int receive(struct ew__sim *sim, struct ew__sim_object *object, void *buffer, size_t size)
+{
+	if (object->kind != STREAM)
+		return object->kind == FRESH ? -ENOTCONN : -EINVAL;
+	if (object->count == 0 && object->reset)
+		return told_reset(object);
+	if (object->count == 0)
+		return object->finished || object->shut_read ? 0 : EW__SIM_WAITS;
+	size = shortened(sim, size < object->count ? size : object->count);
+	take_bytes(object, buffer, size);
+	if (object->peer)
+		changed(sim, object->peer);
+	return (int)size;
+}
+
+static int receive_bytes(struct ew__sim *sim, struct ew__sim_object *object, void *buffer,
+			 size_t size)
+{
+	int r = receive(sim, object, buffer, size);
+
+	if (r > 0)
+		drop_passed(object);
+	return r;
+}
+
+static int send_bytes(struct ew__sim *sim, struct ew__sim_object *object, const void *data,
+		      size_t size)
+{
+	struct ew__sim_object *peer = object->peer;
+
+	if (object->kind != STREAM)
+		return -ENOTCONN;
+	if (object->reset)
+		return told_reset(object);
+	if (!peer || object->shut_write || peer->shut_read)
+		return -EPIPE;
+	if (size == 0)
+		return 0;
+	if (peer->count == peer->room)
+		return EW__SIM_WAITS;
+	size = shortened(sim, size < peer->room - peer->count ? size : peer->room - peer->count);
+	put_bytes(peer, data, size);
+	changed(sim, peer);
+	return (int)size;
+}
+
+static int receive_lent(struct ew__sim *sim, struct ew__sim_object *object, struct ew__op *op)
+{
+	unsigned number;
+	int r;
+
+	if (sim->free_count == 0)
+		return -ENOBUFS;
+	number = sim->free_buffers[sim->free_count - 1];
+	r = receive_bytes(sim, object, (void *)(uintptr_t)ew__driver_buffer(&sim->driver, number),
+			  EW__BUFFER_BYTES);
+	if (r > 0) {
+		sim->free_count--;
+		op->buffer = (uint16_t)number;
+		op->has_buffer = true;
+	}
+	return r;
+}
+
+/* ---- messages with descriptors ---- */
+
+/* As it is sent: the descriptor, and its place behind all that was sent before. */
+static int pass_descriptor(struct ew__sim *sim, struct ew__sim_object *peer, int fd)
+{
+	struct passed *passed = calloc(1, sizeof(*passed)), **last = &peer->passed;
+
+	(void)sim;
+	ew_assert(passed);
+	passed->fd = ew__system_duplicate(fd);
+	if (passed->fd < 0) {
+		fd = passed->fd;
+		free(passed);
+		return fd;
+	}
+	passed->at = peer->read_bytes + peer->count;
+	while (*last)
+		last = &(*last)->next;
+	*last = passed;
+	return 0;
+}
+
+static int send_message(struct ew__sim *sim, struct ew__sim_object *object,
+			const struct msghdr *message)
+{
+	const struct cmsghdr *header = CMSG_FIRSTHDR(message);
+	int fd, r;
+
+	if (message->msg_iovlen != 1)
+		return -EOPNOTSUPP;
+	if (header && is_writable(object) && object->peer) {
+		memcpy(&fd, CMSG_DATA(header), sizeof(fd));
+		r = pass_descriptor(sim, object->peer, fd);
+		if (r < 0)
+			return r;
+	}
+	return send_bytes(sim, object, message->msg_iov->iov_base, message->msg_iov->iov_len);
+}
+
+static void hand_out_passed(struct ew__sim_object *object, struct msghdr *message)
+{
+	struct passed *passed = object->passed;
+	struct cmsghdr *header = CMSG_FIRSTHDR(message);
+
+	message->msg_controllen = 0;
+	if (!passed || passed->at >= object->read_bytes || !header)
+		return;
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &passed->fd, sizeof(int));
+	message->msg_controllen = CMSG_SPACE(sizeof(int));
+	object->passed = passed->next;
+	free(passed);
+}
+
+/* A read ends before the next descriptor but one. */
+static int receive_message(struct ew__sim *sim, struct ew__sim_object *object,
+			   struct msghdr *message)
+{
+	const struct passed *second = object->passed ? object->passed->next : NULL;
+	size_t size = message->msg_iov->iov_len;
+	int r;
+
+	if (message->msg_iovlen != 1)
+		return -EOPNOTSUPP;
+	if (second && second->at - object->read_bytes < size)
+		size = second->at - object->read_bytes;
+	r = receive(sim, object, message->msg_iov->iov_base, size);
+	if (r != EW__SIM_WAITS)
+		hand_out_passed(object, message);
+	if (r > 0)
+		drop_passed(object);
+	return r;
+}
+
+/* ---- connections ---- */
+
+static bool is_any(const struct sockaddr *address)
+{
+	static const struct in6_addr any6 = IN6ADDR_ANY_INIT;
+
+	if (address->sa_family == AF_INET)
+		return ((const struct sockaddr_in *)address)->sin_addr.s_addr == INADDR_ANY;
+	return address->sa_family == AF_INET6 &&
+	       !memcmp(&((const struct sockaddr_in6 *)address)->sin6_addr, &any6, sizeof(any6));
+}
+
+/* At the same place in both families. */
+static in_port_t *port_of(const struct sockaddr *address)
+{
+	if (address->sa_family != AF_INET && address->sa_family != AF_INET6)
+		return NULL;
+	return &((struct sockaddr_in *)(uintptr_t)address)->sin_port;
+}
+
+static bool is_at(const struct ew__sim_object *object, const struct sockaddr *address,
+		  socklen_t bytes)
+{
+	const struct sockaddr *own = (const struct sockaddr *)&object->address;
+
+	if (own->sa_family != address->sa_family)
+		return false;
+	if (!port_of(address))
+		return object->address_bytes == bytes && !memcmp(own, address, bytes);
+	if (*port_of(own) != *port_of(address))
+		return false;
+	if (is_any(own) || is_any(address))
+		return true;
+	if (own->sa_family == AF_INET)
+		return ((const struct sockaddr_in *)own)->sin_addr.s_addr ==
+		       ((const struct sockaddr_in *)address)->sin_addr.s_addr;
+	return !memcmp(&((const struct sockaddr_in6 *)own)->sin6_addr,
+		       &((const struct sockaddr_in6 *)address)->sin6_addr, sizeof(struct in6_addr));
+}
+
+/* One of those that listen there, by lot. */
+static struct ew__sim_object *find_listener(struct ew__sim *sim, const struct sockaddr *address,
+					    socklen_t bytes)
+{
+	struct ew__sim_object *object, *found = NULL;
+	unsigned count = 0;
+
+	for (object = sim->listeners; object; object = object->next)
+		if (object->kind == LISTENER && is_at(object, address, bytes) &&
+		    ew__sim_draw(sim, EW__SIM_PLACES, ++count) == 0)
+			found = object;
+	return found;
+}
+
+static int connect_to(struct ew__sim *sim, struct ew__sim_object *object, struct ew__op *op)
+{
+	const struct sockaddr *address = op->address;
+	struct ew__sim_object *listener = find_listener(sim, address, op->length), *server, **last;
+
+	if (object->kind != FRESH)
+		return -EISCONN;
+	if (!listener)
+		return address->sa_family == AF_UNIX &&
+				       ((const struct sockaddr_un *)address)->sun_path[0]
+			       ? -ENOENT
+			       : -ECONNREFUSED;
+	if (listener->pending_count > listener->backlog)
+		return wait_in_line(sim, op);
+	server = new_object(sim, STREAM, object->family);
+	join(object, server);
+	for (last = &listener->first_pending; *last; last = &(*last)->next)
+		;
+	*last = server;
+	listener->pending_count++;
+	changed(sim, listener);
+	return 0;
+}
+
+static void free_stream(struct ew__sim *sim, struct ew__sim_object *object)
+{
+	part(sim, object, object->count > 0 && !object->is_pipe);
+	drop_input(object);
+	free(object->bytes);
+	free(object);
+}
+
+/* The next that waits, its descriptor made; -errno: it stays. */
+static int accept_next(struct ew__sim *sim, struct ew__sim_object *listener)
+{
+	struct ew__sim_object *server = listener->first_pending;
+	int fd = new_descriptor(sim, server);
+
+	if (fd < 0)
+		return fd;
+	listener->first_pending = server->next;
+	listener->pending_count--;
+	server->next = NULL;
+	call_connecting(sim);
+	return fd;
+}
+
+static int accept_some(struct ew__sim *sim, struct ew__sim_object *listener, struct ew__op *op)
+{
+	int fd;
+
+	if (listener->kind != LISTENER)
+		return -EINVAL;
+	while (listener->first_pending && !op->cancel_wanted) {
+		fd = accept_next(sim, listener);
+		if (fd < 0)
+			return fd;
+		ew__sim_note(sim, EW__OP_ACCEPT, listener->number, 1);
+		sim->reported = true;
+		op->event(op, fd);
+		if (op->flags & EW__ACCEPT_ONE)
+			return 0;
+	}
+	return wait_in_line(sim, op);
+}
+
+static int poll_for(struct ew__sim *sim, const struct ew__sim_object *object, struct ew__op *op)
+{
+	uint32_t events = events_of(object) & (op->flags | POLLHUP | POLLERR);
+
+	if (events && !op->event)
+		return (int)events;
+	if (events) {
+		ew__sim_note(sim, EW__OP_POLL, object->number, events);
+		sim->reported = true;
+		op->event(op, (int32_t)events);
+	}
+	return wait_in_line(sim, op);
+}
+
+/* ---- faults ---- */
+
+/* Errors that a call may have without an effect. */
+static const int no_effect[][4] = {
+	[EW__OP_READ] = { EAGAIN, EAGAIN, EAGAIN, ENOMEM },
+	[EW__OP_WRITE] = { EAGAIN, EAGAIN, EAGAIN, ENOMEM },
+	[EW__OP_RECV] = { EAGAIN, EAGAIN, ENOMEM, ENOBUFS },
+	[EW__OP_RECEIVE] = { EAGAIN, ENOBUFS, ENOBUFS, ENOMEM },
+	[EW__OP_SEND] = { EAGAIN, EAGAIN, ENOMEM, ENOBUFS },
+	[EW__OP_RECVMSG] = { EAGAIN, EAGAIN, ENOMEM, ENOBUFS },
+	[EW__OP_SENDMSG] = { EAGAIN, EAGAIN, ENOMEM, ETOOMANYREFS },
+	[EW__OP_ACCEPT] = { EAGAIN, ECONNABORTED, ENOMEM, ENFILE },
+	[EW__OP_CONNECT] = { ECONNREFUSED, ETIMEDOUT, ENETUNREACH, EADDRNOTAVAIL },
+	[EW__OP_POLL] = { EAGAIN, EAGAIN, EAGAIN, EAGAIN },
+};
+
+static bool is_transfer(const struct ew__op *op)
+{
+	return op->code <= EW__OP_SENDMSG;
+}
+
+/* Breaks it, and of what is being sent a part may still get through. */
+static void break_while(struct ew__sim *sim, struct ew__sim_object *object, const struct ew__op *op)
+{
+	if (op->code == EW__OP_SEND && op->length > 0)
+		(void)send_bytes(sim, object, op->address,
+				 ew__sim_draw(sim, EW__SIM_LENGTHS, op->length));
+	break_connection(sim, object);
+}
+
+/* 0: nothing goes wrong, or not here. */
+static int fault(struct ew__sim *sim, struct ew__sim_object *object, struct ew__op *op)
+{
+	if (is_transfer(op) && object->kind == STREAM && !object->is_pipe && object->peer &&
+	    ew__sim_fails(sim, sim->strengths.resets))
+		break_while(sim, object, op);
+	if (!ew__sim_fails(sim, sim->strengths.errors))
+		return 0;
+	return -no_effect[op->code][ew__sim_draw(sim, EW__SIM_FAULTS, 4)];
+}
+
+/* ---- operations ---- */
+
+bool ew__sim_object_hold(struct ew__sim *sim, struct ew__op *op)
+{
+	struct ew__sim_object *object = object_of(sim, op->fd);
+
+	if (object)
+		object->operations_count++;
+	else if (fcntl(op->fd, F_GETFD) < 0)
+		op->result = -EBADF;
+	else if (op->code != EW__OP_READ && op->code != EW__OP_WRITE && op->code != EW__OP_POLL)
+		op->result = -EOPNOTSUPP;
+	return object || op->result == 0;
+}
+
+void ew__sim_object_let_go(struct ew__sim *sim, struct ew__op *op)
+{
+	struct ew__sim_object *object = op->code == EW__OP_CALL ? NULL : object_of(sim, op->fd);
+
+	if (object)
+		object->operations_count--;
+}
+
+unsigned ew__sim_object_number(struct ew__sim *sim, const struct ew__op *op)
+{
+	struct ew__sim_object *object = op->code == EW__OP_CALL ? NULL : object_of(sim, op->fd);
+
+	return object ? object->number : 0;
+}
+
+static int attempt_outside(struct ew__sim *sim, struct ew__op *op)
+{
+	void *address = (void *)(uintptr_t)op->address;
+	ssize_t n;
+
+	if (op->code == EW__OP_POLL)
+		return wait_in_line(sim, op);
+	if (op->offset >= 0)
+		return -EAGAIN;
+	n = op->code == EW__OP_READ ? read(op->fd, address, op->length)
+				    : write(op->fd, address, op->length);
+	return n < 0 ? -errno : (int)n;
+}
+
+static int attempt_transfer(struct ew__sim *sim, struct ew__sim_object *object, struct ew__op *op)
+{
+	void *address = (void *)(uintptr_t)op->address;
+
+	switch (op->code) {
+	case EW__OP_READ:
+	case EW__OP_WRITE:
+		if (op->offset >= 0)
+			return -ESPIPE;
+		return op->code == EW__OP_READ ? receive_bytes(sim, object, address, op->length)
+					       : send_bytes(sim, object, address, op->length);
+	case EW__OP_RECV: return receive_bytes(sim, object, address, op->length);
+	case EW__OP_RECEIVE: return receive_lent(sim, object, op);
+	case EW__OP_SEND: return send_bytes(sim, object, address, op->length);
+	case EW__OP_RECVMSG: return receive_message(sim, object, address);
+	default: return send_message(sim, object, address);
+	}
+}
+
+int ew__sim_attempt(struct ew__sim *sim, struct ew__op *op)
+{
+	struct ew__sim_object *object = object_of(sim, op->fd);
+	int r;
+
+	if (!object)
+		return attempt_outside(sim, op);
+	r = fault(sim, object, op);
+	if (r < 0)
+		return r;
+	switch (op->code) {
+	case EW__OP_ACCEPT: return accept_some(sim, object, op);
+	case EW__OP_CONNECT: return connect_to(sim, object, op);
+	case EW__OP_POLL: return poll_for(sim, object, op);
+	default: r = attempt_transfer(sim, object, op);
+	}
+	return r == EW__SIM_WAITS ? wait_in_line(sim, op) : r;
+}
+
+int ew__sim_put(int fd, const void *data, size_t size)
+{
+	int r = send_bytes(ew__sim, object_of(ew__sim, fd), data, size);
+
+	return r == EW__SIM_WAITS ? -EAGAIN : r;
+}
+
+int ew__sim_take(int fd, void *buffer, size_t size)
+{
+	int r = receive_bytes(ew__sim, object_of(ew__sim, fd), buffer, size);
+
+	return r == EW__SIM_WAITS ? -EAGAIN : r;
+}
+
+/* ---- calls ---- */
+
+static int sim_socket(int family)
+{
+	struct ew__sim_object *object;
+	int fd;
+
+	if (family != AF_UNIX && family != AF_INET && family != AF_INET6)
+		return -EAFNOSUPPORT;
+	object = new_object(ew__sim, FRESH, family);
+	fd = new_descriptor(ew__sim, object);
+	if (fd < 0)
+		free(object);
+	return fd;
+}
+
+static int new_pair(int fds[2], bool is_pipe)
+{
+	struct ew__sim_object *one = new_object(ew__sim, STREAM, AF_UNIX);
+	struct ew__sim_object *other = new_object(ew__sim, STREAM, AF_UNIX);
+	int first = new_descriptor(ew__sim, one), second = -EMFILE;
+
+	if (first >= 0)
+		second = new_descriptor(ew__sim, other);
+	if (second < 0) {
+		if (first >= 0) {
+			ew__sim->objects[first] = NULL;
+			close(first);
+		}
+		free(one);
+		free(other);
+		return first < 0 ? first : second;
+	}
+	join(one, other);
+	one->is_pipe = other->is_pipe = is_pipe;
+	one->shut_write = other->shut_read = other->finished = is_pipe;
+	fds[0] = first;
+	fds[1] = second;
+	return 0;
+}
+
+static int sim_pair(int fds[2])
+{
+	return new_pair(fds, false);
+}
+
+static int sim_pipe(int fds[2])
+{
+	return new_pair(fds, true);
+}
+
+static bool is_taken(const struct ew__sim *sim, const struct sockaddr *address, socklen_t bytes,
+		     bool share)
+{
+	const struct ew__sim_object *object;
+
+	for (object = sim->listeners; object; object = object->next)
+		if (is_at(object, address, bytes) && !(share && object->shared))
+			return true;
+	return false;
+}
+
+static int sim_bind(int fd, const struct sockaddr *address, socklen_t bytes, bool share)
+{
+	struct ew__sim_object *object = object_of(ew__sim, fd);
+	in_port_t *port;
+
+	if (!object || object->kind != FRESH || object->address_bytes)
+		return object ? -EINVAL : -EBADF;
+	if (bytes > sizeof(object->address))
+		return -EINVAL;
+	if (is_taken(ew__sim, address, bytes, share))
+		return -EADDRINUSE;
+	memcpy(&object->address, address, bytes);
+	port = port_of((struct sockaddr *)&object->address);
+	if (port && !*port)
+		*port = htons((uint16_t)(PORT_FIRST + ew__sim->port_next++));
+	object->address_bytes = bytes;
+	object->shared = share;
+	object->next = ew__sim->listeners;
+	ew__sim->listeners = object;
+	return 0;
+}
+
+static int sim_listen(int fd, int backlog)
+{
+	struct ew__sim_object *object = object_of(ew__sim, fd);
+
+	if (!object || !object->address_bytes)
+		return object ? -EINVAL : -EBADF;
+	object->kind = LISTENER;
+	object->backlog = (unsigned)backlog;
+	return 0;
+}
+
+static int sim_address(int fd, struct sockaddr_storage *ret_address)
+{
+	struct ew__sim_object *object = object_of(ew__sim, fd);
+
+	if (!object)
+		return -EBADF;
+	*ret_address = object->address;
+	ret_address->ss_family = (sa_family_t)object->family;
+	return 0;
+}
+
+static int sim_duplicate(int fd)
+{
+	return new_descriptor(ew__sim, object_of(ew__sim, fd));
+}
+
+static int sim_shutdown(int fd, int how)
+{
+	struct ew__sim_object *object = object_of(ew__sim, fd), *peer = object->peer;
+
+	if (object->kind != STREAM)
+		return object->kind == LISTENER ? 0 : -ENOTCONN;
+	if (how != SHUT_WR) {
+		object->shut_read = true;
+		changed(ew__sim, object);
+	}
+	if (how != SHUT_RD) {
+		object->shut_write = true;
+		if (peer)
+			peer->finished = true;
+		changed(ew__sim, object);
+	}
+	if (peer)
+		changed(ew__sim, peer);
+	return 0;
+}
+
+static void free_object(struct ew__sim *sim, struct ew__sim_object *object)
+{
+	struct ew__sim_object **link, *pending;
+
+	for (link = &sim->listeners; *link; link = &(*link)->next)
+		if (*link == object) {
+			*link = object->next;
+			break;
+		}
+	while ((pending = object->first_pending)) {
+		object->first_pending = pending->next;
+		free_stream(sim, pending);
+	}
+	if (object->kind == LISTENER)
+		call_connecting(sim);
+	free_stream(sim, object);
+}
+
+/* Whoever closes a descriptor that an operation is about has forgotten to wait for its end: the number may be given anew. */
+static bool sim_close(int fd)
+{
+	struct ew__sim_object *object = object_of(ew__sim, fd);
+
+	if (!object)
+		return false;
+	ew__sim->objects[fd] = NULL;
+	close(fd);
+	if (--object->descriptors_count == 0) {
+		ew_assert(object->operations_count == 0);
+		free_object(ew__sim, object);
+	}
+	return true;
+}
+
+static bool sim_owns(int fd)
+{
+	return object_of(ew__sim, fd) != NULL;
+}
+
+static const struct ew__system simulated = {
+	.socket = sim_socket,
+	.pair = sim_pair,
+	.pipe = sim_pipe,
+	.bind = sim_bind,
+	.listen = sim_listen,
+	.address = sim_address,
+	.duplicate = sim_duplicate,
+	.shutdown = sim_shutdown,
+	.close = sim_close,
+	.owns = sim_owns,
+};
+
+/* ---- the world ---- */
+
+/* Opened by its path only, so that it can be neither read nor written nor waited for. */
+static int open_reserve(void)
+{
+	int file = memfd_create("simulated", MFD_CLOEXEC), fd;
+	char path[32];
+
+	if (file < 0)
+		return -errno;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
+	fd = open(path, O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		fd = -errno;
+	close(file);
+	return fd;
+}
+
+int ew__sim_objects_init(struct ew__sim *sim)
+{
+	sim->reserve = open_reserve();
+	if (sim->reserve < 0)
+		return sim->reserve;
+	ew__system = &simulated;
+	return 0;
+}
+
+/* Descriptors that are still open then stay open, for the census to find. */
+void ew__sim_objects_deinit(struct ew__sim *sim)
+{
+	unsigned fd;
+
+	for (fd = 0; fd < sim->objects_room; fd++) {
+		struct ew__sim_object *object = sim->objects[fd];
+
+		if (object && --object->descriptors_count == 0)
+			free_object(sim, object);
+		sim->objects[fd] = NULL;
+	}
+	free(sim->objects);
+	close(sim->reserve);
+	ew__system = NULL;
+}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The simulated driver, inside: chance, the agenda of what happens when, and the objects that operations are about
+ */
+
+#include "driver/driver.h"
+
+/*
+ * A stream of random numbers for each concern: a test that makes more faults still has the same delays. A number is
+ * drawn only for what it decides.
+ */
+enum ew__sim_concern {
+	EW__SIM_STRENGTH, /* of the faults of this seed */
+	EW__SIM_ORDER,	  /* of what happens at the same time */
+	EW__SIM_DELAYS,
+	EW__SIM_LENGTHS,
+	EW__SIM_FAULTS,
+	EW__SIM_CANCELS, /* which of them come too late */
+	EW__SIM_PLACES,	 /* which of several listeners, how large a buffer */
+	EW__SIM_CONCERNS,
+};
+
+#define EW__SIM_OPERATIONS_MAX 20000000
+
+/* Of the next run of this thread on the simulated driver; what came of it is written there when it ends. */
+struct ew__sim_plan {
+	uint64_t seed;
+	unsigned faults; /* set of enum ew_sim_fault */
+	uint64_t trace_hash;
+	uint64_t operations;
+	uint64_t faults_made;
+	int64_t virtual_ns;
+};
+
+/* NULL: the seed is that of EW_SIM_SEED in the environment, or 1, and nothing fails. */
+extern __thread struct ew__sim_plan *ew__sim_plan;
+
+/* In 1,024ths. */
+struct ew__sim_strengths {
+	unsigned short_counts, delays, errors, resets, descriptors;
+};
+
+struct ew__sim_event {
+	int64_t due_ns;
+	uint64_t tie;
+	struct ew__op *op;
+};
+
+struct ew__sim_object;
+
+struct ew__sim {
+	struct ew__driver driver;
+	uint64_t chance[EW__SIM_CONCERNS];
+	struct ew__sim_strengths strengths;
+	struct ew__sim_event *agenda; /* a heap */
+	unsigned agenda_count, agenda_room;
+	struct ew__sim_object **objects; /* by descriptor */
+	unsigned objects_room;
+	struct ew__sim_object *listeners; /* and whatever else has an address */
+	struct ew__op_line connecting;	  /* those that wait for room at a listener */
+	struct ew__op_line
+		outside; /* polls of descriptors that are not simulated: they wait for ever */
+	unsigned objects_made;
+	unsigned port_next;
+	int reserve; /* what is duplicated for a number */
+	unsigned free_count;
+	uint16_t free_buffers[EW__BUFFERS_COUNT];
+	bool reported;
+	uint64_t seed;
+	uint64_t trace_hash;
+	uint64_t operations;
+	uint64_t faults_made;
+	int64_t began_ns;
+};
+
+/* The one that runs on this thread; NULL: none does. */
+extern __thread struct ew__sim *ew__sim;
+
+/* A number below @below, which is not 0. */
+uint64_t ew__sim_draw(struct ew__sim *sim, enum ew__sim_concern concern, uint64_t below);
+
+/* Whether something happens that happens so many times in 1,024. */
+bool ew__sim_happens(struct ew__sim *sim, enum ew__sim_concern concern, unsigned strength);
+
+/* Whether a fault of that strength is to be made; it is counted. */
+bool ew__sim_fails(struct ew__sim *sim, unsigned strength);
+
+/* No more faults from now on. */
+void ew__sim_calm(struct ew__sim *sim);
+
+/* Goes into the hash of what has happened. */
+void ew__sim_note(struct ew__sim *sim, uint64_t what, uint64_t about, int64_t result);
+
+/* ---- objects.c ---- */
+
+#define EW__SIM_WAITS INT32_MIN /* an attempt that has put the operation in a line */
+
+/* The operation is begun: its descriptor stays. False: @op->result says why not. */
+bool ew__sim_object_hold(struct ew__sim *sim, struct ew__op *op);
+void ew__sim_object_let_go(struct ew__sim *sim, struct ew__op *op);
+
+/* Out of its object's line, in which it waits. */
+void ew__sim_object_leave(struct ew__sim *sim, struct ew__op *op);
+
+/* Tries; a result, or EW__SIM_WAITS. */
+int ew__sim_attempt(struct ew__sim *sim, struct ew__op *op);
+
+/* The serial number of what it is about, for the trace. */
+unsigned ew__sim_object_number(struct ew__sim *sim, const struct ew__op *op);
+
+int ew__sim_objects_init(struct ew__sim *sim);
+void ew__sim_objects_deinit(struct ew__sim *sim);
+
+/* As write(2) and read(2) without waiting; for tests of the driver. */
+int ew__sim_put(int fd, const void *data, size_t size);
+int ew__sim_take(int fd, void *buffer, size_t size);
+
+/* ---- sim.c, for objects.c ---- */
+
+/* An operation that waits in a line, or whose descriptor has changed, is tried again, soon. */
+void ew__sim_try_again(struct ew__sim *sim, struct ew__op *op);
