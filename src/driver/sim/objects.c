@@ -343,7 +343,8 @@ static int send_bytes(struct ew__sim *sim, struct ew__sim_object *object, const 
 
 	if (object->kind != STREAM)
 		return -ENOTCONN;
-	if (object->reset)
+	/* A unix socket says it to readers only. */
+	if (object->reset && object->family != AF_UNIX)
 		return told_reset(object);
 	if (!peer || object->shut_write || peer->shut_read)
 		return -EPIPE;
