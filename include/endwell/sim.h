@@ -61,3 +61,56 @@ EW_API int ew_sim_run(const struct ew_sim_options *options, ew_task_fn *fn, void
 
 /** ew_sim_calm() - in a simulated run: no more faults, so that what is to succeed in the end can; outside a no-op */
 EW_API void ew_sim_calm(void);
+
+/**
+ * struct ew_sim_trial - what is tried with many seeds; zero is the default for each
+ * @seed_first:  0: 1
+ * @seeds_count: 0: 100
+ * @faults:      set of enum ew_sim_fault
+ * @run_seconds_max: of real time, for one run; then the process is ended by SIGALRM; 0: 60
+ * @prepare:     called before each run, outside the runtime
+ * @check:       called after each run, outside the runtime: NULL, or what is wrong
+ */
+struct ew_sim_trial {
+	uint64_t seed_first;
+	unsigned seeds_count;
+	unsigned faults;
+	unsigned run_seconds_max;
+	void (*prepare)(void *argument);
+	const char *(*check)(void *argument);
+};
+
+/**
+ * struct ew_sim_verdict - what a trial found
+ * @failed:      something was wrong in the last run; the rest of the structure says with which seed, and what
+ * @replay:      the command that runs it again
+ * @runs:        that were made, two for each seed
+ * @operations, @faults_made, @virtual_ns: of all of them
+ */
+struct ew_sim_verdict {
+	bool failed;
+	uint64_t seed;
+	char what[256];
+	char replay[512];
+	unsigned runs;
+	uint64_t operations;
+	uint64_t faults_made;
+	int64_t virtual_ns;
+};
+
+/**
+ * ew_sim_try() - run @scenario with many seeds, each of them twice
+ * @trial:    NULL for defaults
+ * @scenario: a task; alone in a runtime of its own each time. Returns 0 or a count when all is as it should be, whatever
+ *            faults it met
+ *
+ * The two runs of a seed must be the same, operation for operation, and after each nothing may be left, as after the runs
+ * of ew_sweep(). A child process makes the runs, one after the other; if it ends otherwise than by a verdict, the seed is
+ * printed all the same, with the command that replays it, and the calling process exits as it did. With EW_SIM_SEED in
+ * the environment that seed alone is tried, in the calling process.
+ *
+ * Does not suspend; not from a task.
+ * Return: the first failure, which has been printed on stderr, or none.
+ */
+EW_API struct ew_sim_verdict ew_sim_try(const struct ew_sim_trial *trial, ew_task_fn *scenario,
+					void *argument);

@@ -9,6 +9,8 @@
 
 #include <endwell/task.h>
 
+struct ew_sim_options;
+
 /** enum ew_sweep_mode - what happens at a point */
 enum ew_sweep_mode {
 	EW_SWEEP_NONE,		 /* nothing: the run that counts the points */
@@ -30,6 +32,8 @@ enum ew_sweep_mode {
  *                 point, and the process aborts, since such a run cannot be left; 0: 20
  * @lost_blocks_max: of the heap, what a run may lose: a reaper is leaked by name, some libraries lose a block
  *                 when an allocation of theirs fails; 0: nothing
+ * @world:         the runs are simulated ones (endwell/sim.h): what the kernel would decide is the seed's; NULL: on the
+ *                 driver that others have
  * @prepare:       called before each run, outside the runtime
  * @check:         called after each run, outside the runtime: NULL, or what is wrong (permits not back,
  *                 an ending that ran twice or never ...)
@@ -39,6 +43,7 @@ struct ew_sweep_options {
 	bool droppable;
 	unsigned run_seconds_max;
 	unsigned lost_blocks_max;
+	const struct ew_sim_options *world;
 	void (*prepare)(void *argument);
 	const char *(*check)(void *argument);
 };

@@ -12,7 +12,7 @@
 #include "task/worker.h"
 
 #include <dirent.h>
-#include <endwell/task.h>
+#include <endwell/clock.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,7 +117,7 @@ bool ew__census_of_run(char *what, size_t what_bytes)
 	const struct ew_resource *resource;
 
 	while (is_busy(worker))
-		if (ew_yield() < 0)
+		if (ew_sleep(EW_MILLISECOND) < 0)
 			break;
 	resource = ew__resources_newest();
 	if (ew__tasks_living(worker) != 1)

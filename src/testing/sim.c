@@ -4,37 +4,30 @@
  * A run on the simulated driver, which takes its plan from here and leaves in it what came of it.
  */
 
+#include "testing/sim.h"
+
 #include "driver/sim/sim.h"
 
-#include <endwell/run.h>
-#include <endwell/sim.h>
 #include <stdlib.h>
 
-static uint64_t seed_of(const struct ew_sim_options *options)
+static uint64_t seed_of(const struct ew_sim_options *world)
 {
 	const char *text = secure_getenv("EW_SIM_SEED");
 
-	if (options->seed)
-		return options->seed;
+	if (world->seed)
+		return world->seed;
 	return text ? strtoull(text, NULL, 0) : 1;
 }
 
-int ew_sim_run(const struct ew_sim_options *options, ew_task_fn *fn, void *argument,
-	       struct ew_sim_result *ret_result)
+int ew__sim_run(const struct ew_sim_options *world, const struct ew_run_options *options,
+		ew_task_fn *fn, void *argument, struct ew_sim_result *ret_result)
 {
-	static const struct ew_sim_options defaults;
-	const struct ew_sim_options *chosen = options ? options : &defaults;
-	const struct ew_run_options run_options = {
-		.workers_count = 1,
-		.report = chosen->report,
-		.report_argument = chosen->report_argument,
-	};
-	struct ew__sim_plan plan = { .seed = seed_of(chosen), .faults = chosen->faults };
+	struct ew__sim_plan plan = { .seed = seed_of(world), .faults = world->faults };
 	int r;
 
 	ew__sim_plan = &plan;
 	ew__driver_wanted = &ew__driver_sim;
-	r = ew_run(&run_options, fn, argument);
+	r = ew_run(options, fn, argument);
 	ew__driver_wanted = NULL;
 	ew__sim_plan = NULL;
 	if (ret_result)
@@ -46,6 +39,20 @@ int ew_sim_run(const struct ew_sim_options *options, ew_task_fn *fn, void *argum
 			.virtual_ns = plan.virtual_ns,
 		};
 	return r;
+}
+
+int ew_sim_run(const struct ew_sim_options *options, ew_task_fn *fn, void *argument,
+	       struct ew_sim_result *ret_result)
+{
+	static const struct ew_sim_options defaults;
+	const struct ew_sim_options *world = options ? options : &defaults;
+	const struct ew_run_options run_options = {
+		.workers_count = 1,
+		.report = world->report,
+		.report_argument = world->report_argument,
+	};
+
+	return ew__sim_run(world, &run_options, fn, argument, ret_result);
 }
 
 void ew_sim_calm(void)

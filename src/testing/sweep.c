@@ -11,9 +11,9 @@
 #include "scope/scope.h"
 #include "testing/census.h"
 #include "testing/heap.h"
+#include "testing/sim.h"
 
 #include <endwell/clock.h>
-#include <endwell/run.h>
 #include <endwell/testing.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -325,7 +325,10 @@ static void run_once(struct sweep *sweep)
 
 	begin_run(sweep);
 	begin_plan(sweep);
-	r = ew_run(&run_options, main_task, sweep);
+	if (sweep->options->world)
+		r = ew__sim_run(sweep->options->world, &run_options, main_task, sweep, NULL);
+	else
+		r = ew_run(&run_options, main_task, sweep);
 	end_plan(sweep);
 	if (r < 0)
 		fail(sweep, "the runtime ended with error %d", -r);

@@ -350,24 +350,14 @@ static UNUSED int broker_open(struct broker *broker, struct ew_scope *scope,
 			      struct ew_amqp_error *ret_error,
 			      struct ew_amqp_connection **ret_connection)
 {
-	int fds[2], r;
+	int r;
 
 	EW_OWN(ew_socket, ours);
 	EW_OWN(ew_socket, theirs);
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
-		return -errno;
-	r = ew_socket_adopt(fds[0], &ours);
-	if (r < 0) {
-		close(fds[0]);
-		close(fds[1]);
+	r = ew_socket_pair(&ours, &theirs);
+	if (r < 0)
 		return r;
-	}
-	r = ew_socket_adopt(fds[1], &theirs);
-	if (r < 0) {
-		close(fds[1]);
-		return r;
-	}
 	r = ew_spawn_take(scope, broker_task, broker, &theirs);
 	if (r < 0)
 		return r;

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Many seeds. The runs are made by a child process, so that one which ends in the middle of a run, by an assertion of
+ * ours or an expectation of the test's, leaves somebody to say with which seed that was. What both know is in a page
+ * that they share.
+ */
+
+#include "testing/census.h"
+#include "testing/sim.h"
+
+#include <endwell/clock.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define SEEDS_DEFAULT	    100
+#define RUN_SECONDS_DEFAULT 60
+
+struct trial {
+	const struct ew_sim_trial *options;
+	ew_task_fn *scenario;
+	void *argument;
+	struct ew__census before;
+	struct ew_sim_verdict verdict;
+	char left[256]; /* by the run; empty: nothing */
+};
+
+static void fail(struct trial *trial, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+static void fail(struct trial *trial, const char *format, ...)
+{
+	va_list arguments;
+
+	if (trial->verdict.failed)
+		return;
+	trial->verdict.failed = true;
+	va_start(arguments, format);
+	vsnprintf(trial->verdict.what, sizeof(trial->verdict.what), format, arguments);
+	va_end(arguments);
+}
+
+/* The program and its arguments, which need no quotes in tests. */
+static void describe_replay(struct trial *trial)
+{
+	char *replay = trial->verdict.replay, *at;
+	size_t used = (size_t)snprintf(replay, sizeof(trial->verdict.replay), "EW_SIM_SEED=%llu ",
+				       (unsigned long long)trial->verdict.seed);
+	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+	ssize_t n = read(fd, replay + used, sizeof(trial->verdict.replay) - used - 1);
+
+	close(fd);
+	replay[used + (size_t)(n > 0 ? n - 1 : 0)] = '\0';
+	for (at = replay + used; at < replay + used + n - 1; at++)
+		if (!*at)
+			*at = ' ';
+}
+
+static void print(struct trial *trial)
+{
+	describe_replay(trial);
+	fprintf(stderr, "endwell: simulation: seed %llu: %s; again: %s\n",
+		(unsigned long long)trial->verdict.seed, trial->verdict.what,
+		trial->verdict.replay);
+}
+
+/* Of panics and of what was forgotten the census and the scenario speak. */
+static void hear_report(void *argument, const char *line)
+{
+	(void)argument;
+	(void)line;
+}
+
+static int main_task(void *argument)
+{
+	struct trial *trial = argument;
+	int r = trial->scenario(trial->argument);
+	char what[sizeof(trial->left)];
+
+	if (!ew__census_of_run(what, sizeof(what)))
+		snprintf(trial->left, sizeof(trial->left), "%s", what);
+	return r;
+}
+
+static struct ew_sim_result run_once(struct trial *trial)
+{
+	const struct ew_sim_options world = { .seed = trial->verdict.seed,
+					      .faults = trial->options->faults };
+	const struct ew_run_options options = { .workers_count = 1, .report = hear_report };
+	struct ew_sim_result result = { 0 };
+	const char *complaint;
+	char what[256];
+	int r;
+
+	trial->left[0] = '\0';
+	if (trial->options->prepare)
+		trial->options->prepare(trial->argument);
+	alarm(trial->options->run_seconds_max ? trial->options->run_seconds_max
+					      : RUN_SECONDS_DEFAULT);
+	r = ew__sim_run(&world, &options, main_task, trial, &result);
+	alarm(0);
+	trial->verdict.runs++;
+	trial->verdict.operations += result.operations;
+	trial->verdict.faults_made += result.faults_made;
+	trial->verdict.virtual_ns += result.virtual_ns;
+	if (r < 0)
+		fail(trial, "the scenario returned error %d", -r);
+	if (trial->left[0])
+		fail(trial, "%s", trial->left);
+	if (!ew__census_compare(&trial->before, what, sizeof(what)))
+		fail(trial, "%s", what);
+	complaint = trial->options->check ? trial->options->check(trial->argument) : NULL;
+	if (complaint)
+		fail(trial, "%s", complaint);
+	return result;
+}
+
+static void try_seed(struct trial *trial, uint64_t seed)
+{
+	struct ew_sim_result first, second;
+
+	trial->verdict.seed = seed;
+	first = run_once(trial);
+	if (trial->verdict.failed)
+		return;
+	second = run_once(trial);
+	if (first.trace_hash != second.trace_hash || first.operations != second.operations)
+		fail(trial, "its two runs were not the same: %llu operations and %llu, or others",
+		     (unsigned long long)first.operations, (unsigned long long)second.operations);
+}
+
+static void try_all(struct trial *trial)
+{
+	uint64_t first = trial->options->seed_first ? trial->options->seed_first : 1;
+	unsigned count = trial->options->seeds_count ? trial->options->seeds_count : SEEDS_DEFAULT;
+	unsigned i;
+
+	ew__census_take(&trial->before);
+	for (i = 0; i < count && !trial->verdict.failed; i++)
+		try_seed(trial, first + i);
+}
+
+/* The child has ended otherwise than by a verdict. */
+static void note_end(struct trial *trial, int status)
+{
+	if (WIFSIGNALED(status)) {
+		fail(trial, "its run was ended by signal %d (%s)", WTERMSIG(status),
+		     strsignal(WTERMSIG(status)));
+		return;
+	}
+	if (WEXITSTATUS(status) == 0)
+		return;
+	fail(trial, "its run ended the process with status %d", WEXITSTATUS(status));
+	print(trial);
+	_exit(WEXITSTATUS(status));
+}
+
+static void try_in_child(struct trial *trial)
+{
+	pid_t child;
+	int status = 0;
+
+	fflush(NULL);
+	child = fork();
+	if (child < 0) {
+		fail(trial, "no process for the runs (%s)", strerror(errno));
+		return;
+	}
+	if (child == 0) {
+		try_all(trial);
+		_exit(0);
+	}
+	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+		;
+	note_end(trial, status);
+}
+
+struct ew_sim_verdict ew_sim_try(const struct ew_sim_trial *options, ew_task_fn *scenario,
+				 void *argument)
+{
+	static const struct ew_sim_trial defaults;
+	struct ew_sim_verdict verdict = { .failed = true, .what = "no memory for the trial" };
+	const char *seed = secure_getenv("EW_SIM_SEED");
+	struct trial *trial = mmap(NULL, sizeof(*trial), PROT_READ | PROT_WRITE,
+				   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (trial == MAP_FAILED)
+		return verdict;
+	trial->options = options ? options : &defaults;
+	trial->scenario = scenario;
+	trial->argument = argument;
+	if (seed) {
+		ew__census_take(&trial->before);
+		try_seed(trial, strtoull(seed, NULL, 0));
+	} else {
+		try_in_child(trial);
+	}
+	if (trial->verdict.failed)
+		print(trial);
+	verdict = trial->verdict;
+	munmap(trial, sizeof(*trial));
+	return verdict;
+}
