@@ -63,9 +63,16 @@ EW_API int ew_sim_run(const struct ew_sim_options *options, ew_task_fn *fn, void
 EW_API void ew_sim_calm(void);
 
 /**
+ * ew_sim_random() - a number below @below, which is not 0, for what a scenario does by chance
+ *
+ * By the seed, of a stream of its own. Outside a simulated run it is always 0.
+ */
+EW_API uint64_t ew_sim_random(uint64_t below);
+
+/**
  * struct ew_sim_trial - what is tried with many seeds; zero is the default for each
  * @seed_first:  0: 1
- * @seeds_count: 0: 100
+ * @seeds_count: 0: 100. EW_SIM_SEEDS in the environment is asked first
  * @faults:      set of enum ew_sim_fault
  * @run_seconds_max: of real time, for one run; then the process is ended by SIGALRM; 0: 60
  * @prepare:     called before each run, outside the runtime

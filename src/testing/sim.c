@@ -55,6 +55,11 @@ int ew_sim_run(const struct ew_sim_options *options, ew_task_fn *fn, void *argum
 	return ew__sim_run(world, &run_options, fn, argument, ret_result);
 }
 
+uint64_t ew_sim_random(uint64_t below)
+{
+	return ew__sim ? ew__sim_draw(ew__sim, EW__SIM_SCENARIO, below) : 0;
+}
+
 void ew_sim_calm(void)
 {
 	if (ew__sim)

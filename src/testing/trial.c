@@ -137,11 +137,19 @@ static void try_seed(struct trial *trial, uint64_t seed)
 		     (unsigned long long)first.operations, (unsigned long long)second.operations);
 }
 
+static unsigned seeds_count(const struct trial *trial)
+{
+	const char *text = secure_getenv("EW_SIM_SEEDS");
+
+	if (text)
+		return (unsigned)strtoul(text, NULL, 0);
+	return trial->options->seeds_count ? trial->options->seeds_count : SEEDS_DEFAULT;
+}
+
 static void try_all(struct trial *trial)
 {
 	uint64_t first = trial->options->seed_first ? trial->options->seed_first : 1;
-	unsigned count = trial->options->seeds_count ? trial->options->seeds_count : SEEDS_DEFAULT;
-	unsigned i;
+	unsigned count = seeds_count(trial), i;
 
 	ew__census_take(&trial->before);
 	for (i = 0; i < count && !trial->verdict.failed; i++)

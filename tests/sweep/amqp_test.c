@@ -8,6 +8,8 @@
 #include "sweep.h"
 #include "unit/amqp_broker.h"
 
+#include <endwell/sim.h>
+
 #define DELIVERIES 3
 
 /* rabbitmq-c's pool loses a block that it cannot note down. */
@@ -162,6 +164,18 @@ TEST(sweep_amqp_conversation)
 	expect_sweep(&options, conversation, 30);
 	options.droppable = true;
 	expect_sweep(&options, conversation, 30);
+}
+
+/* There the order of what happens is another for each seed, and always the same for one. */
+TEST(sweep_amqp_conversation_in_simulated_worlds)
+{
+	struct ew_sim_options world = { 0 };
+	const struct ew_sweep_options options = { .prepare = prepare_conversation,
+						  .check = check_book,
+						  .world = &world };
+
+	for (world.seed = 1; world.seed <= 3; world.seed++)
+		expect_sweep(&options, conversation, 30);
 }
 
 static void prepare_full(void *argument)

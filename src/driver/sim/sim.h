@@ -17,8 +17,9 @@ enum ew__sim_concern {
 	EW__SIM_DELAYS,
 	EW__SIM_LENGTHS,
 	EW__SIM_FAULTS,
-	EW__SIM_CANCELS, /* which of them come too late */
-	EW__SIM_PLACES,	 /* which of several listeners, how large a buffer */
+	EW__SIM_CANCELS,  /* which of them come too late */
+	EW__SIM_PLACES,	  /* which of several listeners, how large a buffer */
+	EW__SIM_SCENARIO, /* what the program itself does by chance */
 	EW__SIM_CONCERNS,
 };
 
