@@ -14,6 +14,7 @@
  * without a status.
  */
 
+#include "driver/system.h"
 #include "io/op.h"
 #include "scope/resource.h"
 
@@ -312,6 +313,8 @@ int(ew_process_spawn)(const struct ew_process_options *options, struct ew_proces
 	struct spawn_call call = { .options = options };
 	int r, result;
 
+	if (ew__system)
+		return -EOPNOTSUPP;
 	process = calloc(1, sizeof(*process));
 	if (!process)
 		return -ENOMEM;

@@ -324,6 +324,13 @@ static int prepare(struct ew__runtime *runtime, const struct ew_run_options *opt
 	}
 	simulated = runtime->driver && runtime->driver->simulated;
 	runtime->options.virtual_time |= simulated;
+	if (simulated && runtime->options.workers_count > 1) {
+		ew__report("a simulated run has one worker, not %u",
+			   runtime->options.workers_count);
+		return -EINVAL;
+	}
+	if (simulated && !ew__driver_wanted)
+		ew__report("EW_DRIVER=sim: the world is simulated, by EW_SIM_SEED");
 	atomic_store(&runtime->end_by_ns, EW_NEVER);
 	if (!runtime->options.shutdown_budget_ns)
 		runtime->options.shutdown_budget_ns = SHUTDOWN_BUDGET_DEFAULT;

@@ -5,9 +5,17 @@
  */
 
 #include "core.h"
+#include "driver/sim/sim.h"
+#include "driver/system.h"
+#include "task/worker.h"
 
+#include <endwell/endwell.h>
 #include <endwell/sim.h>
-#include <endwell/socket.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/mman.h>
+
+static struct ew__driver *driver;
 
 static struct ew_sim_result run_sim(uint64_t seed, unsigned faults, ew_task_fn *fn, void *argument)
 {
@@ -36,21 +44,21 @@ static int echo(void *argument, void *place)
 	return r;
 }
 
-static int converse(void *argument)
+static int converse_times(unsigned times)
 {
 	char buffer[64] = "";
-	int r, i;
+	unsigned i;
+	int r;
 
 	EW_SCOPE(scope);
 	EW_OWN(ew_socket, ours);
 	EW_OWN(ew_socket, theirs);
 
-	(void)argument;
 	r = ew_socket_pair(&ours, &theirs);
 	EXPECT_EQ(r, 0);
 	r = ew_spawn_take(&scope, echo, NULL, &theirs);
 	EXPECT_EQ(r, 0);
-	for (i = 0; i < 100; i++) {
+	for (i = 0; i < times; i++) {
 		r = ew_socket_send(ours, "hello", 5);
 		EXPECT_EQ(r, 0);
 		for (int got = 0; got < 5; got += r) {
@@ -62,6 +70,12 @@ static int converse(void *argument)
 	}
 	EXPECT_EQ(ew_socket_shutdown(ours, SHUT_WR), 0);
 	return ew_scope_finish(&scope, 0);
+}
+
+static int converse(void *argument)
+{
+	(void)argument;
+	return converse_times(100);
 }
 
 /* A hundred hours, twice. */
@@ -76,6 +90,482 @@ TEST(sim_same_seed_same_trace_other_seed_other_trace)
 	EXPECT(first.trace_hash == second.trace_hash);
 	EXPECT(first.trace_hash != other.trace_hash);
 	EXPECT_EQ(first.virtual_ns, second.virtual_ns);
+}
+
+/* ---- chance ---- */
+
+static void open_world(void)
+{
+	char why[256];
+
+	EXPECT_EQ(ew__driver_open(&driver, &ew__driver_sim, why, sizeof(why)), 0);
+}
+
+/* What one concern draws, another does not miss. */
+TEST(sim_concerns_draw_from_streams_of_their_own)
+{
+	uint64_t delays[10];
+	int i;
+
+	open_world();
+	for (i = 0; i < 10; i++)
+		delays[i] = ew__sim_draw(ew__sim, EW__SIM_DELAYS, UINT64_MAX);
+	ew__driver_close(driver);
+	open_world();
+	for (i = 0; i < 10; i++) {
+		ew__sim_draw(ew__sim, EW__SIM_FAULTS, UINT64_MAX);
+		EXPECT(ew__sim_draw(ew__sim, EW__SIM_DELAYS, UINT64_MAX) == delays[i]);
+		ew__sim_draw(ew__sim, EW__SIM_ORDER, UINT64_MAX);
+	}
+	ew__driver_close(driver);
+}
+
+/* ---- trials ---- */
+
+static int fail_for_some_seeds(void *argument)
+{
+	(void)argument;
+	return ew_sim_random(50) == 0 ? -EIO : 0;
+}
+
+TEST(sim_seed_that_fails_is_replayed_by_its_number)
+{
+	struct ew_sim_verdict first, again;
+	char number[32], expected[64];
+
+	unsetenv("EW_SIM_SEED");
+	first = ew_sim_try(NULL, fail_for_some_seeds, NULL);
+	EXPECT(first.failed);
+	EXPECT_STR(first.what, "the scenario returned error 5");
+	EXPECT_EQ(first.runs, 2 * (first.seed - 1) + 1);
+	snprintf(number, sizeof(number), "%" PRIu64, first.seed);
+	snprintf(expected, sizeof(expected), "EW_SIM_SEED=%s ", number);
+	EXPECT(!strncmp(first.replay, expected, strlen(expected)));
+	EXPECT(strstr(first.replay, "sim_test"));
+	EXPECT_EQ(setenv("EW_SIM_SEED", number, 1), 0);
+	again = ew_sim_try(NULL, fail_for_some_seeds, NULL);
+	EXPECT(again.failed);
+	EXPECT_EQ(again.runs, 1);
+	EXPECT_EQ(again.seed, first.seed);
+}
+
+static int leave_the_process(void *argument)
+{
+	(void)argument;
+	if (ew_sim_random(20) == 0)
+		_exit(42);
+	return 0;
+}
+
+static void try_to_leave(void)
+{
+	(void)ew_sim_try(NULL, leave_the_process, NULL);
+}
+
+static int crash(void *argument)
+{
+	(void)argument;
+	abort();
+}
+
+static void try_to_crash(void)
+{
+	struct ew_sim_verdict verdict = ew_sim_try(NULL, crash, NULL);
+
+	_exit(verdict.failed ? 7 : 0);
+}
+
+TEST(sim_seed_whose_run_ends_the_process_is_printed)
+{
+	struct ended ended;
+
+	unsetenv("EW_SIM_SEED");
+	ended = run_process(try_to_crash);
+	EXPECT_EQ(WEXITSTATUS(ended.status), 7);
+	EXPECT(strstr(ended.text, "seed 1: its run was ended by signal 6"));
+	EXPECT(strstr(ended.text, "again: EW_SIM_SEED=1 "));
+	EXPECT_EQ(WEXITSTATUS(run_process(try_to_leave).status), 42);
+}
+
+static unsigned runs_count;
+
+static int vary(void *argument)
+{
+	(void)argument;
+	runs_count++;
+	return converse_times(runs_count);
+}
+
+TEST(sim_scenario_that_varies_fails)
+{
+	struct ew_sim_verdict verdict;
+
+	unsetenv("EW_SIM_SEED"); /* alone a seed is run once */
+	verdict = ew_sim_try(NULL, vary, NULL);
+	EXPECT(verdict.failed);
+	EXPECT_EQ(verdict.runs, 2);
+	EXPECT(strstr(verdict.what, "were not the same"));
+}
+
+static int leave_a_socket(void *argument)
+{
+	static struct ew_socket *one, *other;
+
+	(void)argument;
+	one = other = NULL;
+	return ew_socket_pair(&one, &other);
+}
+
+TEST(sim_scenario_that_leaves_a_resource_fails)
+{
+	struct ew_sim_verdict verdict = ew_sim_try(NULL, leave_a_socket, NULL);
+
+	EXPECT(verdict.failed);
+	EXPECT(strstr(verdict.what, "socket made at"));
+}
+
+/* ---- the end of what can happen ---- */
+
+static int wait_for_nobody(void *argument)
+{
+	char byte;
+	int r;
+
+	EW_OWN(ew_socket, ours);
+	EW_OWN(ew_socket, theirs);
+
+	(void)argument;
+	r = ew_socket_pair(&ours, &theirs);
+	return r < 0 ? r : ew_socket_recv(ours, &byte, 1);
+}
+
+static void run_into_a_standstill(void)
+{
+	(void)ew_sim_run(&(struct ew_sim_options){ .seed = 12 }, wait_for_nobody, NULL, NULL);
+}
+
+TEST(sim_standstill_is_named_with_its_seed_and_aborts)
+{
+	struct ended ended = run_process(run_into_a_standstill);
+
+	EXPECT(WIFSIGNALED(ended.status));
+	EXPECT_EQ(WTERMSIG(ended.status), SIGABRT);
+	EXPECT(strstr(ended.text, "nothing can happen any more; EW_SIM_SEED=12"));
+	EXPECT(strstr(ended.text, "waits for bytes from a peer"));
+}
+
+static int close_too_early(void *argument)
+{
+	struct ew__op op = { .code = EW__OP_POLL, .flags = POLLIN };
+	int fds[2];
+
+	(void)argument;
+	EXPECT_EQ(ew__system_socket_pair(fds), 0);
+	op.fd = fds[0];
+	ew__driver_submit(ew__worker->driver, &op);
+	EXPECT_EQ(ew_yield(), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	return ew__system_close(fds[0]);
+}
+
+static void run_into_a_close(void)
+{
+	(void)ew_sim_run(NULL, close_too_early, NULL, NULL);
+}
+
+TEST(sim_close_of_a_descriptor_with_an_operation_aborts)
+{
+	struct ended ended = run_process(run_into_a_close);
+
+	EXPECT(WIFSIGNALED(ended.status));
+	EXPECT(strstr(ended.text, "operations_count == 0"));
+}
+
+/* ---- calls ---- */
+
+static unsigned calls_made;
+
+static int call_here(void *worker)
+{
+	calls_made++;
+	EXPECT(ew__worker == worker);
+	return 17;
+}
+
+static int offload_one(void *argument)
+{
+	int result = 0, r;
+
+	(void)argument;
+	r = ew_offload(call_here, ew__worker, &result);
+	if (r == 0)
+		EXPECT_EQ(result, 17);
+	return r;
+}
+
+static int offload(void *argument)
+{
+	int64_t before_ns = ew_now();
+	int r = offload_one(argument);
+
+	EXPECT(ew_now() > before_ns);
+	return r;
+}
+
+TEST(sim_call_is_made_by_the_worker_and_takes_its_time)
+{
+	run_sim(1, 0, offload, NULL);
+	EXPECT_EQ(calls_made, 1);
+}
+
+static unsigned cancelled_count;
+
+/* A microsecond each. */
+static void pass_turns(uint64_t count)
+{
+	for (; count > 0; count--)
+		EXPECT_EQ(ew_yield(), 0);
+}
+
+/* Either it was made or it was not: a cancel says which. */
+static int cancel_a_call(void *argument)
+{
+	unsigned before = calls_made;
+	int r;
+
+	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+
+	(void)argument;
+	r = ew_spawn(&scope, offload_one, NULL);
+	EXPECT_EQ(r, 0);
+	pass_turns(ew_sim_random(60));
+	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+	r = ew_scope_finish(&scope, 0);
+	EXPECT_EQ(r == -ECANCELED, calls_made == before);
+	cancelled_count += calls_made == before;
+	return 0;
+}
+
+TEST(sim_call_that_is_cancelled_was_made_or_was_not)
+{
+	uint64_t seed;
+
+	for (seed = 1; seed <= 200; seed++)
+		run_sim(seed, 0, cancel_a_call, NULL);
+	EXPECT(cancelled_count > 0);
+	EXPECT(calls_made > 0);
+	EXPECT_EQ(cancelled_count + calls_made, 200);
+}
+
+/* ---- cancels ---- */
+
+static struct ew_socket *receiver;
+static int received;
+
+static int receive_one(void *argument)
+{
+	char byte;
+
+	(void)argument;
+	received = ew_socket_recv(receiver, &byte, 1);
+	return received;
+}
+
+/* The byte is with the receiver, or still there. */
+static int cancel_a_receive(void *argument)
+{
+	char byte = 0;
+	int r;
+
+	EW_OWN(ew_socket, ours);
+	EW_OWN(ew_socket, theirs);
+	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+
+	(void)argument;
+	r = ew_socket_pair(&ours, &theirs);
+	EXPECT_EQ(r, 0);
+	receiver = ours;
+	r = ew_spawn(&scope, receive_one, NULL);
+	EXPECT_EQ(r, 0);
+	r = ew_socket_send(theirs, "a", 1);
+	EXPECT_EQ(r, 0);
+	pass_turns(ew_sim_random(60));
+	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+	r = ew_scope_finish(&scope, 0);
+	EXPECT(r == 0 || r == -ECANCELED);
+	if (received == 1)
+		return 0;
+	EXPECT_EQ(received, -ECANCELED);
+	cancelled_count++;
+	r = ew_socket_recv(ours, &byte, 1);
+	EXPECT_EQ(r, 1);
+	EXPECT_EQ(byte, 'a');
+	return 0;
+}
+
+TEST(sim_cancel_of_a_receive_loses_no_byte)
+{
+	uint64_t seed;
+
+	for (seed = 1; seed <= 300; seed++)
+		run_sim(seed, EW_SIM_DELAYS, cancel_a_receive, NULL);
+	EXPECT(cancelled_count > 10);
+	EXPECT(cancelled_count < 290);
+}
+
+/* ---- listeners, pipes, messages ---- */
+
+static int answer_one(void *argument)
+{
+	struct ew_listener *listener = argument;
+	int r;
+
+	EW_OWN(ew_socket, socket);
+
+	r = ew_listener_accept(listener, &socket);
+	return r < 0 ? r : ew_socket_send(socket, "x", 1);
+}
+
+static int refuse_and_connect(void *argument)
+{
+	const struct sockaddr_in any = { .sin_family = AF_INET };
+	struct sockaddr_storage bound;
+	struct sockaddr *address = (struct sockaddr *)&bound;
+	const socklen_t bytes = sizeof(struct sockaddr_in);
+	char byte;
+	int r;
+
+	EW_OWN(ew_listener, listener);
+	EW_OWN(ew_listener, second);
+	EW_OWN(ew_socket, socket);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = ew_listener_open((const struct sockaddr *)&any, sizeof(any), 4, &listener);
+	EXPECT_EQ(r, 0);
+	EXPECT_EQ(ew_listener_address(listener, &bound), 0);
+	EXPECT(((struct sockaddr_in *)&bound)->sin_port != 0);
+	r = ew_listener_open(address, bytes, 4, &second);
+	EXPECT_EQ(r, -EADDRINUSE);
+	r = ew_listener_share(listener, &second);
+	EXPECT_EQ(r, 0);
+	r = ew_listener_close(&listener);
+	EXPECT_EQ(r, 0);
+	r = ew_spawn(&scope, answer_one, second);
+	EXPECT_EQ(r, 0);
+	r = ew_socket_connect(address, bytes, &socket);
+	EXPECT_EQ(r, 0);
+	r = ew_socket_recv(socket, &byte, 1);
+	EXPECT_EQ(r, 1);
+	r = ew_scope_finish(&scope, 0);
+	EXPECT_EQ(r, 0);
+	r = ew_socket_close(&socket);
+	EXPECT_EQ(r, 0);
+	r = ew_listener_close(&second);
+	EXPECT_EQ(r, 0);
+	return ew_socket_connect(address, bytes, &socket) == -ECONNREFUSED ? 0 : -EIO;
+}
+
+TEST(sim_listener_answers_until_it_is_closed)
+{
+	run_sim(1, 0, refuse_and_connect, NULL);
+	run_sim(2, EW_SIM_DELAYS | EW_SIM_SHORT, refuse_and_connect, NULL);
+}
+
+static int write_all(void *argument)
+{
+	static const char data[300000];
+	struct ew_pipe *pipe = argument;
+
+	return ew_pipe_write(pipe, data, sizeof(data));
+}
+
+static int read_all(void *argument)
+{
+	char part[7000];
+	int r, got = 0;
+
+	EW_OWN(ew_pipe, read_end);
+	EW_OWN(ew_pipe, write_end);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = ew_pipe_open(&read_end, &write_end);
+	EXPECT_EQ(r, 0);
+	r = ew_spawn(&scope, write_all, write_end);
+	EXPECT_EQ(r, 0);
+	for (; got < 300000; got += r) {
+		r = ew_pipe_read(read_end, part, sizeof(part));
+		EXPECT(r > 0);
+	}
+	r = ew_scope_finish(&scope, 0);
+	EXPECT_EQ(r, 0);
+	r = ew_pipe_close(&write_end);
+	EXPECT_EQ(r, 0);
+	return ew_pipe_read(read_end, part, sizeof(part));
+}
+
+TEST(sim_pipe_carries_more_than_it_holds_and_then_ends)
+{
+	run_sim(3, 0, read_all, NULL);
+	run_sim(4, EW_SIM_SHORT | EW_SIM_DELAYS, read_all, NULL);
+}
+
+static int pass_a_file(void *argument)
+{
+	char buffer[8] = "", content[8] = "";
+	int fd = memfd_create("content", MFD_CLOEXEC), r;
+
+	EW_OWN(ew_socket, ours);
+	EW_OWN(ew_socket, theirs);
+	EW_OWN(ew_file, file);
+
+	(void)argument;
+	EXPECT_EQ(pwrite(fd, "inside", 6, 0), 6);
+	r = ew_socket_pair(&ours, &theirs);
+	EXPECT_EQ(r, 0);
+	r = ew_socket_send_fd(ours, "take", 4, fd);
+	EXPECT_EQ(r, 0);
+	EXPECT_EQ(close(fd), 0);
+	r = ew_socket_recv_fd(theirs, buffer, sizeof(buffer), &file);
+	EXPECT_EQ(r, 4);
+	EXPECT_STR(buffer, "take");
+	EXPECT(file);
+	r = ew_file_read(file, content, sizeof(content), 0);
+	EXPECT_EQ(r, 6);
+	EXPECT_STR(content, "inside");
+	return 0;
+}
+
+TEST(sim_socket_passes_a_file)
+{
+	run_sim(1, 0, pass_a_file, NULL);
+}
+
+/* ---- programs ---- */
+
+static int be_simulated(void *argument)
+{
+	struct ew_process_options options = { .argv = (char *[]){ (char *)"true", NULL } };
+	int r;
+
+	EW_OWN(ew_process, process);
+
+	(void)argument;
+	EXPECT(driver_is("sim"));
+	EXPECT_EQ(ew_workers_count(), 1);
+	r = ew_process_spawn(&options, &process);
+	EXPECT_EQ(r, -EOPNOTSUPP);
+	return 0;
+}
+
+TEST(sim_program_is_simulated_by_its_environment)
+{
+	EXPECT_EQ(setenv("EW_DRIVER", "sim", 1), 0);
+	EXPECT_EQ(run_workers(0, be_simulated, NULL), 0);
+	EXPECT(reported("the world is simulated", NULL));
+	EXPECT_EQ(run_workers(2, be_simulated, NULL), -EINVAL);
+	EXPECT(reported("one worker, not 2", NULL));
 }
 
 TEST_MAIN()

@@ -103,6 +103,10 @@ void ew__sim_note(struct ew__sim *sim, uint64_t what, uint64_t about, int64_t re
 {
 	uint64_t now = (uint64_t)(ew__virtual_now_ns - sim->began_ns);
 
+	if (sim->traced)
+		fprintf(stderr, "endwell: simulation: %llu ns: operation %u, object %u: %lld\n",
+			(unsigned long long)now, (unsigned)what, (unsigned)about,
+			(long long)result);
 	sim->trace_hash =
 		mix(sim->trace_hash ^ mix(what << 32 ^ about) ^ mix((uint64_t)result) ^ now);
 }
@@ -394,6 +398,7 @@ static void init_chance(struct ew__sim *sim)
 		sim->chance[i] = mix(sim->seed + i * 0x632be59bd9b4e019u);
 	draw_strengths(sim, ew__sim_plan ? ew__sim_plan->faults : 0);
 	sim->began_ns = ew__virtual_now_ns;
+	sim->traced = secure_getenv("EW_SIM_TRACE") != NULL;
 }
 
 static int sim_open(struct ew__driver **ret_driver, char *why, size_t why_bytes)

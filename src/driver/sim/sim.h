@@ -68,7 +68,8 @@ struct ew__sim {
 	int reserve; /* what is duplicated for a number */
 	unsigned free_count;
 	uint16_t free_buffers[EW__BUFFERS_COUNT];
-	bool reported;
+	bool reported; /* something, by event(), in this visit */
+	bool traced;   /* each note on stderr, too */
 	uint64_t seed;
 	uint64_t trace_hash;
 	uint64_t operations;
