@@ -149,7 +149,8 @@ static int receive_one(struct ew_amqp_channel *channel)
 	r = ew_amqp_receive(channel, &delivery);
 	if (r < 0)
 		return r;
-	EXPECT_EQ(atoi(delivery->body), ++world.received);
+	EXPECT_EQ(delivery->message.body_bytes, 1);
+	EXPECT_EQ(*(const char *)delivery->message.body, '0' + (int)++world.received);
 	return ew_amqp_acknowledge(channel, &delivery);
 }
 
