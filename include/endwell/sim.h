@@ -15,7 +15,8 @@ enum ew_sim_fault {
 	EW_SIM_ERRORS = 4, /* errors of an operation, without an effect */
 	EW_SIM_RESETS = 8, /* connections that break, also in the middle of what is being sent */
 	EW_SIM_DESCRIPTORS = 16, /* none left, for sockets, pipes and connections */
-	EW_SIM_ALL = 31,
+	EW_SIM_FILES = 32,	 /* calls to a filesystem that fail, without an effect */
+	EW_SIM_ALL = 63,
 };
 
 /**

@@ -83,6 +83,11 @@ int ew__system_close(int fd)
 	return outcome(close(fd));
 }
 
+int ew__system_file_fault(void)
+{
+	return ew__system ? ew__system->file_fault() : 0;
+}
+
 bool ew__system_is_simulated(int fd)
 {
 	return ew__system && ew__system->owns(fd);

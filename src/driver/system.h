@@ -24,6 +24,8 @@ struct ew__system {
 	/* False: @fd is none of the simulated; a close is the kernel's then. */
 	bool (*close)(int fd);
 	bool (*owns)(int fd);
+	/* What the next call to a filesystem fails with, without an effect; 0: it is made. */
+	int (*file_fault)(void);
 };
 
 /* Of this thread; NULL: the kernel. */
@@ -45,6 +47,8 @@ int ew__system_address(int fd, struct sockaddr_storage *ret_address);
 int ew__system_duplicate(int fd);
 int ew__system_shutdown(int fd, int how);
 int ew__system_close(int fd);
+
+int ew__system_file_fault(void);
 
 /* Whether the kernel knows nothing of it but the number. */
 bool ew__system_is_simulated(int fd);

@@ -7,6 +7,8 @@
 
 #include "io/call.h"
 
+#include "driver/system.h"
+
 #include <endwell/file.h>
 #include <endwell/offload.h>
 #include <endwell/outcome.h>
@@ -21,6 +23,7 @@ struct call {
 	int (*fn)(void *argument);
 	void *argument;
 	int result;
+	bool is_filesystems; /* and not the program's own */
 };
 
 static struct call *call_of(struct ew__job *job)
@@ -32,7 +35,9 @@ static void call_run(struct ew__job *job)
 {
 	struct call *call = call_of(job);
 
-	call->result = call->fn(call->argument);
+	call->result = call->is_filesystems ? ew__system_file_fault() : 0;
+	if (call->result == 0)
+		call->result = call->fn(call->argument);
 }
 
 static void call_completed(struct ew__job *job)
@@ -62,7 +67,12 @@ static int make(dev_t device, struct call *call, const char *what)
 
 int ew__call_checked(dev_t device, int (*fn)(void *argument), void *argument, const char *what)
 {
-	struct call call = { .fn = fn, .argument = argument, .wait.cancel = call_cancelled };
+	struct call call = {
+		.fn = fn,
+		.argument = argument,
+		.wait.cancel = call_cancelled,
+		.is_filesystems = true,
+	};
 	int r = make(device, &call, what);
 
 	if (r < 0)

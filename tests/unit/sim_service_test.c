@@ -275,8 +275,19 @@ static int body_to_file(struct ew_socket *socket, struct ew_file *file, uint32_t
 	return 0;
 }
 
+/* Without a name, or with one that goes when the file ends. */
+static int open_staged(const struct upload_head *head, bool named, struct ew_tempfile **ret_file)
+{
+	char name[24];
+
+	snprintf(name, sizeof(name), "staged-%u", head->number);
+	return seen(named ? ew_tempfile_open_named(bucket_dir, name, ret_file)
+			  : ew_tempfile_open(bucket_dir, ret_file));
+}
+
 static int store(struct ew_socket *socket, const struct upload_head *head)
 {
+	bool named = ew_sim_random(2), by_rename = named && ew_sim_random(2);
 	char name[16];
 	int r;
 
@@ -284,7 +295,7 @@ static int store(struct ew_socket *socket, const struct upload_head *head)
 	EW_SCOPE(request);
 
 	ew_socket_cancel_on_hangup(socket, &request, false);
-	r = seen(ew_tempfile_open(bucket_dir, &file));
+	r = open_staged(head, named, &file);
 	if (r == 0)
 		r = body_to_file(socket, ew_tempfile_file(file), head->bytes);
 	if (r == 0)
@@ -294,7 +305,8 @@ static int store(struct ew_socket *socket, const struct upload_head *head)
 	if (r < 0)
 		return r;
 	snprintf(name, sizeof(name), "%u", head->number);
-	r = seen(ew_tempfile_publish(file, bucket_dir, name));
+	r = seen(by_rename ? ew_tempfile_publish_by_rename(file, bucket_dir, name)
+			   : ew_tempfile_publish(file, bucket_dir, name));
 	if (r == 0)
 		r = seen(ew_tempfile_close(&file));
 	return r;
@@ -365,8 +377,9 @@ static int uploads(void *argument)
 	EW_SCOPE(visitors, .policy = EW_POLICY_INDEPENDENT);
 
 	(void)argument;
-	r = ew_file_open(NULL, bucket.path, O_RDONLY | O_DIRECTORY, 0, &dir);
-	EXPECT_EQ(r, 0);
+	do
+		r = seen(ew_file_open(NULL, bucket.path, O_RDONLY | O_DIRECTORY, 0, &dir));
+	while (r < 0);
 	bucket_dir = dir;
 	r = listen_here(&listener);
 	EXPECT_EQ(r, 0);
@@ -397,7 +410,20 @@ static bool is_whole(int fd, unsigned number)
 	return bytes == upload_bytes[number];
 }
 
-/* What has a name is whole, and what was acknowledged has one. Then the next run's bucket is empty. */
+static bool is_empty(void)
+{
+	DIR *directory = opendir(bucket.path);
+	const struct dirent *entry;
+	unsigned count = 0;
+
+	EXPECT(directory);
+	while ((entry = readdir(directory)))
+		count += entry->d_name[0] != '.';
+	closedir(directory);
+	return count == 0;
+}
+
+/* What has a name is whole, what was acknowledged has one, and no staging name is left. */
 static const char *check_bucket(void *argument)
 {
 	const char *complaint = NULL;
@@ -418,6 +444,8 @@ static const char *check_bucket(void *argument)
 		unlinkat(bucket.fd, name, 0);
 		acknowledged[i] = false;
 	}
+	if (!is_empty() && !complaint)
+		complaint = "a staging name is left";
 	return complaint;
 }
 

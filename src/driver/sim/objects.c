@@ -894,6 +894,15 @@ static bool sim_owns(int fd)
 	return object_of(ew__sim, fd) != NULL;
 }
 
+static int sim_file_fault(void)
+{
+	static const int errors[] = { EIO, ENOSPC, EDQUOT, EROFS, ENOMEM, EMFILE };
+
+	if (!ew__sim_fails(ew__sim, ew__sim->strengths.files))
+		return 0;
+	return -errors[ew__sim_draw(ew__sim, EW__SIM_FAULTS, sizeof(errors) / sizeof(errors[0]))];
+}
+
 static const struct ew__system simulated = {
 	.socket = sim_socket,
 	.pair = sim_pair,
@@ -905,6 +914,7 @@ static const struct ew__system simulated = {
 	.shutdown = sim_shutdown,
 	.close = sim_close,
 	.owns = sim_owns,
+	.file_fault = sim_file_fault,
 };
 
 /* ---- the world ---- */

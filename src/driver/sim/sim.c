@@ -86,9 +86,9 @@ void ew__sim_calm(struct ew__sim *sim)
 static void draw_strengths(struct ew__sim *sim, unsigned faults)
 {
 	static const unsigned of_all[] = { 0, 64, 512, 1024 }, of_few[] = { 0, 2, 8, 32 };
-	unsigned drawn[5], i;
+	unsigned drawn[6], i;
 
-	for (i = 0; i < 5; i++)
+	for (i = 0; i < 6; i++)
 		drawn[i] = (unsigned)ew__sim_draw(sim, EW__SIM_STRENGTH, 4);
 	sim->strengths = (struct ew__sim_strengths){
 		.short_counts = faults & EW_SIM_SHORT ? of_all[drawn[0]] : 0,
@@ -96,6 +96,7 @@ static void draw_strengths(struct ew__sim *sim, unsigned faults)
 		.errors = faults & EW_SIM_ERRORS ? of_few[drawn[2]] : 0,
 		.resets = faults & EW_SIM_RESETS ? of_few[drawn[3]] : 0,
 		.descriptors = faults & EW_SIM_DESCRIPTORS ? of_few[drawn[4]] : 0,
+		.files = faults & EW_SIM_FILES ? of_few[drawn[5]] : 0,
 	};
 }
 

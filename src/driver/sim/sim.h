@@ -40,7 +40,7 @@ extern __thread struct ew__sim_plan *ew__sim_plan;
 
 /* In 1,024ths. */
 struct ew__sim_strengths {
-	unsigned short_counts, delays, errors, resets, descriptors;
+	unsigned short_counts, delays, errors, resets, descriptors, files;
 };
 
 struct ew__sim_event {
