@@ -56,6 +56,7 @@ EW_API int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *ar
  * The shutdown budget starts to run. From any task; returns at once.
  */
 EW_API void ew_shutdown(void);
+#define ew_shutdown() (ew__here(EW_SITE("ew_shutdown")), ew_shutdown())
 
 /**
  * ew_end_by() - announce when the runtime will have ended, for a program that drains in an order of its own

@@ -59,6 +59,14 @@ struct ew_child {
 	struct ew_child *next;
 };
 
+/* Who asked for a cancel; written once, by whoever was first. */
+struct ew__cancel_origin {
+	const struct ew_site *task; /* NULL: none, as with a deadline */
+	const struct ew_site *line; /* NULL: inside the library */
+	int64_t at_ns;
+	_Atomic bool known; /* the fields before it may be read */
+};
+
 /**
  * struct ew_scope - caller's memory, lives in the block that declares it
  *
@@ -93,6 +101,7 @@ struct ew_scope {
 	struct ew__timer deadline_timer;
 	struct ew__timer force_timer;
 	struct ew__message cancel_message;
+	struct ew__cancel_origin origin;
 	_Atomic bool cancel_posted;
 	bool open;
 };
@@ -142,8 +151,8 @@ EW_SUSPENDS EW_API int ew_scope_join_next(struct ew_scope *scope, struct ew_chil
  *
  * Suspends:     until the last child has ended; never refused.
  * Return:       @r if it is an error other than -ECANCELED; else what ew_scope_join() says; else @r.
- *               The scope's own deadline comes out as -ETIMEDOUT, never as -ECANCELED; and -ECANCELED as 0 if a
- *               child has succeeded with EW_POLICY_FIRST_SUCCESS.
+ *               The scope's own deadline comes out as -ETIMEDOUT, never as -ECANCELED, unless a scope around it had
+ *               been cancelled before; and -ECANCELED as 0 if a child has succeeded with EW_POLICY_FIRST_SUCCESS.
  */
 EW_SUSPENDS EW_API int ew_scope_finish(struct ew_scope *scope, int r);
 
@@ -169,6 +178,8 @@ EW_SUSPENDS EW_API int ew_scope_close(struct ew_scope *scope, int64_t deadline_n
  * Later reasons are ignored. The join still comes.
  */
 EW_API void ew_scope_cancel(struct ew_scope *scope, enum ew_reason reason);
+
+#define ew_scope_cancel(...) (ew__here(EW_SITE("ew_scope_cancel")), ew_scope_cancel(__VA_ARGS__))
 
 /** ew_scope_reason() - EW_REASON_NONE while this very scope is not cancelled; from any thread */
 EW_API enum ew_reason ew_scope_reason(const struct ew_scope *scope);

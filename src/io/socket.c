@@ -141,7 +141,8 @@ static void cancel_on_hangup(struct ew__chore *chore)
 
 	/* The request may be another by now. */
 	if (socket->hangup_scope && peer_has_gone(socket))
-		ew__scope_cancel_here(socket->hangup_scope, EW_REASON_PEER);
+		ew__scope_cancel_here(socket->hangup_scope, EW_REASON_PEER, NULL,
+				      socket->resource.site);
 }
 
 static void hangup_seen(struct ew__op *op, int32_t events)
@@ -640,7 +641,7 @@ void ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope
 	socket->hangup_scope = scope;
 	socket->half_close = half_close;
 	if (peer_has_gone(socket)) {
-		ew__scope_cancel_here(scope, EW_REASON_PEER);
+		ew__scope_cancel_here(scope, EW_REASON_PEER, NULL, socket->resource.site);
 		return;
 	}
 	if (socket->armed)

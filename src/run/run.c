@@ -100,10 +100,10 @@ const char *ew_driver_name(void)
 	return name;
 }
 
-void ew_shutdown(void)
+void(ew_shutdown)(void)
 {
 	ew_assert(ew__worker);
-	ew_scope_cancel(&ew__worker->runtime->root, EW_REASON_SHUTDOWN);
+	(ew_scope_cancel)(&ew__worker->runtime->root, EW_REASON_SHUTDOWN);
 }
 
 static void end_by(struct ew__runtime *runtime, int64_t deadline_ns)

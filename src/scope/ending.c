@@ -294,6 +294,6 @@ _Noreturn void ew_panic(const char *format, ...)
 		   task->site->line, text);
 	/* Nobody is left to lead the main task's children to their end but the run's budget. */
 	if (!task->scope->owner)
-		ew__scope_cancel_here(task->scope, EW_REASON_CHILD);
+		ew__scope_cancel_here(task->scope, EW_REASON_CHILD, task->site, NULL);
 	ew__task_drop(task);
 }

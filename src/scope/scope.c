@@ -39,7 +39,7 @@ const char *ew_reason_name(enum ew_reason reason)
 static void expire_deadline(struct ew__timer *timer)
 {
 	ew__scope_cancel_here(ew__container_of(timer, struct ew_scope, deadline_timer),
-			      EW_REASON_DEADLINE);
+			      EW_REASON_DEADLINE, NULL, NULL);
 }
 
 static void spread(struct ew_scope *scope)
@@ -83,11 +83,26 @@ static void cancelled(struct ew_scope *scope)
 	spread(scope);
 }
 
-void ew__scope_cancel_here(struct ew_scope *scope, enum ew_reason reason)
+/* False: it has a reason already, which stays. Any thread. */
+static bool give_reason(struct ew_scope *scope, enum ew_reason reason, const struct ew_site *task,
+			const struct ew_site *line)
 {
 	uint8_t none = EW_REASON_NONE;
 
-	if (atomic_compare_exchange_strong(&scope->node.reason, &none, (uint8_t)reason))
+	if (!atomic_compare_exchange_strong(&scope->node.reason, &none, (uint8_t)reason))
+		return false;
+	scope->origin.task = task;
+	scope->origin.line = line;
+	/* The tick of the wheel is no part of a deadline. */
+	scope->origin.at_ns = reason == EW_REASON_DEADLINE ? scope->deadline_ns : ew_now();
+	atomic_store_explicit(&scope->origin.known, true, memory_order_release);
+	return true;
+}
+
+void ew__scope_cancel_here(struct ew_scope *scope, enum ew_reason reason,
+			   const struct ew_site *task, const struct ew_site *line)
+{
+	if (give_reason(scope, reason, task, line))
 		cancelled(scope);
 }
 
@@ -102,19 +117,20 @@ static void deliver_cancel(struct ew__message *message)
 		ew__scope_wake_joiner(scope);
 }
 
-void ew_scope_cancel(struct ew_scope *scope, enum ew_reason reason)
+void(ew_scope_cancel)(struct ew_scope *scope, enum ew_reason reason)
 {
-	uint8_t none = EW_REASON_NONE;
+	const struct ew_site *task = ew__task() ? ew__task()->site : NULL;
+	const struct ew_site *line = ew__made_at;
 
 	ew_assert(reason != EW_REASON_NONE);
 	if (scope->worker == ew__worker) {
-		ew__scope_cancel_here(scope, reason);
+		ew__scope_cancel_here(scope, reason, task, line);
 		return;
 	}
 	/* Announced first: once the reason is seen, the scope may not be left before the message came. */
 	if (atomic_exchange(&scope->cancel_posted, true))
 		return;
-	atomic_compare_exchange_strong(&scope->node.reason, &none, (uint8_t)reason);
+	(void)give_reason(scope, reason, task, line);
 	ew__post(scope->worker, &scope->cancel_message);
 }
 
@@ -146,7 +162,7 @@ void ew__scope_enter(struct ew_scope *scope)
 	task->head.node = &scope->node;
 	if (scope->deadline_ns && scope->deadline_ns != EW_NEVER) {
 		if (scope->deadline_ns <= ew_now())
-			ew__scope_cancel_here(scope, EW_REASON_DEADLINE);
+			ew__scope_cancel_here(scope, EW_REASON_DEADLINE, NULL, NULL);
 		else
 			ew__timer_arm(task->worker, &scope->deadline_timer, scope->deadline_ns);
 	}
@@ -185,7 +201,7 @@ static void leave(struct ew_scope *scope)
 	struct ew_task *task = scope->owner;
 
 	if (scope->children_count)
-		ew__scope_cancel_here(scope, EW_REASON_LEFT);
+		ew__scope_cancel_here(scope, EW_REASON_LEFT, task->site, scope->site);
 	await_children(scope);
 	ew_assert(task->head.node == &scope->node); /* left in reverse order of opening */
 	ew_assert(!scope->waiters);
@@ -206,10 +222,39 @@ void ew__scope_leave(struct ew_scope *scope)
 		leave(scope);
 }
 
+static bool was_cancelled_before(const struct ew_node *node, int64_t at_ns)
+{
+	const struct ew__cancel_origin *origin;
+
+	if (node->kind == EW__NODE_SHIELD)
+		return atomic_load_explicit(&node->reason, memory_order_relaxed) &&
+		       atomic_load_explicit(&node->end_ns, memory_order_relaxed) < at_ns;
+	if (node->kind != EW__NODE_SCOPE)
+		return false;
+	origin = &ew__container_of(node, const struct ew_scope, node)->origin;
+	return atomic_load_explicit(&origin->known, memory_order_acquire) && origin->at_ns < at_ns;
+}
+
+/* Whether something around the scope was cancelled before the scope's own deadline. */
+static bool is_cut_from_outside(const struct ew_scope *scope)
+{
+	const struct ew_node *node;
+
+	for (node = scope->node.parent; node; node = node->parent) {
+		if (was_cancelled_before(node, scope->deadline_ns))
+			return true;
+		if (node->kind == EW__NODE_SHIELD)
+			break;
+	}
+	return false;
+}
+
 /* How a cancel comes out of the scope. */
 static int cancel_result(const struct ew_scope *scope)
 {
-	return ew_scope_reason(scope) == EW_REASON_DEADLINE ? -ETIMEDOUT : -ECANCELED;
+	if (ew_scope_reason(scope) != EW_REASON_DEADLINE || is_cut_from_outside(scope))
+		return -ECANCELED;
+	return -ETIMEDOUT;
 }
 
 /* What the children's ends mean for the block. */
@@ -263,7 +308,7 @@ int ew_scope_finish(struct ew_scope *scope, int r)
 	if (!ew__task())
 		return ew__outside();
 	if (r < 0 && scope->children_count)
-		ew__scope_cancel_here(scope, EW_REASON_LEFT);
+		ew__scope_cancel_here(scope, EW_REASON_LEFT, scope->owner->site, scope->site);
 	join(scope);
 	leave(scope);
 	children = children_result(scope);
@@ -326,7 +371,7 @@ int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns, enum ew_reason r
 	if (grace.why == -ECANCELED)
 		grace.why = cancel_result(scope);
 	if (scope->children_count)
-		ew__scope_cancel_here(scope, reason);
+		ew__scope_cancel_here(scope, reason, scope->owner->site, scope->site);
 	else
 		grace.why = 0;
 	leave(scope);

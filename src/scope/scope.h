@@ -30,8 +30,13 @@ bool ew__scope_is_joined(struct ew_scope *scope, bool next_wanted);
 /* Out of the queue of those that have ended; NULL: it is empty. */
 struct ew_child *ew__scope_next_ended(struct ew_scope *scope);
 
-/* Gives the scope a reason and spreads it. On its own worker. */
-void ew__scope_cancel_here(struct ew_scope *scope, enum ew_reason reason);
+/*
+ * Gives the scope a reason and spreads it. On its own worker.
+ * @task: on whose account; NULL: no task's
+ * @line: where it was asked for, or what was made there is the cause; NULL: it is not known
+ */
+void ew__scope_cancel_here(struct ew_scope *scope, enum ew_reason reason,
+			   const struct ew_site *task, const struct ew_site *line);
 
 static inline struct ew_scope *ew__scope_of_entry(struct ew_entry *entry)
 {

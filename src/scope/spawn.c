@@ -11,17 +11,17 @@
 #include <endwell/task.h>
 
 /* What the end of one child means for the others: an error, or the success that was wanted. */
-static void apply_policy(struct ew_scope *scope, int result)
+static void apply_policy(struct ew_scope *scope, int result, const struct ew_site *child)
 {
 	if (result == -ECANCELED && ew_scope_is_cancelled(scope)) {
 		scope->children_cut++;
 	} else if (result >= 0) {
 		scope->succeeded = true;
-		ew__scope_cancel_here(scope, EW_REASON_CHILD);
+		ew__scope_cancel_here(scope, EW_REASON_CHILD, child, NULL);
 	} else if (scope->policy != EW_POLICY_INDEPENDENT && !scope->first_error) {
 		scope->first_error = result;
 		if (scope->policy == EW_POLICY_FIRST_ERROR)
-			ew__scope_cancel_here(scope, EW_REASON_CHILD);
+			ew__scope_cancel_here(scope, EW_REASON_CHILD, child, NULL);
 	}
 }
 
@@ -47,7 +47,7 @@ static inline void child_gone(struct ew_scope *scope, struct ew_task *task)
 	if (ew__unlikely(task->child != NULL))
 		keep_result(scope, task->child, result);
 	if (ew__unlikely(result < 0 || scope->policy == EW_POLICY_FIRST_SUCCESS))
-		apply_policy(scope, result);
+		apply_policy(scope, result, task->site);
 	if ((scope->children_count == 0 || (scope->next_wanted && scope->ended)) && scope->joiner)
 		ew__scope_wake_joiner(scope);
 }

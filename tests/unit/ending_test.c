@@ -226,6 +226,30 @@ TEST(ending_leaves_the_reserves_of_older_endings)
 	EXPECT_EQ(run_virtual(reserve_in_task, NULL), 0);
 }
 
+/* All the time there is, twice: nothing is left for the newest, and the sum does not wrap around. */
+static int endless_reserves(void *argument)
+{
+	struct probe oldest = { .name = "oldest" }, older = { .name = "older" };
+	struct probe newest = { .name = "newest", .takes_ns = EW_SECOND };
+
+	(void)argument;
+	{
+		EW_SCOPE(scope, .budget_ns = 5 * EW_SECOND);
+		GUARD(first, &oldest, .reserve_ns = EW_NEVER);
+		GUARD(second, &older, .reserve_ns = EW_NEVER);
+		GUARD(third, &newest);
+
+		ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+	}
+	EXPECT_STR(traced, "abort-newest abort-older close-oldest");
+	return 0;
+}
+
+TEST(ending_reserves_of_all_time_do_not_wrap_around)
+{
+	EXPECT_EQ(run_virtual(endless_reserves, NULL), 0);
+}
+
 static int reserve_of_place(void *argument)
 {
 	static struct thing thing;

@@ -369,6 +369,61 @@ TEST(scope_finish_passes_an_outer_cancel_as_ecanceled)
 	EXPECT_EQ(run_virtual(outer_cancel, NULL), 0);
 }
 
+static int sleep_stubbornly(void *argument)
+{
+	EW_SHIELD(shield, .budget_ns = 10 * EW_SECOND);
+
+	EXPECT_EQ(ew_sleep(*(int64_t *)argument), 0);
+	return -ECANCELED;
+}
+
+/* How a scope with a deadline after a second comes out when one around it is cancelled at @cancel_at_ns. */
+static int outer_cancel_and_own_deadline(int64_t cancel_at_ns)
+{
+	int64_t takes_ns = 3 * EW_SECOND;
+	EW_SCOPE(outer, .deadline_ns = ew_after(cancel_at_ns));
+	EW_SCOPE(inner, .deadline_ns = ew_after(EW_SECOND));
+
+	EXPECT_EQ(ew_spawn(&inner, sleep_stubbornly, &takes_ns), 0);
+	return ew_scope_finish(&inner, ew_scope_join(&inner));
+}
+
+/* Children that take their time see both pass; what counts is which came first. */
+static int outer_cancels_and_own_deadlines(void *argument)
+{
+	(void)argument;
+	EXPECT_EQ(outer_cancel_and_own_deadline(EW_SECOND / 2), -ECANCELED);
+	EXPECT_EQ(outer_cancel_and_own_deadline(2 * EW_SECOND), -ETIMEDOUT);
+	EXPECT_EQ(outer_cancel_and_own_deadline(EW_SECOND), -ETIMEDOUT);
+	return 0;
+}
+
+TEST(scope_deadline_that_passes_after_an_outer_cancel_is_no_timeout)
+{
+	EXPECT_EQ(run_virtual(outer_cancels_and_own_deadlines, NULL), 0);
+}
+
+/* The shield holds the outer cancel back: what ends the inner scope is its own deadline. */
+static int outer_cancel_behind_a_shield(void *argument)
+{
+	EW_SCOPE(outer);
+
+	(void)argument;
+	ew_scope_cancel(&outer, EW_REASON_REQUESTED);
+	{
+		EW_SHIELD(shield, .budget_ns = 10 * EW_SECOND);
+		EW_SCOPE(inner, .deadline_ns = ew_after(EW_SECOND));
+
+		EXPECT_EQ(ew_scope_finish(&inner, ew_sleep(5 * EW_SECOND)), -ETIMEDOUT);
+	}
+	return ew_scope_finish(&outer, 0);
+}
+
+TEST(scope_deadline_behind_a_shield_is_a_timeout_whatever_is_cancelled_beyond)
+{
+	EXPECT_EQ(run_virtual(outer_cancel_behind_a_shield, NULL), 0);
+}
+
 static int nesting(void *argument)
 {
 	EW_SCOPE(outer);
