@@ -48,6 +48,9 @@ struct ew_site {
 		&ew__site;                                                                         \
 	}))
 
+/** ew_report_fn - gets one line, without newline, about something that the program should hear of */
+typedef void ew_report_fn(void *argument, const char *line);
+
 #define ew__likely(x)	__builtin_expect(!!(x), 1)
 #define ew__unlikely(x) __builtin_expect(!!(x), 0)
 

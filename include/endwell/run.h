@@ -8,9 +8,6 @@
 #include <endwell/task.h>
 #include <signal.h>
 
-/** ew_report_fn - gets one line, without newline, about something that the program should hear of */
-typedef void ew_report_fn(void *argument, const char *line);
-
 /**
  * struct ew_run_options - zero is the default for each
  * @workers_count:      0: one per processor the process may run on; at most EW_WORKERS_MAX

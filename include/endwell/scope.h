@@ -212,6 +212,22 @@ EW_API enum ew_rung ew_cancel_rung(void);
 /** ew_cancel_reason() - of the innermost cancelled scope around the running task, also behind shields */
 EW_API enum ew_reason ew_cancel_reason(void);
 
+/**
+ * ew_cancel_report() - say who cancelled a scope, through which others it came, and what is still waited for
+ * @scope:    an open one; NULL: the innermost around the running task
+ * @report:   gets one line at a time; NULL: the function of the run's options
+ * @argument: of @report; not used with NULL
+ *
+ * First the scope and those around it: who asked, at which line, why and when; then each task inside it, with
+ * the line that spawned it, what it waits for, on which descriptor and for how long, its rung, and how long until
+ * it is forced. At most 32 are named. Of a task on another worker only name and line are known here. A shutdown
+ * that does not end says the same.
+ *
+ * Does not suspend; a task may ask about its own scope.
+ * Errors: -EXDEV another worker's scope: only the first part is said; -ENOTSUP outside a task.
+ */
+EW_API int ew_cancel_report(const struct ew_scope *scope, ew_report_fn *report, void *argument);
+
 /** ew_reason_name() - "deadline", "peer", ...; never NULL */
 EW_API const char *ew_reason_name(enum ew_reason reason);
 

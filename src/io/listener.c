@@ -308,7 +308,9 @@ int(ew_listener_accept)(struct ew_listener *listener, struct ew_socket **ret_soc
 		wait.cancel = accept_cancelled;
 		ew__task()->outcome = EW_OUTCOME_NONE;
 		listener->waiting = &wait;
+		ew__task()->waiting_fd = listener->accept.fd;
 		r = ew__suspend(&wait, "a connection");
+		ew__task()->waiting_fd = -1;
 		listener->waiting = NULL;
 		if (r < 0)
 			return r;

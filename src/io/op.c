@@ -60,7 +60,9 @@ int ew__op_await(struct ew__task_op *task_op, const char *what)
 	op->complete = op_completed;
 	task_op->wait.cancel = op_cancelled;
 	ew__driver_submit(task->worker->driver, op);
+	task->waiting_fd = op->fd;
 	r = ew__suspend(&task_op->wait, what);
+	task->waiting_fd = -1;
 	if (r == -ECANCELED || r == -EAGAIN)
 		task->outcome = EW_OUTCOME_NONE;
 	else if (transfers_bytes(op) && r > 0 && (uint32_t)r < op->length)

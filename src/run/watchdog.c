@@ -28,18 +28,20 @@ static void describe(struct ew__message *message)
 	struct ew__worker_thread *thread =
 		ew__container_of(message, struct ew__worker_thread, describe);
 	struct ew_worker *worker = &thread->worker;
-	int64_t now_ns = ew_now();
 	struct ew_task *task;
 	unsigned named = 0;
+	char text[512];
 
+	if (worker == worker->runtime->root.worker) {
+		ew__scope_describe(&worker->runtime->root, text, sizeof(text));
+		ew__report("stuck: %s", text);
+	}
 	for (task = worker->tasks; task && named < TASKS_NAMED_MAX; task = task->worker_next) {
 		if (!task->scope)
 			continue;
 		named++;
-		ew__report("stuck: worker %u: task %s (%s:%d) waits for %s, %lld ms",
-			   worker->number, task->site->name, task->site->file, task->site->line,
-			   task->wait ? task->waiting_for : "its turn",
-			   (long long)((now_ns - task->waiting_since_ns) / EW_MILLISECOND));
+		ew__task_describe(task, text, sizeof(text));
+		ew__report("stuck: worker %u: %s", worker->number, text);
 	}
 	if (ew__tasks_living(worker) > named)
 		ew__report("stuck: worker %u: %u tasks more", worker->number,

@@ -277,13 +277,10 @@ bool ew_cancel_requested(void)
 	return false;
 }
 
-enum ew_rung ew_cancel_rung(void)
+enum ew_rung ew__task_rung(const struct ew_task *task)
 {
-	struct ew_task *task = ew__task();
 	const struct ew_node *node;
 
-	if (!task)
-		return EW_RUNG_NONE;
 	if (task->head.refuse & EW__REFUSE_FORCE)
 		return EW_RUNG_FORCE;
 	if (task->head.refuse & EW__REFUSE_CANCEL)
@@ -292,6 +289,11 @@ enum ew_rung ew_cancel_rung(void)
 		if (atomic_load_explicit(&node->reason, memory_order_relaxed))
 			return EW_RUNG_CLEANUP;
 	return EW_RUNG_NONE;
+}
+
+enum ew_rung ew_cancel_rung(void)
+{
+	return ew__task() ? ew__task_rung(ew__task()) : EW_RUNG_NONE;
 }
 
 enum ew_reason ew_cancel_reason(void)

@@ -51,6 +51,8 @@ void ew__cancel_spread(struct ew_task *task, struct ew_entry *oldest);
 /* Whether a task whose innermost node is @node is cancelled. Any thread that knows the node to live. */
 bool ew__node_is_cancelled(const struct ew_node *node);
 
+enum ew_rung ew__task_rung(const struct ew_task *task);
+
 /* The moment that the ladders leave to an ending that starts with @newest and older entries still to come. */
 int64_t ew__ladder_end(const struct ew_task *task, const struct ew_entry *newest);
 

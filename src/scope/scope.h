@@ -57,5 +57,11 @@ _Noreturn void ew__task_drop(struct ew_task *task);
 /* Closes under a shield, aborts if that did not end it. Returns close's result; -ECANCELED: aborted. */
 int ew__end(int (*close)(void *), void (*abort)(void *), void *argument, int64_t budget_ns);
 
+/* "task NAME (FILE:LINE) waits for ...", of a task of the calling worker. */
+void ew__task_describe(const struct ew_task *task, char *text, size_t text_bytes);
+
+/* "scope NAME (FILE:LINE) of task NAME: cancelled 20 ms ago: ...". Any thread that knows the scope to live. */
+void ew__scope_describe(const struct ew_scope *scope, char *text, size_t text_bytes);
+
 /* One line to the program's report function. */
 void ew__report(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -55,7 +55,9 @@ static int keep_another(struct ew_worker *worker, void (*main)(void))
 	if (ew__stack_get(&stack) < 0)
 		return -ENOMEM;
 	task = ew__task_on_stack(stack.top);
-	*task = (struct ew_task){ .worker = worker, .base.kind = EW__NODE_TASK, .stack = stack };
+	*task = (struct ew_task){
+		.worker = worker, .base.kind = EW__NODE_TASK, .waiting_fd = -1, .stack = stack
+	};
 	make_context(task, main);
 	ew__task_adopt(task);
 	ew__task_keep(worker, task);

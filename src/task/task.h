@@ -41,6 +41,7 @@ struct ew_task {
 	bool dropped; /* left where it stood: its context is made anew before another life */
 	int64_t waiting_since_ns;
 	const char *waiting_for;
+	int32_t waiting_fd; /* the descriptor that it waits for something on; -1: none, or it is not known */
 
 	/* Rarely used. */
 	uint32_t drops; /* times it was ended where it stood; the stack's next task counts on */

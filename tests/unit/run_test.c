@@ -264,6 +264,9 @@ TEST(shutdown_that_does_not_end_names_what_is_stuck_and_leaves)
 	EXPECT(strstr(ended.text, "task spin_for_ever (tests/unit/run_test.c:") ||
 	       strstr(ended.text, "task spin_for_ever ("));
 	EXPECT(strstr(ended.text, "children of a scope"));
+	EXPECT(strstr(ended.text, "stuck: the run: cancelled "));
+	EXPECT(strstr(ended.text, " ms ago: shutdown, by task main task ("));
+	EXPECT(strstr(ended.text, "rung force") || strstr(ended.text, "rung cancel"));
 }
 
 static int announce_and_stay(void *argument)
