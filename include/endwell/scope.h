@@ -213,6 +213,21 @@ EW_API enum ew_rung ew_cancel_rung(void);
 EW_API enum ew_reason ew_cancel_reason(void);
 
 /**
+ * ew_scope_bound() - how long the end of a scope takes at most, if it is cancelled now
+ * @scope: an open one of the calling worker; NULL: that of the whole run, whose cancel is ew_shutdown()
+ *
+ * The worst case of what is declared now: the budgets of full places and armed guards one after the other in a task,
+ * after the children of its scopes; children side by side; shields to their end; and no more than the budgets of the scope and of those around it that
+ * are already cancelled. It holds for tasks that return when they are refused and declare nothing more. Each budget
+ * counts with a tick of the timing wheel (1.05 ms). Of a scope that is cancelled: what is left.
+ *
+ * Looks at every task inside; does not suspend.
+ * Return: ns, relative; EW_NEVER: nothing bounds it. Of tasks and scopes of another worker, and of tasks more than
+ *         128 scopes deep, only the budgets around them are known here.
+ */
+EW_API int64_t ew_scope_bound(const struct ew_scope *scope);
+
+/**
  * ew_cancel_report() - say who cancelled a scope, through which others it came, and what is still waited for
  * @scope:    an open one; NULL: the innermost around the running task
  * @report:   gets one line at a time; NULL: the function of the run's options
@@ -220,7 +235,7 @@ EW_API enum ew_reason ew_cancel_reason(void);
  *
  * First the scope and those around it: who asked, at which line, why and when; then each task inside it, with
  * the line that spawned it, what it waits for, on which descriptor and for how long, its rung, and how long until
- * it is forced. At most 32 are named. Of a task on another worker only name and line are known here. A shutdown
+ * it is forced. At most 32 are named, after a line with what ew_scope_bound() says. Of a task on another worker only name and line are known here. A shutdown
  * that does not end says the same.
  *
  * Does not suspend; a task may ask about its own scope.

@@ -100,10 +100,15 @@ const char *ew_driver_name(void)
 	return name;
 }
 
+struct ew_scope *ew__scope_of_run(void)
+{
+	return &ew__worker->runtime->root;
+}
+
 void(ew_shutdown)(void)
 {
 	ew_assert(ew__worker);
-	(ew_scope_cancel)(&ew__worker->runtime->root, EW_REASON_SHUTDOWN);
+	(ew_scope_cancel)(ew__scope_of_run(), EW_REASON_SHUTDOWN);
 }
 
 static void end_by(struct ew__runtime *runtime, int64_t deadline_ns)

@@ -91,13 +91,6 @@ static int64_t entry_reserve_ns(const struct ew_entry *entry)
 	return resource ? resource->type->reserve_ns : 0;
 }
 
-/* Reserves of all time there is may stand one above the other. */
-static void add_reserve(int64_t *sum_ns, int64_t reserve_ns)
-{
-	if (__builtin_add_overflow(*sum_ns, reserve_ns, sum_ns))
-		*sum_ns = EW_NEVER;
-}
-
 static int64_t sooner(int64_t bound_ns, const struct ew_node *node, int64_t reserve_ns)
 {
 	int64_t end_ns = atomic_load_explicit(&node->end_ns, memory_order_relaxed);
@@ -116,7 +109,9 @@ int64_t ew__ladder_end(const struct ew_task *task, const struct ew_entry *newest
 	for (entry = newest; entry; entry = entry->older) {
 		switch (entry->kind) {
 		case EW__ENTRY_PLACE:
-		case EW__ENTRY_GUARD: add_reserve(&reserve_ns, entry_reserve_ns(entry)); break;
+		case EW__ENTRY_GUARD:
+			reserve_ns = ew__add_ns(reserve_ns, entry_reserve_ns(entry));
+			break;
 		case EW__ENTRY_SCOPE:
 			bound_ns = sooner(
 				bound_ns,

@@ -14,6 +14,14 @@
 #define EW__REFUSE_FORCE  2 /* and a droppable task may be ended */
 #define EW__REFUSE_SWEEP  4 /* a sweep counts suspension points */
 
+/* Of durations; budgets and reserves of all the time there is may stand one above the other. */
+static inline int64_t ew__add_ns(int64_t one_ns, int64_t other_ns)
+{
+	int64_t sum_ns;
+
+	return __builtin_add_overflow(one_ns, other_ns, &sum_ns) ? EW_NEVER : sum_ns;
+}
+
 int ew__refuse(void);
 int ew__outside(void);
 

@@ -193,6 +193,19 @@ static void say_task(struct reporter *reporter, const struct ew_task *task)
 	say(reporter, line);
 }
 
+static void say_bound(struct reporter *reporter, const struct ew_scope *scope)
+{
+	int64_t bound_ns = ew_scope_bound(scope);
+	char line[LINE_BYTES];
+
+	if (bound_ns == EW_NEVER)
+		snprintf(line, sizeof(line), "nothing bounds how long its end takes");
+	else
+		snprintf(line, sizeof(line), "its end takes %lld ms at most, from a cancel now",
+			 (long long)(bound_ns / EW_MILLISECOND));
+	say(reporter, line);
+}
+
 static void say_tasks(struct reporter *reporter, const struct ew_scope *scope)
 {
 	const struct ew_task *task;
@@ -226,6 +239,7 @@ int ew_cancel_report(const struct ew_scope *scope, ew_report_fn *report, void *a
 	say_where_from(&reporter, &scope->node);
 	if (scope->worker != ew__worker)
 		return -EXDEV;
+	say_bound(&reporter, scope);
 	say_tasks(&reporter, scope);
 	return 0;
 }

@@ -83,7 +83,8 @@ TEST(cancel_report_names_the_scopes_around)
 TEST(cancel_report_names_tasks_with_operation_age_rung_and_time)
 {
 	EXPECT_EQ(run_virtual(report_a_cancel, NULL), -ECANCELED);
-	EXPECT_EQ(reports.count, 5);
+	EXPECT_EQ(reports.count, 6);
+	EXPECT(reported("its end takes 450", " ms at most"));
 	EXPECT(reported("task spawn_slow (", "waits for children of a scope, 15"));
 	EXPECT(reported("task spawn_slow (", "; rung cancel; 449"));
 	EXPECT(reported("task end_slowly (", "waits for a time, 50"));
@@ -114,7 +115,7 @@ static int call_report_from_inside(void *argument)
 TEST(cancel_report_of_a_tasks_own_scope)
 {
 	EXPECT_EQ(run_virtual(call_report_from_inside, NULL), 0);
-	EXPECT_EQ(reports.count, 3);
+	EXPECT_EQ(reports.count, 4);
 	EXPECT(reported("scope own (", "of task report_from_inside: cancelled "));
 	EXPECT(reported("scope own (", " ms ago: deadline"));
 	EXPECT(!reported("scope own (", ", by task"));
@@ -204,7 +205,7 @@ static int report_many(void *argument)
 TEST(cancel_report_of_many_tasks_has_an_end)
 {
 	EXPECT_EQ(run_virtual(report_many, NULL), 0);
-	EXPECT_EQ(reports.count, 2 + 32 + 1);
+	EXPECT_EQ(reports.count, 2 + 1 + 32 + 1);
 	EXPECT_STR(reports.line[reports.count - 1], "8 tasks more");
 }
 
