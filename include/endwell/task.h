@@ -77,9 +77,21 @@ EW_SUSPENDS EW_API int ew_sleep(int64_t duration_ns);
  *
  * Its registry runs on its own stack with all frames alive, newest first, endings may wait; then the
  * stack is discarded and the scope gets -ENOTRECOVERABLE. Inside an ending: that one is aborted, the
- * older ones go on. In a stretch marked EW_NO_DROP, or outside a task, the process ends with a report.
+ * older ones go on. In a stretch marked EW_NO_DROP, outside a task, or in a signal handler (of which nobody knows
+ * what it has interrupted), the process ends with a report.
  */
 EW_API _Noreturn void ew_panic(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/**
+ * ew_check() - a program's own assertion: a bug in one task ends that task, by a panic
+ *
+ *	ew_check(order->lines_count > 0);
+ *
+ * Where the bug may have hurt more than the task, ew_assert() ends the process. On in release.
+ */
+#define ew_check(condition)                                                                        \
+	((void)(ew__likely(condition) ||                                                           \
+		(ew_panic("check failed at %s:%d: %s", __FILE__, __LINE__, #condition), 0)))
 
 static inline void ew__no_drop_leave(uint16_t **count)
 {

@@ -8,12 +8,15 @@
  */
 
 #include "scope/scope.h"
+#include "task/backtrace.h"
 
 #include <endwell/clock.h>
 #include <endwell/resource.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #define BORROWERS_LOOKED_AT_MAX                                                                    \
 	64 /* children of one scope; a server's thousands would cost more than it helps */
@@ -274,6 +277,26 @@ void ew__registry_run(struct ew_task *task)
 		end_entry(task, task->head.newest);
 }
 
+static bool in_signal_handler(void)
+{
+	struct ew__backtrace backtrace;
+
+	ew__backtrace_take(&backtrace);
+	return backtrace.in_signal_handler;
+}
+
+/* What was interrupted may hold any lock, also those of reports. */
+static _Noreturn void end_in_signal_handler(const struct ew_task *task, const char *text)
+{
+	char line[768];
+
+	snprintf(line, sizeof(line),
+		 "endwell: panic in a signal handler, which interrupted %s: %s; the process ends\n",
+		 task ? task->site->name : "no task", text);
+	(void)!write(STDERR_FILENO, line, strlen(line));
+	abort();
+}
+
 _Noreturn void ew_panic(const char *format, ...)
 {
 	struct ew_task *task = ew__task();
@@ -283,6 +306,8 @@ _Noreturn void ew_panic(const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(text, sizeof(text), format, arguments);
 	va_end(arguments);
+	if (in_signal_handler())
+		end_in_signal_handler(task, text);
 	if (!task || task->head.no_drop) {
 		ew__report("panic %s: %s; the process ends",
 			   task ? "in a stretch that must not be left (EW_NO_DROP, or an abort)"

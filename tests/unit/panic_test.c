@@ -505,6 +505,108 @@ TEST(assert_failed_names_condition_and_task)
 	EXPECT(strstr(ended.text, "panic_test.c"));
 }
 
+static int check_wrong(void *argument)
+{
+	struct probe probe = { .name = "guard" };
+	GUARD(undo, &probe);
+
+	ew_check(1 + 1 == 2);
+	ew_check(argument != NULL);
+	return 0;
+}
+
+static int call_check_wrong(void *argument)
+{
+	int slept = 1;
+	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+
+	EXPECT_EQ(ew_spawn(&scope, sleep_briefly, &slept), 0);
+	EXPECT_EQ(ew_spawn(&scope, check_wrong, argument), 0);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	EXPECT_EQ(slept, 0);
+	return 0;
+}
+
+TEST(check_failed_ends_the_task_only)
+{
+	EXPECT_EQ(run_virtual(call_check_wrong, NULL), 0);
+	EXPECT_STR(traced, "close-guard");
+	EXPECT(reported("task check_wrong", "panic_test.c:"));
+	EXPECT(reported("task check_wrong", "argument != NULL"));
+}
+
+static void panicking_handler(int number)
+{
+	ew_panic("signal %d", number);
+}
+
+static int raise_a_signal(void *argument)
+{
+	(void)argument;
+	signal(SIGUSR1, panicking_handler);
+	raise(SIGUSR1);
+	return 0;
+}
+
+static void process_panic_in_handler(void)
+{
+	struct ew_run_options options = { .workers_count = 1 };
+
+	(void)!ew_run(&options, raise_a_signal, NULL);
+}
+
+static void process_panic_in_handler_outside(void)
+{
+	(void)raise_a_signal(NULL);
+}
+
+TEST(panic_in_a_signal_handler_ends_the_process_with_a_report)
+{
+	struct ended ended = run_process(process_panic_in_handler);
+
+	EXPECT(WIFSIGNALED(ended.status) && WTERMSIG(ended.status) == SIGABRT);
+	EXPECT(strstr(ended.text,
+		      "panic in a signal handler, which interrupted main task: signal "));
+	ended = run_process(process_panic_in_handler_outside);
+	EXPECT(WIFSIGNALED(ended.status) && WTERMSIG(ended.status) == SIGABRT);
+	EXPECT(strstr(ended.text, "panic in a signal handler, which interrupted no task: signal "));
+}
+
+static int one_of_a_thousand(void *argument)
+{
+	unsigned *woken = argument;
+	unsigned number = (*woken)++;
+	struct probe probe = { .name = "one" };
+	GUARD(undo, &probe);
+	int r = ew_sleep(EW_SECOND);
+
+	if (number == 500)
+		ew_panic("number %u", number);
+	ew_guard_disarm(&undo);
+	*woken += 1000;
+	return r;
+}
+
+static int a_thousand(void *argument)
+{
+	unsigned woken = 0, i;
+	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+
+	(void)argument;
+	for (i = 0; i < 1000; i++)
+		EXPECT_EQ(ew_spawn(&scope, one_of_a_thousand, &woken), 0);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	EXPECT_EQ(woken, 1000 + 999 * 1000);
+	return 0;
+}
+
+TEST(panic_in_one_of_a_thousand_tasks_ends_that_one)
+{
+	EXPECT_EQ(run_virtual(a_thousand, NULL), 0);
+	EXPECT_STR(traced, "close-one");
+	EXPECT_EQ(reports.count, 1);
+}
+
 static __attribute__((noinline)) void hold(int depth)
 {
 	EW_NO_DROP();
