@@ -15,6 +15,11 @@
  * @shutdown_budget_ns: from ew_shutdown(), or the end of the main task, or its panic, to the end: the promised bound
  *                      of a shutdown. Everything is forced when nine tenths of it are over; 0: 30 s
  * @exit_when_stuck:    when that time is over and tasks are still there, print what is stuck and _exit(70)
+ * @stall_limit_ns:     a task that keeps its worker longer than that, without suspending, is reported once, with its
+ *                      name, the line that spawned it, and the calls that it is in, as file and offset for
+ *                      addr2line(1); 0: nobody looks. They are found by a signal, SIGURG, to the thread that stalls and to no other; system calls that
+ *                      cannot be restarted return EINTR then. A machine that is too busy may look like a stall.
+ *                      Nothing with virtual_time
  * @virtual_time:       the clock stands still while tasks run and jumps to the next deadline when none
  *                      can and no operation is in flight; one worker only. For tests
  * @signals:            blocked in all threads of the runtime, for ew_signals_open(); NULL: none. SIGPIPE always is
@@ -25,6 +30,7 @@ struct ew_run_options {
 	unsigned offload_threads;
 	int64_t shutdown_budget_ns;
 	bool exit_when_stuck;
+	int64_t stall_limit_ns;
 	bool virtual_time;
 	const sigset_t *signals;
 	ew_report_fn *report;

@@ -11,6 +11,7 @@
 
 #include "io/pool.h"
 #include "run/overflow.h"
+#include "run/stall.h"
 #include "run/watchdog.h"
 #include "scope/resource.h"
 #include "task/kernel.h"
@@ -283,6 +284,7 @@ static int run(struct ew__runtime *runtime, struct main_call *call)
 	struct ew__worker_thread *threads = runtime->threads;
 	pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 	pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+	struct ew__stall_watch stall_watch;
 	struct ew__watchdog watchdog;
 	int r;
 
@@ -294,12 +296,16 @@ static int run(struct ew__runtime *runtime, struct main_call *call)
 		return r;
 	}
 	threads[0].started = true;
+	threads[0].thread = pthread_self();
 	ew__scope_init_root(&runtime->root, ew__worker);
 	ew__overflow_watch_thread();
 	ew__watchdog_start(&watchdog, runtime);
 	r = start_workers(runtime, &mutex, &changed);
-	if (r == 0)
+	if (r == 0) {
+		ew__stall_watch_start(&stall_watch, runtime);
 		r = run_main(runtime, call);
+		ew__stall_watch_stop(&stall_watch);
+	}
 	/* What is left are calls on threads, of resources that were aborted. They, too, have an end. */
 	end_by(runtime, ew_after(runtime->options.shutdown_budget_ns));
 	stop_workers(runtime);
@@ -347,7 +353,7 @@ static int prepare(struct ew__runtime *runtime, const struct ew_run_options *opt
 	};
 	runtime->workers_count = runtime->options.workers_count ? runtime->options.workers_count
 								: processors_count();
-	if (runtime->workers_count > EW_WORKERS_MAX ||
+	if (runtime->options.stall_limit_ns < 0 || runtime->workers_count > EW_WORKERS_MAX ||
 	    (runtime->options.virtual_time && runtime->options.workers_count > 1))
 		return -EINVAL;
 	if (runtime->options.virtual_time)
@@ -391,6 +397,8 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 		else
 			sigemptyset(&blocked);
 		sigaddset(&blocked, SIGPIPE);
+		if (runtime.options.stall_limit_ns)
+			sigdelset(&blocked, SIGURG);
 		pthread_sigmask(SIG_BLOCK, &blocked, &before);
 		ew__overflow_install();
 		if (runtime.options.virtual_time)

@@ -6,11 +6,24 @@
  */
 
 #include "scope/scope.h"
+#include "task/backtrace.h"
 
 #include <endwell/run.h>
 #include <pthread.h>
 
 struct ew__pool;
+
+enum ew__stall_note { EW__STALL_NONE, EW__STALL_WANTED, EW__STALL_BEING_NOTED, EW__STALL_NOTED };
+
+/* What the stall detector knows of a worker; from @task on the worker writes, when it is asked. */
+struct ew__stall {
+	uint64_t place;
+	int64_t since_ns;
+	bool said;
+	_Atomic int note; /* enum ew__stall_note */
+	const struct ew_site *task;
+	struct ew__backtrace calls;
+};
 
 struct ew__worker_thread {
 	struct ew_worker worker;
@@ -23,6 +36,7 @@ struct ew__worker_thread {
 	unsigned *opened_count;
 	int opened; /* 1, or -errno */
 	bool started;
+	struct ew__stall stall;
 	char why[256];
 };
 

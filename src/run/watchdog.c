@@ -72,25 +72,6 @@ static void report_lanes(const struct ew__runtime *runtime)
 		report_lane(&lanes[i], ew_now());
 }
 
-/* False: stopped meanwhile. */
-static bool sleep_for(struct ew__watchdog *watchdog, int64_t duration_ns)
-{
-	struct timespec until;
-	bool stopped;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	duration_ns += until.tv_nsec;
-	until.tv_sec += duration_ns / EW_SECOND;
-	until.tv_nsec = duration_ns % EW_SECOND;
-	pthread_mutex_lock(&watchdog->mutex);
-	while (!watchdog->stop &&
-	       pthread_cond_timedwait(&watchdog->changed, &watchdog->mutex, &until) == 0)
-		;
-	stopped = watchdog->stop;
-	pthread_mutex_unlock(&watchdog->mutex);
-	return !stopped;
-}
-
 static bool all_described(const struct ew__runtime *runtime)
 {
 	unsigned i;
@@ -107,7 +88,7 @@ static bool await_descriptions(struct ew__watchdog *watchdog)
 	unsigned looks;
 
 	for (looks = 0; looks < ANSWER_LOOKS && !all_described(watchdog->runtime); looks++)
-		if (!sleep_for(watchdog, ANSWER_LOOK_NS))
+		if (!ew__lookout_sleep(&watchdog->lookout, ANSWER_LOOK_NS))
 			return false;
 	return true;
 }
@@ -148,10 +129,10 @@ static void leave_stuck(struct ew__watchdog *watchdog)
 	if (!reporting)
 		name_what_is_stuck(watchdog);
 	for (looks = 0; looks < ANSWER_LOOKS + 10 && !atomic_load(&watchdog->named); looks++)
-		if (!sleep_for(watchdog, ANSWER_LOOK_NS))
+		if (!ew__lookout_sleep(&watchdog->lookout, ANSWER_LOOK_NS))
 			break;
 	/* The program's report function, too, may hand lines to a thread. */
-	if (sleep_for(watchdog, REPORTED_WITHIN_NS)) {
+	if (ew__lookout_sleep(&watchdog->lookout, REPORTED_WITHIN_NS)) {
 		if (reporting)
 			(void)pthread_tryjoin_np(reporter, NULL);
 		_exit(EXIT_STUCK);
@@ -166,7 +147,7 @@ static void *watch(void *argument)
 	struct ew__runtime *runtime = watchdog->runtime;
 	int64_t deadline_ns = EW_NEVER, announced_ns;
 
-	while (sleep_for(watchdog, LOOK_EVERY_NS)) {
+	while (ew__lookout_sleep(&watchdog->lookout, LOOK_EVERY_NS)) {
 		if (deadline_ns == EW_NEVER && ew_scope_reason(&runtime->root) != EW_REASON_NONE)
 			deadline_ns = ew_after(runtime->options.shutdown_budget_ns - LOOK_EVERY_NS);
 		announced_ns = atomic_load(&runtime->end_by_ns);
@@ -178,28 +159,14 @@ static void *watch(void *argument)
 
 void ew__watchdog_start(struct ew__watchdog *watchdog, struct ew__runtime *runtime)
 {
-	pthread_condattr_t monotonic;
-
 	*watchdog = (struct ew__watchdog){ .runtime = runtime };
 	if (!runtime->options.exit_when_stuck || runtime->options.virtual_time)
 		return;
-	pthread_mutex_init(&watchdog->mutex, NULL);
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&watchdog->changed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
-	watchdog->running = pthread_create(&watchdog->thread, NULL, watch, watchdog) == 0;
-	if (!watchdog->running)
+	if (!ew__lookout_start(&watchdog->lookout, watch, watchdog))
 		ew__report("no thread for the watchdog: a stuck shutdown will not end by itself");
 }
 
 void ew__watchdog_stop(struct ew__watchdog *watchdog)
 {
-	if (!watchdog->running)
-		return;
-	pthread_mutex_lock(&watchdog->mutex);
-	watchdog->stop = true;
-	pthread_cond_broadcast(&watchdog->changed);
-	pthread_mutex_unlock(&watchdog->mutex);
-	pthread_join(watchdog->thread, NULL);
+	ew__lookout_stop(&watchdog->lookout);
 }

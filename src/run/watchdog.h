@@ -5,15 +5,12 @@
  * Watchdog: at the end of the shutdown's budget, names what is stuck and leaves
  */
 
+#include "run/lookout.h"
 #include "run/runtime.h"
 
 struct ew__watchdog {
 	struct ew__runtime *runtime;
-	pthread_t thread;
-	pthread_mutex_t mutex;
-	pthread_cond_t changed;
-	bool running;
-	bool stop;
+	struct ew__lookout lookout;
 	_Atomic bool named; /* what is stuck has been said */
 };
 

@@ -44,11 +44,11 @@ static inline struct ew__context *ew__next_context(struct ew_worker *worker)
 {
 	struct ew_task *next = worker->ready;
 
-	if (ew__unlikely(!next || worker->switches_left == 0)) {
+	if (ew__unlikely(!next || ew__switches_left(worker) == 0)) {
 		ew__current = NULL;
 		return &worker->scheduler;
 	}
-	worker->switches_left--;
+	ew__switch_counted(worker);
 	worker->ready = next->next;
 	ew__current = &next->head;
 	return &next->context;
@@ -104,13 +104,13 @@ static inline void ew__yield(void)
 	struct ew_worker *worker = task->worker;
 
 	next = worker->ready;
-	if (ew__unlikely(!next || worker->switches_left == 0 || task->head.leaving)) {
+	if (ew__unlikely(!next || ew__switches_left(worker) == 0 || task->head.leaving)) {
 		ew__task_ready(task);
 		ew__current = NULL;
 		ew__context_switch(&task->context, &worker->scheduler, 0);
 		return;
 	}
-	worker->switches_left--;
+	ew__switch_counted(worker);
 	rest = next->next;
 	task->next = NULL;
 	if (rest) {

@@ -184,18 +184,18 @@ static void run_leaving(struct ew_worker *worker)
 {
 	int64_t end_ns = ew_now() + LEAVING_SLICE_NS;
 
-	worker->switches_left = SWITCHES_PER_TURN;
+	atomic_store_explicit(&worker->switches_left, SWITCHES_PER_TURN, memory_order_relaxed);
 	while (has_leaving(worker) && !lanes_are_fed(worker)) {
-		worker->switches_left--;
+		ew__switch_counted(worker);
 		run_one_leaving(worker);
-		if (!worker->switches_left || ew_now() >= end_ns)
+		if (!ew__switches_left(worker) || ew_now() >= end_ns)
 			break;
 	}
 }
 
 static void run_tasks(struct ew_worker *worker)
 {
-	worker->switches_left = SWITCHES_PER_TURN;
+	atomic_store_explicit(&worker->switches_left, SWITCHES_PER_TURN, memory_order_relaxed);
 	if (worker->ready)
 		run_first(worker, &worker->ready);
 	if (ew__unlikely(has_leaving(worker)))
@@ -280,7 +280,7 @@ static void turn_until(struct ew_worker *worker, const uint32_t *count)
 			visit_driver(worker, EW_NOW);
 		else if (!is_reached(worker, count))
 			rest(worker);
-		worker->turns++;
+		atomic_store_explicit(&worker->turns, worker->turns + 1, memory_order_relaxed);
 	}
 }
 

@@ -30,11 +30,11 @@ struct ew_worker {
 	struct ew_task *parting,
 		*parting_last; /* those of them that have no more to do than to part from their peer */
 	struct ew__chore *chores,
-		**chores_last;	/* run between these; chores_last counts only while chores is set */
-	unsigned leaving_turn;	/* of the leaving and the parting */
-	uint32_t switches_left; /* until the scheduler must look at the driver again */
-	unsigned number;	/* 1-based */
-	struct ew_task *kept;	/* ended; used again, the newest first */
+		**chores_last; /* run between these; chores_last counts only while chores is set */
+	unsigned leaving_turn; /* of the leaving and the parting */
+	_Atomic uint32_t switches_left; /* until the scheduler must look at the driver again */
+	unsigned number;		/* 1-based */
+	struct ew_task *kept;		/* ended; used again, the newest first */
 	unsigned kept_count;
 	unsigned tasks_count; /* with those kept */
 	struct ew_task *tasks;
@@ -44,7 +44,7 @@ struct ew_worker {
 	struct ew__pool *pool;
 	const _Atomic int64_t *lanes_fed_until_ns; /* until then the leaving can wait */
 	int64_t now_ns;				   /* at the start of the turn */
-	uint64_t turns;
+	_Atomic uint64_t turns; /* written by its own thread only, as switches_left */
 	uint32_t selects; /* that looked at their alternatives */
 	bool stop_asked;
 	unsigned transfers; /* what was handed to threads or to the reaper and has not ended */
@@ -57,6 +57,18 @@ struct ew_worker {
 };
 
 extern __thread struct ew_worker *ew__worker;
+
+/* How many switches this turn still has. Others look at it, so each access is one of its own; that costs nothing. */
+static inline uint32_t ew__switches_left(const struct ew_worker *worker)
+{
+	return atomic_load_explicit(&worker->switches_left, memory_order_relaxed);
+}
+
+static inline void ew__switch_counted(struct ew_worker *worker)
+{
+	atomic_store_explicit(&worker->switches_left, ew__switches_left(worker) - 1,
+			      memory_order_relaxed);
+}
 
 /* Tasks that have not ended. */
 static inline unsigned ew__tasks_living(const struct ew_worker *worker)

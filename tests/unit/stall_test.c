@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The stall detector: whoever keeps a worker is named. A task stalls until the report about it has come, so that a
+ * detector that says nothing is a test that does not end.
+ */
+
+#include "core.h"
+
+#include <fcntl.h>
+
+#define LIMIT_NS (100 * EW_MILLISECOND)
+
+static struct {
+	int pipe[2];
+	_Atomic bool named; /* the task, in a report */
+	_Atomic bool shown; /* a call inside the function that stalls */
+	const char *task;
+	uintptr_t function;
+} stall;
+
+/* On the detector's thread. */
+static void see_report(void *argument, const char *line)
+{
+	const char *at = strstr(line, "stall:   at 0x");
+	uintptr_t address;
+
+	note_report(argument, line);
+	if (strstr(line, stall.task) && strstr(line, "stall_test.c:"))
+		stall.named = true;
+	if (!at)
+		return;
+	address = (uintptr_t)strtoull(at + strlen("stall:   at "), NULL, 16);
+	if (address <= stall.function || address > stall.function + 2048 || stall.shown)
+		return;
+	stall.shown = true;
+	(void)!write(stall.pipe[1], "x", 1);
+}
+
+static int run_watched(unsigned workers_count, int64_t limit_ns, ew_task_fn *fn)
+{
+	struct ew_run_options options = { .workers_count = workers_count,
+					  .report = see_report,
+					  .stall_limit_ns = limit_ns };
+
+	reports.count = 0;
+	return ew_run(&options, fn, NULL);
+}
+
+/* A call that blocks the thread, and not the task. It is not cut short by being looked at. */
+static __attribute__((noinline)) int read_for_real(void *argument)
+{
+	char byte;
+	ssize_t count = read(stall.pipe[0], &byte, 1);
+
+	(void)argument;
+	EXPECT_EQ(count, 1);
+	return 0;
+}
+
+static int spawn_blocker(void *argument)
+{
+	EW_SCOPE(scope);
+
+	EXPECT_EQ(ew_spawn(&scope, read_for_real, argument, .worker = ew_workers_count()), 0);
+	return ew_scope_finish(&scope, ew_scope_join(&scope));
+}
+
+TEST(stall_in_a_call_that_blocks_is_named_with_task_line_and_calls)
+{
+	unsigned workers;
+
+	for (workers = 1; workers <= 2; workers++) {
+		stall.task = "task read_for_real (";
+		stall.function = (uintptr_t)read_for_real;
+		stall.named = stall.shown = false;
+		EXPECT_EQ(pipe2(stall.pipe, O_CLOEXEC), 0);
+		EXPECT_EQ(run_watched(workers, LIMIT_NS, spawn_blocker), 0);
+		EXPECT(stall.named);
+		EXPECT(reported("has kept it for", workers == 1 ? "worker 1" : "worker 2"));
+	}
+}
+
+static __attribute__((noinline)) int compute_for_ever(void *argument)
+{
+	(void)argument;
+	while (!stall.shown)
+		;
+	return 0;
+}
+
+static int spawn_computer(void *argument)
+{
+	EW_SCOPE(scope);
+
+	EXPECT_EQ(ew_spawn(&scope, compute_for_ever, argument), 0);
+	return ew_scope_finish(&scope, ew_scope_join(&scope));
+}
+
+TEST(stall_in_a_loop_that_computes_is_named)
+{
+	struct sigaction before, after;
+
+	sigaction(SIGURG, NULL, &before);
+	stall.task = "task compute_for_ever (";
+	stall.function = (uintptr_t)compute_for_ever;
+	EXPECT_EQ(pipe2(stall.pipe, O_CLOEXEC), 0);
+	EXPECT_EQ(run_watched(1, LIMIT_NS, spawn_computer), 0);
+	EXPECT(stall.named);
+	sigaction(SIGURG, NULL, &after);
+	EXPECT(after.sa_handler == before.sa_handler);
+}
+
+static int take_turns(void *argument)
+{
+	int64_t end_ns = ew_after(7 * LIMIT_NS);
+
+	(void)argument;
+	while (ew_now() < end_ns) {
+		usleep(1000);
+		EXPECT_EQ(ew_yield(), 0);
+	}
+	return ew_sleep(7 * LIMIT_NS);
+}
+
+static int take_turns_by_two(void *argument)
+{
+	EW_SCOPE(scope);
+
+	EXPECT_EQ(ew_spawn(&scope, take_turns, argument), 0);
+	EXPECT_EQ(ew_spawn(&scope, take_turns, argument), 0);
+	return ew_scope_finish(&scope, ew_scope_join(&scope));
+}
+
+/* All of it lasts longer than the limit, no stretch of it does; a worker that sleeps is not one that stalls. */
+TEST(stall_is_not_seen_where_tasks_switch_or_sleep)
+{
+	stall.task = "task";
+	EXPECT_EQ(run_watched(1, 5 * LIMIT_NS, take_turns_by_two), 0);
+	EXPECT_EQ(reports.count, 0);
+}
+
+TEST(stall_limit_below_zero_is_refused)
+{
+	stall.task = "task";
+	EXPECT_EQ(run_watched(1, -1, take_turns), -EINVAL);
+}
+
+TEST_MAIN()
