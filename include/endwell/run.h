@@ -47,7 +47,8 @@ struct ew_run_options {
  * Returns when every task has ended, every resource is closed or aborted and the kernel is done with all memory lent.
  * Return:  @fn's result.
  * Errors:  -EDEADLK called from a task (reported: a child scope is what is wanted); -EINVAL options that do not
- *          fit together, or EW_DRIVER in the environment names no driver; -ENOMEM or -EMFILE: no memory or descriptor
+ *          fit together, EW_DRIVER in the environment names no driver, or sim, which has one worker, where more are
+ *          asked for; -ENOMEM or -EMFILE: no memory or descriptor
  *          for a driver; -ENOSYS, -EPERM, -EACCES: EW_DRIVER=uring, and io_uring is missing or refused (else epoll
  *          is used, which is reported); -EAGAIN no thread or stack (all reported in one sentence with the cause).
  */

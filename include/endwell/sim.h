@@ -75,7 +75,7 @@ EW_API uint64_t ew_sim_random(uint64_t below);
  * @seed_first:  0: 1
  * @seeds_count: 0: 100. EW_SIM_SEEDS in the environment is asked first
  * @faults:      set of enum ew_sim_fault
- * @run_seconds_max: of real time, for one run; then the process is ended by SIGALRM; 0: 60
+ * @run_seconds_max: of real time, for one run; then SIGALRM ends the child process; 0: 60
  * @prepare:     called before each run, outside the runtime
  * @check:       called after each run, outside the runtime: NULL, or what is wrong
  */

@@ -31,6 +31,7 @@ struct trial {
 	struct ew__census before;
 	struct ew_sim_verdict verdict;
 	char left[256]; /* by the run; empty: nothing */
+	bool in_child;
 };
 
 static void fail(struct trial *trial, const char *format, ...)
@@ -103,8 +104,9 @@ static struct ew_sim_result run_once(struct trial *trial)
 	trial->left[0] = '\0';
 	if (trial->options->prepare)
 		trial->options->prepare(trial->argument);
-	alarm(trial->options->run_seconds_max ? trial->options->run_seconds_max
-					      : RUN_SECONDS_DEFAULT);
+	if (trial->in_child) /* else somebody may be looking at it with a debugger */
+		alarm(trial->options->run_seconds_max ? trial->options->run_seconds_max
+						      : RUN_SECONDS_DEFAULT);
 	r = ew__sim_run(&world, &options, main_task, trial, &result);
 	alarm(0);
 	trial->verdict.runs++;
@@ -183,8 +185,9 @@ static void try_in_child(struct trial *trial)
 		return;
 	}
 	if (child == 0) {
+		trial->in_child = true;
 		try_all(trial);
-		_exit(0);
+		exit(0); /* as a program does, so that leaks of memory are looked for */
 	}
 	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
 		;

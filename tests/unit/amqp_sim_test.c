@@ -6,9 +6,7 @@
  */
 
 #include "amqp_broker.h"
-#include "core.h"
-
-#include <endwell/sim.h>
+#include "sim.h"
 
 #define PUBLISHERS 3
 #define MESSAGES   8
@@ -228,18 +226,7 @@ static int scenario(void *argument)
 
 TEST(amqp_client_under_all_faults)
 {
-	const struct ew_sim_trial trial = { .seeds_count = 150,
-					    .faults = EW_SIM_ALL,
-					    .prepare = prepare };
-	struct ew_sim_verdict verdict = ew_sim_try(&trial, scenario, NULL);
-
-	printf("# %u runs, %" PRIu64 " operations, %" PRIu64 " faults, %" PRId64
-	       " s of their own\n",
-	       verdict.runs, verdict.operations, verdict.faults_made,
-	       verdict.virtual_ns / EW_SECOND);
-	if (verdict.failed)
-		ew_test_fail(__FILE__, __LINE__, "seed %" PRIu64 ": %.200s", verdict.seed,
-			     verdict.what);
+	try_seeds(150, scenario, prepare, NULL);
 }
 
 TEST_MAIN()

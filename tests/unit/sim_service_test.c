@@ -5,87 +5,12 @@
  * part is calm: there all must go well.
  */
 
-#include "core.h"
-#include "io.h"
-
-#include <endwell/endwell.h>
-#include <endwell/sim.h>
+#include "sim.h"
 
 #define CLIENTS	       6
 #define BODY_BYTES_MAX 60000
 
-static void try_seeds(unsigned count, ew_task_fn *scenario, const char *(*check)(void *argument))
-{
-	const struct ew_sim_trial trial = { .seeds_count = count,
-					    .faults = EW_SIM_ALL,
-					    .check = check };
-	struct ew_sim_verdict verdict = ew_sim_try(&trial, scenario, NULL);
-
-	printf("# %u runs, %" PRIu64 " operations, %" PRIu64 " faults, %" PRId64
-	       " s of their own\n",
-	       verdict.runs, verdict.operations, verdict.faults_made,
-	       verdict.virtual_ns / EW_SECOND);
-	if (verdict.failed)
-		ew_test_fail(__FILE__, __LINE__, "seed %" PRIu64 ": %.200s", verdict.seed,
-			     verdict.what);
-	EXPECT(verdict.faults_made > 0);
-}
-
-/* What is promised of each call: it says that it was cancelled only if somebody asked, and never to try again. */
-static int seen(int r)
-{
-	EXPECT(r != -EAGAIN);
-	if (r == -ECANCELED)
-		EXPECT(ew_cancel_requested());
-	return r;
-}
-
-static struct sockaddr_in server_address;
-
-static int listen_here(struct ew_listener **ret_listener)
-{
-	struct sockaddr_in address = loopback(0);
-	struct sockaddr_storage bound;
-	int r;
-
-	do
-		r = ew_listener_open((struct sockaddr *)&address, sizeof(address), 4, ret_listener);
-	while (r == -EMFILE);
-	EXPECT_EQ(r, 0);
-	EXPECT_EQ(ew_listener_address(*ret_listener, &bound), 0);
-	memcpy(&server_address, &bound, sizeof(server_address));
-	return 0;
-}
-
-static int connect_there(struct ew_socket **ret_socket)
-{
-	return seen(ew_socket_connect((struct sockaddr *)&server_address, sizeof(server_address),
-				      ret_socket));
-}
-
-/* Accepts for ever, whatever goes wrong; a session each. */
-static int accept_all(struct ew_listener *listener, ew_task_take_fn *session)
-{
-	int r;
-
-	EW_SCOPE(sessions, .policy = EW_POLICY_INDEPENDENT);
-
-	do {
-		EW_OWN(ew_socket, socket);
-
-		r = seen(ew_listener_accept(listener, &socket));
-		if (r == 0)
-			r = ew_spawn_take(&sessions, session, NULL, &socket);
-	} while (r != -ECANCELED);
-	return ew_scope_finish(&sessions, r);
-}
-
 /* ---- echo ---- */
-
-static char pattern(unsigned client, size_t at)
-{
-	return (char)(client * 31 + at * 7 + at / 251);
-}
 
 static int echo_session(void *argument, void *place)
 {
@@ -227,7 +152,7 @@ static int echo(void *argument)
 
 TEST(sim_echo_service_under_all_faults)
 {
-	try_seeds(150, echo, NULL);
+	try_seeds(150, echo, NULL, NULL);
 }
 
 /* ---- uploads ---- */
@@ -452,7 +377,7 @@ static const char *check_bucket(void *argument)
 TEST(sim_upload_service_under_all_faults)
 {
 	directory_make(&bucket);
-	try_seeds(150, uploads, check_bucket);
+	try_seeds(150, uploads, NULL, check_bucket);
 	directory_remove(&bucket);
 }
 

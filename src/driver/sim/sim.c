@@ -286,6 +286,13 @@ static void give_up(const struct ew__sim *sim, const char *why)
 	abort();
 }
 
+/* There is no such descriptor, or it is none that this could be about. */
+static void refuse(struct ew__sim *sim, struct ew__op *op)
+{
+	ew__sim_note(sim, op->code, 0, op->result);
+	ew__driver_op_ended(&sim->driver, op);
+}
+
 static void submit_queued(struct ew__sim *sim)
 {
 	struct ew__op *op;
@@ -299,7 +306,7 @@ static void submit_queued(struct ew__sim *sim)
 		if (op->code == EW__OP_CALL || ew__sim_object_hold(sim, op))
 			plan_for(sim, op, soon(sim));
 		else
-			ew__driver_op_ended(&sim->driver, op);
+			refuse(sim, op);
 	}
 }
 
