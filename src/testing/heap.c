@@ -10,6 +10,7 @@
 
 #include "testing/heap.h"
 
+#include "driver/sim/sim.h"
 #include "scope/cancel.h"
 
 #include <dlfcn.h>
@@ -92,7 +93,8 @@ static bool is_to_fail(void *caller)
 {
 	uint32_t number;
 
-	if (!plan.counting || !ew__current || !(ew__current->refuse & EW__REFUSE_SWEEP))
+	if (!plan.counting || ew__sim_allocating || !ew__current ||
+	    !(ew__current->refuse & EW__REFUSE_SWEEP))
 		return false;
 	number = plan.count++;
 	if (number != plan.first && !(plan.and_all_after && number > plan.first))

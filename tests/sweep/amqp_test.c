@@ -172,6 +172,7 @@ TEST(sweep_amqp_conversation_in_simulated_worlds)
 	struct ew_sim_options world = { 0 };
 	const struct ew_sweep_options options = { .prepare = prepare_conversation,
 						  .check = check_book,
+						  .lost_blocks_max = LOST_BLOCKS,
 						  .world = &world };
 
 	for (world.seed = 1; world.seed <= 3; world.seed++)

@@ -446,7 +446,7 @@ TEST(op_run_with_an_unknown_driver_is_refused)
 {
 	EXPECT_EQ(setenv("EW_DRIVER", "kqueue", 1), 0);
 	expect_refused(-EINVAL, "EW_DRIVER=kqueue in the environment names no driver; there are "
-				"uring and epoll");
+				"uring, epoll and sim");
 }
 
 /* Whichever of the descriptors that two workers need is the one too many, the others are given back. */

@@ -79,8 +79,7 @@ static void grow_table(struct ew__sim *sim, unsigned fd)
 
 	while (room <= fd)
 		room *= 2;
-	sim->objects = realloc(sim->objects, room * sizeof(struct ew__sim_object *));
-	ew_assert(sim->objects);
+	sim->objects = ew__sim_allocate(sim->objects, room * sizeof(struct ew__sim_object *));
 	memset(sim->objects + sim->objects_room, 0,
 	       (room - sim->objects_room) * sizeof(struct ew__sim_object *));
 	sim->objects_room = room;
@@ -104,9 +103,9 @@ static int new_descriptor(struct ew__sim *sim, struct ew__sim_object *object)
 
 static struct ew__sim_object *new_object(struct ew__sim *sim, enum kind kind, int family)
 {
-	struct ew__sim_object *object = calloc(1, sizeof(*object));
+	struct ew__sim_object *object = ew__sim_allocate(NULL, sizeof(*object));
 
-	ew_assert(object);
+	memset(object, 0, sizeof(*object));
 	object->kind = kind;
 	object->family = family;
 	object->number = ++sim->objects_made;
@@ -273,8 +272,8 @@ static void put_bytes(struct ew__sim_object *object, const char *data, size_t si
 	size_t at = (object->first + object->count) % object->room, part;
 
 	if (!object->bytes)
-		object->bytes = malloc(object->room);
-	ew_assert(object->bytes && size <= object->room - object->count);
+		object->bytes = ew__sim_allocate(NULL, object->room);
+	ew_assert(size <= object->room - object->count);
 	part = size < object->room - at ? size : object->room - at;
 	memcpy(object->bytes + at, data, part);
 	memcpy(object->bytes, data + part, size - part);
@@ -381,10 +380,10 @@ static int receive_lent(struct ew__sim *sim, struct ew__sim_object *object, stru
 /* As it is sent: the descriptor, and its place behind all that was sent before. */
 static int pass_descriptor(struct ew__sim *sim, struct ew__sim_object *peer, int fd)
 {
-	struct passed *passed = calloc(1, sizeof(*passed)), **last = &peer->passed;
+	struct passed *passed = ew__sim_allocate(NULL, sizeof(*passed)), **last = &peer->passed;
 
 	(void)sim;
-	ew_assert(passed);
+	passed->next = NULL;
 	passed->fd = ew__system_duplicate(fd);
 	if (passed->fd < 0) {
 		fd = passed->fd;

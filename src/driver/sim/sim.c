@@ -37,6 +37,7 @@
 #define TASKS_NAMED_MAX 16
 
 __thread struct ew__sim_plan *ew__sim_plan;
+__thread bool ew__sim_allocating;
 __thread struct ew__sim *ew__sim;
 
 static struct ew__sim *sim_of(struct ew__driver *driver)
@@ -149,11 +150,19 @@ static void sift_down(struct ew__sim *sim, unsigned at, const struct ew__sim_eve
 	put_at(sim, at, event);
 }
 
+void *ew__sim_allocate(void *memory, size_t bytes)
+{
+	ew__sim_allocating = true;
+	memory = realloc(memory, bytes);
+	ew__sim_allocating = false;
+	ew_assert(memory);
+	return memory;
+}
+
 static void grow_agenda(struct ew__sim *sim)
 {
 	sim->agenda_room = sim->agenda_room ? 2 * sim->agenda_room : 64;
-	sim->agenda = realloc(sim->agenda, sim->agenda_room * sizeof(*sim->agenda));
-	ew_assert(sim->agenda);
+	sim->agenda = ew__sim_allocate(sim->agenda, sim->agenda_room * sizeof(*sim->agenda));
 }
 
 static void plan_for(struct ew__sim *sim, struct ew__op *op, int64_t after_ns)

@@ -38,6 +38,13 @@ struct ew__sim_plan {
 /* NULL: the seed is that of EW_SIM_SEED in the environment, or 1, and nothing fails. */
 extern __thread struct ew__sim_plan *ew__sim_plan;
 
+/*
+ * The simulated kernel's own memory, as realloc() gives it; there is always enough. While it is asked for, a sweep that
+ * fails the program's allocations looks away.
+ */
+void *ew__sim_allocate(void *memory, size_t bytes);
+extern __thread bool ew__sim_allocating;
+
 /* In 1,024ths. */
 struct ew__sim_strengths {
 	unsigned short_counts, delays, errors, resets, descriptors, files;
