@@ -614,7 +614,7 @@ static struct {
 	struct ew_foreign_ticket tickets[TICKETS_MAX];
 	unsigned given;
 	unsigned taken[THREADS_COUNT];
-	bool stop;
+	_Atomic bool stop;
 	_Atomic unsigned begun;
 	_Atomic unsigned completed;
 	_Atomic unsigned refused;
