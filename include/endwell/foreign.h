@@ -31,7 +31,7 @@ struct ew_foreign_ticket {
 /**
  * struct ew_foreign_options - zero is the default for each but the name
  * @name:    for reports; a string that stays
- * @cancel:  ask the other side to stop; at most once. On the task's worker; may not suspend; the completion may come
+ * @cancel:  ask the other side to stop; at most once, by the task that ends it; may not suspend; the completion may come
  *           before it, from inside it, after it, or not at all. NULL: it cannot be asked
  * @dispose: end what the result stands for if nobody took it, such as a descriptor; may not suspend. Of an abandoned
  *           operation on the completing thread

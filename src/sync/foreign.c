@@ -132,22 +132,14 @@ static void ask_to_stop(struct ew_foreign *foreign)
 		foreign->cancel(foreign->memory);
 }
 
-static void ask_while_waiting(struct ew__wait *wait)
-{
-	struct ew_waiter *waiter = ew__container_of(wait, struct ew_waiter, wait);
-
-	ask_to_stop(waiter->line);
-}
-
-/* @ask: a cancel asks the other side, and the wait goes on; NULL: it ends the wait. */
-static int await(struct ew_foreign *foreign, int64_t deadline_ns, void (*ask)(struct ew__wait *))
+static int await(struct ew_foreign *foreign, int64_t deadline_ns, bool refusable)
 {
 	struct ew_waiter waiter;
 	bool completed;
 
 	ew__waiter_init(&waiter, &foreign->reaper->lock, leave, foreign);
-	if (ask)
-		waiter.wait.cancel = ask;
+	if (!refusable)
+		waiter.wait.cancel = NULL;
 	ew__lock(&foreign->reaper->lock);
 	completed = foreign->completed;
 	if (!completed)
@@ -161,7 +153,7 @@ int ew_foreign_wait(struct ew_foreign *operation, int64_t deadline_ns, int32_t *
 	int r = ew__enter();
 
 	if (r == 0)
-		r = await(operation, deadline_ns, NULL);
+		r = await(operation, deadline_ns, true);
 	if (r < 0)
 		return r;
 	operation->taken = true;
@@ -180,7 +172,7 @@ static int foreign_close(void *resource)
 	if (!has_completed(foreign)) {
 		r = ew__enter();
 		if (r == 0)
-			r = await(foreign, EW_NEVER, NULL);
+			r = await(foreign, EW_NEVER, true);
 	}
 	if (r < 0)
 		return r;
@@ -215,6 +207,15 @@ static void give_permit_back(struct ew_foreign *foreign, struct ew_permit **plac
 	ew__resource_enter_runtime((struct ew_resource *)*place);
 }
 
+/* A cancel asks the other side, from here, and the wait goes on. */
+static void await_in_any_case(struct ew_foreign *foreign)
+{
+	if (await(foreign, EW_NEVER, true) == 0)
+		return;
+	ask_to_stop(foreign);
+	(void)await(foreign, EW_NEVER, false);
+}
+
 int(ew_foreign_call)(struct ew_reaper *reaper, const struct ew_foreign_options *options,
 		     ew_foreign_start_fn *start, void *argument, int32_t *ret_result)
 {
@@ -231,7 +232,7 @@ int(ew_foreign_call)(struct ew_reaper *reaper, const struct ew_foreign_options *
 	if (r < 0) {
 		give_permit_back(foreign, options->permit);
 	} else {
-		(void)await(foreign, EW_NEVER, ask_while_waiting);
+		await_in_any_case(foreign);
 		*ret_result = foreign->result;
 	}
 	ew__reaper_retire(foreign);

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 
 #define MEMORY_ALIGNMENT 16
+#define MEMORY_BYTES_MAX (SIZE_MAX / 2)
 
 static struct ew__line drain_line_of(struct ew_reaper *reaper)
 {
@@ -124,36 +125,51 @@ bool ew__reaper_abandon(struct ew_foreign *foreign)
 static int reaper_close(void *resource);
 static void reaper_abort(void *resource);
 
+static size_t memory_stride(const struct ew_reaper_options *options)
+{
+	size_t bytes = options->memory_bytes + MEMORY_ALIGNMENT - 1;
+
+	return bytes - bytes % MEMORY_ALIGNMENT;
+}
+
+static size_t place_bytes(const struct ew_reaper_options *options)
+{
+	return sizeof(struct ew_foreign) + memory_stride(options);
+}
+
+static void make_places(struct ew_reaper *reaper)
+{
+	struct ew_foreign *foreign = reaper->operations + reaper->options.operations_max;
+	char *memory = (char *)foreign;
+
+	memory += -(uintptr_t)memory % MEMORY_ALIGNMENT;
+	while (foreign-- > reaper->operations) {
+		foreign->reaper = reaper;
+		foreign->memory = memory;
+		foreign->next_free = reaper->free;
+		reaper->free = foreign;
+		memory += memory_stride(&reaper->options);
+	}
+}
+
 int(ew_reaper_new)(const struct ew_reaper_options *options, struct ew_reaper **ret_reaper)
 {
 	const struct ew_site *site = ew__made_at;
 	struct ew_reaper *reaper;
-	size_t stride, bytes;
-	char *memory;
-	unsigned i;
+	size_t bytes;
 
 	ew__place_must_be_empty(ret_reaper, site);
 	if (!options->name || options->operations_max == 0)
 		return -EINVAL;
-	if (__builtin_add_overflow(options->memory_bytes, MEMORY_ALIGNMENT - 1, &stride))
-		return -ENOMEM;
-	stride -= stride % MEMORY_ALIGNMENT;
-	if (__builtin_mul_overflow(stride + sizeof(struct ew_foreign), options->operations_max,
-				   &bytes) ||
+	if (options->memory_bytes > MEMORY_BYTES_MAX ||
+	    __builtin_mul_overflow(place_bytes(options), options->operations_max, &bytes) ||
 	    __builtin_add_overflow(bytes, sizeof(*reaper) + MEMORY_ALIGNMENT, &bytes))
 		return -ENOMEM;
 	reaper = calloc(1, bytes);
 	if (!reaper)
 		return -ENOMEM;
-	memory = (char *)(reaper->operations + options->operations_max);
-	memory += -(uintptr_t)memory % MEMORY_ALIGNMENT;
 	reaper->options = *options;
-	for (i = options->operations_max; i-- > 0;) {
-		reaper->operations[i].reaper = reaper;
-		reaper->operations[i].memory = memory + i * stride;
-		reaper->operations[i].next_free = reaper->free;
-		reaper->free = &reaper->operations[i];
-	}
+	make_places(reaper);
 	reaper->type = (struct ew_resource_type){
 		.name = "reaper",
 		.close = reaper_close,
