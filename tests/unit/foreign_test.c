@@ -463,6 +463,7 @@ static int make_bad_ones(void *argument)
 	options.operations_max = UINT_MAX;
 	options.memory_bytes = SIZE_MAX / 2;
 	EXPECT_EQ(ew_reaper_new(&options, &reaper), -ENOMEM);
+	options.operations_max = 1;
 	options.memory_bytes = SIZE_MAX - 64;
 	EXPECT_EQ(ew_reaper_new(&options, &reaper), -ENOMEM);
 	options.memory_bytes = SIZE_MAX;
