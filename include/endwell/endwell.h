@@ -6,6 +6,7 @@
  */
 
 #include <endwell/base.h>
+#include <endwell/broadcast.h>
 #include <endwell/channel.h>
 #include <endwell/clock.h>
 #include <endwell/condition.h>

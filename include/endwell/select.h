@@ -27,6 +27,7 @@ struct ew_foreign;
 struct ew_listener;
 struct ew_scope;
 struct ew_socket;
+struct ew_subscription;
 
 /** EW_SELECT_MAX - alternatives of one call: its memory is on the caller's stack, 4 KiB for as many as fit */
 #define EW_SELECT_MAX 16
@@ -43,6 +44,7 @@ struct ew_alternative {
 	const struct ew__alternative_type *type;
 	void *object;
 	void *value;
+	uint64_t *number;
 };
 
 /** ew_select_receive() - result 1: a message; 0: the channel is closed and empty. As ew_channel_receive() */
@@ -50,6 +52,10 @@ EW_API struct ew_alternative ew_select_receive(struct ew_channel *channel, void 
 
 /** ew_select_send() - result 0: sent; -EPIPE: the channel is closed. As ew_channel_send(): taken if it is sent */
 EW_API struct ew_alternative ew_select_send(struct ew_channel *channel, void *message);
+
+/** ew_select_subscription() - result 1: a message; 0: closed, all received. As ew_subscription_receive() */
+EW_API struct ew_alternative ew_select_subscription(struct ew_subscription *subscription,
+						    void *ret_message, uint64_t *ret_missed_count);
 
 /** ew_select_event() - result 0: it is set */
 EW_API struct ew_alternative ew_select_event(struct ew_event *event);

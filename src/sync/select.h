@@ -29,6 +29,7 @@ struct ew__stand {
 	struct ew_resource *resource; /* a message while it is in no place */
 	struct ew_waiter *served;     /* by look(): to be woken once nothing is locked */
 	int served_result;
+	uint64_t number; /* beside the result */
 	int32_t result;
 };
 
