@@ -7,6 +7,7 @@
 
 #include "sweep.h"
 
+#include <endwell/broadcast.h>
 #include <endwell/channel.h>
 #include <endwell/condition.h>
 #include <endwell/foreign.h>
@@ -746,6 +747,61 @@ TEST(sweep_foreign)
 	expect_sweep(&options, run_plant, 10);
 	options.droppable = true;
 	expect_sweep(&options, run_plant, 10);
+}
+
+/* What is heard and what is missed adds up at each message. */
+static int listen_in(void *argument)
+{
+	EW_OWN(ew_subscription, subscription);
+	BOOKED_GUARD(undo, EW_SECOND);
+	int number = 0, last = 0, r;
+	uint64_t missed_count;
+
+	EXPECT_EQ(ew_broadcast_subscribe(argument, &subscription), 0);
+	while ((r = ew_subscription_receive(subscription, EW_NEVER, &number, &missed_count)) > 0) {
+		EXPECT(last == 0 || number == last + 1 + (int)missed_count);
+		last = number;
+		r = ew_sleep(number * EW_SECOND / 2); /* slower and slower */
+		if (r < 0)
+			break;
+	}
+	return r;
+}
+
+static int send_news(void *argument)
+{
+	int i, r = 0;
+
+	for (i = 1; i <= 4 && r == 0; i++) {
+		r = ew_broadcast_send(argument, &i);
+		if (r == 0)
+			r = ew_sleep(EW_SECOND / 2);
+	}
+	return r;
+}
+
+static int run_station(void *argument)
+{
+	EW_OWN(ew_broadcast, broadcast);
+	EW_SCOPE(listeners, .policy = EW_POLICY_INDEPENDENT);
+	EW_SCOPE(speaker, .policy = EW_POLICY_INDEPENDENT);
+	int r;
+
+	(void)argument;
+	EXPECT_EQ(ew_broadcast_new(1, sizeof(int), &broadcast), 0);
+	r = ew_spawn(&listeners, listen_in, broadcast);
+	if (r == 0)
+		r = ew_spawn(&listeners, listen_in, broadcast);
+	if (r == 0)
+		r = ew_spawn(&speaker, send_news, broadcast);
+	r = ew_scope_finish(&speaker, r);
+	ew_broadcast_close(broadcast);
+	return ew_scope_finish(&listeners, r);
+}
+
+TEST(sweep_broadcast)
+{
+	expect_sweeps(run_station, 10);
 }
 
 /* One token a second; three of them fit into the bucket. */
