@@ -801,6 +801,8 @@ static int gather_numbers(void *argument)
 	for (;; round++) {
 		r = ew_select(alternatives, PARTS + 1,
 			      round % 3 ? EW_NEVER : ew_after(EW_MILLISECOND / 2));
+		if (r == 0 && alternatives[0].result == 0)
+			return 0; /* it was closed */
 		for (i = 0; i < PARTS; i++)
 			EXPECT_EQ(numbers[i] >= 0, r == i);
 		if (r == PARTS || (r < 0 && r != -ETIMEDOUT))
