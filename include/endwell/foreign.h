@@ -48,6 +48,7 @@ struct ew_foreign_options {
 /**
  * ew_foreign_begin() - make an operation that has not completed; does not suspend
  *
+ * A virtual clock does not wait for its completion.
  * A resource. Its close asks the other side to stop, and waits for its completion. Its abort asks, and leaves the
  * operation to the reaper.
  * Errors:       -EAGAIN the reaper is full; nothing is taken, and the other side must not be started

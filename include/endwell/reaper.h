@@ -30,8 +30,8 @@ struct ew_reaper_options {
  * ew_reaper_new() - make the reaper of a kind of operations; a resource, above all that uses it
  *
  * Its close waits until every abandoned operation has completed. When that takes too long, or there is no time, its
- * abort reports each by name, presumes its permit, and leaks the reaper's memory on purpose: the other side may still
- * write there. Operations in places end before it.
+ * abort reports each by name (the first 32), presumes its permit, and leaks the reaper's memory on purpose: the other
+ * side may still write there. Operations in places end before it.
  * Errors:       -EINVAL no name or no operations, -ENOMEM
  */
 EW_MUST_CHECK EW_API int ew_reaper_new(const struct ew_reaper_options *options,

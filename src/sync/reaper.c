@@ -19,6 +19,7 @@
 
 #define MEMORY_ALIGNMENT 16
 #define MEMORY_BYTES_MAX (SIZE_MAX / 2)
+#define LEAKS_NAMED_MAX	 32
 
 static struct ew__line drain_line_of(struct ew_reaper *reaper)
 {
@@ -235,8 +236,8 @@ static void report_leak(const struct ew_reaper *reaper, const struct ew_abandone
 		   (long long)((ew_now() - left->since_ns) / EW_MILLISECOND));
 }
 
-/* It may be completing right now; its permit is out of its hands after this in any case. */
-static void leak(struct ew_foreign *foreign)
+/* It may be completing right now; its permit is out of its hands after this in any case. True: it has not completed. */
+static bool leak(struct ew_foreign *foreign, bool named)
 {
 	struct ew_permit *permit = NULL;
 	struct ew_abandoned left = { 0 };
@@ -249,10 +250,23 @@ static void leak(struct ew_foreign *foreign)
 	ew__unlock(&foreign->reaper->lock);
 	if (!left.name) {
 		ew_permit_release(&permit);
-		return;
+		return false;
 	}
-	report_leak(foreign->reaper, &left);
+	if (named)
+		report_leak(foreign->reaper, &left);
 	ew_permit_presume(&permit);
+	return true;
+}
+
+static void leak_all(struct ew_reaper *reaper)
+{
+	unsigned count = 0, i;
+
+	for (i = 0; i < reaper->options.operations_max; i++)
+		count += leak(&reaper->operations[i], count < LEAKS_NAMED_MAX);
+	if (count > LEAKS_NAMED_MAX)
+		ew__report("%s: %u operations more have not completed", reaper->options.name,
+			   count - LEAKS_NAMED_MAX);
 }
 
 /* Between two locks, without a call of others but the permit's. */
@@ -269,15 +283,13 @@ static bool is_retiring(struct ew_reaper *reaper)
 static void reaper_abort(void *resource)
 {
 	struct ew_reaper *reaper = resource;
-	unsigned i;
 
 	ew_assert(reaper->owned_count == 0); /* operations end before their reaper */
 	if (ew_reaper_count(reaper).abandoned == 0) {
 		free_reaper(reaper);
 		return;
 	}
-	for (i = 0; i < reaper->options.operations_max; i++)
-		leak(&reaper->operations[i]);
+	leak_all(reaper);
 	while (is_retiring(reaper))
 		sched_yield();
 	ew_resource_deinit(&reaper->resource);

@@ -450,6 +450,31 @@ TEST(foreign_forgotten_is_reported_and_left_to_its_reaper)
 	EXPECT_EQ(ew_foreign_complete(device.ticket, 0), 0);
 }
 
+static int abandon_forty(void *argument)
+{
+	static const struct ew_reaper_options options = { .name = "tapes", .operations_max = 40 };
+	EW_OWN(ew_reaper, reaper);
+	unsigned i;
+
+	(void)argument;
+	EXPECT_EQ(ew_reaper_new(&options, &reaper), 0);
+	device.reaper = reaper;
+	for (i = 0; i < 40; i++) {
+		EW_OWN(ew_foreign, operation);
+
+		EXPECT_EQ(begin_one(NULL, &operation), 0);
+		ew_abort(&operation);
+	}
+	return 0;
+}
+
+TEST(foreign_that_never_complete_are_named_up_to_a_bound)
+{
+	EXPECT_EQ(run_virtual(abandon_forty, NULL), 0);
+	EXPECT_EQ(reports.count, 33);
+	EXPECT(reported("tapes: 8 operations more", NULL));
+}
+
 static int make_bad_ones(void *argument)
 {
 	struct ew_reaper_options options = { .operations_max = 1 };
