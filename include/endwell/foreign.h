@@ -67,8 +67,8 @@ EW_API void *ew_foreign_memory(const struct ew_foreign *operation);
  * @result: for whoever waits; 0 or a count, or -errno
  *
  * From any thread, once; never waits, needs no memory, cannot fail. A ticket is good as long as its reaper: a second
- * completion, by whoever lost a race against the first, does nothing. Takes locks for a few instructions, so it is not for
- * a signal handler, which may have interrupted who holds them.
+ * completion, by whoever lost a race against the first, does nothing. Takes locks for a few instructions, so it is not
+ * for a signal handler, which may have interrupted who holds them.
  * Return:       0, or -EALREADY: this operation has completed before.
  */
 EW_API int ew_foreign_complete(struct ew_foreign_ticket ticket, int32_t result);

@@ -10,12 +10,12 @@
  *	};
  *	r = ew_select(alternatives, 2, ew_after(EW_SECOND));	// 0, 1, -ETIMEDOUT or -ECANCELED
  *
- * What is offered here is what can be withdrawn without a trace, since all alternatives but one are. So of a socket it
- * is the wait until it is readable or writable, and not the transfer: a cancelled receive may have taken bytes that
- * nobody would then have. A condition comes back with its lock and can but say so; locks, permits and tokens are
- * held after the wait for them, and a block that may or may not hold them ends neither way; an operation on a file is
- * waited for and not withdrawn. Each of these can be a child that ends (ew_select_child()), whose scope says what
- * becomes of the loser.
+ * What is offered here can be withdrawn without a trace, since all alternatives but one are. So of a socket it is the
+ * wait until it is readable or writable, and not the transfer: one that is cancelled may have taken bytes, which nobody
+ * would have. Not offered are conditions, whose wait has given a lock away and must come back with it; mutexes, permits
+ * and tokens of a rate, since who is first in line for them holds up those behind him, also if he gets something else in
+ * the end; and operations on files, which are waited for and not withdrawn. Each of these can be the work of a child
+ * (ew_select_child()), and then its scope says what becomes of the loser.
  */
 
 #include <endwell/private.h>
@@ -50,7 +50,12 @@ struct ew_alternative {
 /** ew_select_receive() - result 1: a message; 0: the channel is closed and empty. As ew_channel_receive() */
 EW_API struct ew_alternative ew_select_receive(struct ew_channel *channel, void *ret_message);
 
-/** ew_select_send() - result 0: sent; -EPIPE: the channel is closed. As ew_channel_send(): taken if it is sent */
+/**
+ * ew_select_send() - result 0: sent; -EPIPE: the channel is closed
+ *
+ * As ew_channel_send(): taken if it is sent, and otherwise as it was. A resource stands in one alternative at most, a
+ * copied message in as many as wanted.
+ */
 EW_API struct ew_alternative ew_select_send(struct ew_channel *channel, void *message);
 
 /** ew_select_subscription() - result 1: a message; 0: closed, all received. As ew_subscription_receive() */
@@ -63,8 +68,8 @@ EW_API struct ew_alternative ew_select_event(struct ew_event *event);
 /**
  * ew_select_child() - result 1: a child has ended, and this call gives it out; 0: all have, and were given out
  *
- * As ew_scope_join_next(), of a scope of the calling task; but a select is refused when it is cancelled, and the join that
- * still comes is not. A scope stands in one alternative at most.
+ * As ew_scope_join_next(), of a scope of the calling task; but a select is refused when it is cancelled, and the join
+ * that still comes is not. A scope stands in one alternative at most.
  */
 EW_API struct ew_alternative ew_select_child(struct ew_scope *scope, struct ew_child **ret_child);
 
@@ -98,8 +103,8 @@ EW_API struct ew_alternative ew_select_writable(struct ew_socket *socket);
  * Suspends:     unless one can be had at once. It stands in the line of each alternative, behind those who came before.
  * Cancellation: an alternative that has come while a cancel or the deadline arrives has won: the cancel comes at the
  *               next suspension. One that has not leaves no trace: no message is taken or sent, no turn is used up.
- * Fairness:     of several that can be had at once each wins with a chance of one in @count at least, by a sequence that is
- *               the same in each run. Of those that come later the first one wins.
+ * Fairness:     of several that can be had at once each wins with a chance of one in @count at least, by a sequence
+ *               that is the same in each run. Of those that come later the first one wins.
  * Return:       the winner's index; its .result says more.
  * Errors:       -ETIMEDOUT, -ECANCELED; -EINVAL too many, nothing has happened.
  */

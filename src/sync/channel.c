@@ -167,7 +167,7 @@ static int send_now(struct ew_channel *channel, const void *message,
 	return 0;
 }
 
-/* Receives, or -EAGAIN. A sender that had to wait moves up into the room that there is now, and is to be woken. Locked. */
+/* Receives, or -EAGAIN. A sender that had to wait moves up into the room there is now, and is to be woken. Locked. */
 static int receive_now(struct ew_channel *channel, void *ret_message, struct ew_waiter **ret_sender)
 {
 	struct ew_waiter *sender;

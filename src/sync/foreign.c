@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * A completion tells only who waits, and whoever waits keeps his worker alive. With nobody waiting it leaves a note in the
- * record; of an abandoned operation it frees the place there and then, on its own thread. So it does not matter to it
+ * A completion tells only who waits, and whoever waits keeps his worker alive. With nobody waiting it leaves a note in
+ * the record; of an abandoned operation it frees the place there and then, on its own thread. So it does not matter to it
  * whether a worker, or a runtime, is still there.
  */
 

@@ -3,8 +3,8 @@
 /*
  * All lines are locked at once, in the order of their addresses, for a look at each alternative and, if none can be
  * had, to stand in every line. So a select that looks stands nowhere yet and nobody can have chosen it: it claims
- * whom it meets, who may be a select as well, and has to be claimed by nobody. (Go's select does it this way.) One by one,
- * two that look at each other would each have to claim both.
+ * whom it meets, who may be a select as well, and has to be claimed by nobody. (Go's select does it this way.) One by
+ * one, two that look at each other would each have to claim both.
  *
  * From then on the first who takes one of its waiters out of a line claims the choice, and decides. The others
  * find it claimed and pass on to the next in line; so does a cancel, or the deadline. Then the task runs, and leaves
