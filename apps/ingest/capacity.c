@@ -19,11 +19,20 @@ static uint64_t smaller(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
+static uint64_t reserve_for(uint64_t workers)
+{
+	uint64_t more =
+		workers > CAPACITY_WORKERS_RESERVED ? workers - CAPACITY_WORKERS_RESERVED : 0;
+
+	return CAPACITY_DESCRIPTORS_RESERVE + more * CAPACITY_WORKER_DESCRIPTORS;
+}
+
 int capacity_compute(struct capacity *capacity, char *error, size_t error_bytes)
 {
-	uint64_t taken = CAPACITY_DESCRIPTORS_RESERVE + capacity->waiting;
-	uint64_t fit, spare;
+	uint64_t taken, fit, spare;
 
+	capacity->reserve = reserve_for(capacity->workers);
+	taken = capacity->reserve + capacity->waiting;
 	capacity->by_descriptors = capacity->descriptors > taken ? (capacity->descriptors - taken) /
 									   CAPACITY_DESCRIPTORS_EACH
 								 : 0;
@@ -32,12 +41,12 @@ int capacity_compute(struct capacity *capacity, char *error, size_t error_bytes)
 
 	if (fit == 0) {
 		snprintf(error, error_bytes,
-			 "not one upload fits: %" PRIu64
-			 " descriptors less a reserve of %d and a waiting room "
+			 "not one upload fits: %" PRIu64 " descriptors less a reserve of %" PRIu64
+			 " and a waiting room "
 			 "of %" PRIu64 ", %" PRIu64
 			 " MiB of memory; raise the limit (ulimit -Hn) or "
 			 "lower --waiting",
-			 capacity->descriptors, CAPACITY_DESCRIPTORS_RESERVE, capacity->waiting,
+			 capacity->descriptors, capacity->reserve, capacity->waiting,
 			 capacity->memory_bytes >> 20);
 		return -ERANGE;
 	}
@@ -61,11 +70,10 @@ int capacity_compute(struct capacity *capacity, char *error, size_t error_bytes)
 void capacity_print(const struct capacity *capacity, char *ret_line, size_t line_bytes)
 {
 	snprintf(ret_line, line_bytes,
-		 "%" PRIu64 " uploads = min(%d, (%" PRIu64 " descriptors - %d - %" PRIu64
+		 "%" PRIu64 " uploads = min(%d, (%" PRIu64 " descriptors - %" PRIu64 " - %" PRIu64
 		 " waiting) / %d = %" PRIu64 ", %" PRIu64 " MiB / %d KiB each = %" PRIu64 ")%s",
-		 capacity->slots, CAPACITY_SLOTS_MAX, capacity->descriptors,
-		 CAPACITY_DESCRIPTORS_RESERVE, capacity->waiting, CAPACITY_DESCRIPTORS_EACH,
-		 capacity->by_descriptors, capacity->memory_bytes >> 20,
-		 CAPACITY_UPLOAD_BYTES / 1024, capacity->by_memory,
+		 capacity->slots, CAPACITY_SLOTS_MAX, capacity->descriptors, capacity->reserve,
+		 capacity->waiting, CAPACITY_DESCRIPTORS_EACH, capacity->by_descriptors,
+		 capacity->memory_bytes >> 20, CAPACITY_UPLOAD_BYTES / 1024, capacity->by_memory,
 		 capacity->asked_slots ? ", as asked" : "");
 }

@@ -2,15 +2,17 @@
 #pragma once
 
 /*
- * How many uploads fit: slots = min(10,000, (descriptors - 256 - waiting room) / 2, memory / bytes
- * per upload).
+ * How many uploads fit: slots = min(10,000, (descriptors - reserve - waiting room) / 2, memory /
+ * bytes per upload).
  */
 
 #include <stddef.h>
 #include <stdint.h>
 
 #define CAPACITY_SLOTS_MAX	     10000
-#define CAPACITY_DESCRIPTORS_RESERVE 256
+#define CAPACITY_DESCRIPTORS_RESERVE 256 /* with what this many workers take */
+#define CAPACITY_WORKERS_RESERVED    8
+#define CAPACITY_WORKER_DESCRIPTORS  3 /* a ring, a doorbell and a listener */
 #define CAPACITY_DESCRIPTORS_EACH    2 /* a connection and a file */
 
 /* Connections that are not uploads: health checks, metrics, the idle. From the reserve. */
@@ -26,10 +28,12 @@ struct capacity {
 	/* given */
 	uint64_t descriptors;
 	uint64_t waiting;
+	uint64_t workers;
 	uint64_t memory_bytes;
 	uint64_t asked_slots; /* 0: as many as fit */
 
 	/* found */
+	uint64_t reserve;
 	uint64_t by_descriptors;
 	uint64_t by_memory;
 	uint64_t slots;

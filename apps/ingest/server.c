@@ -448,6 +448,7 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 	int r;
 
 	server->capacity.waiting = options->waiting;
+	server->capacity.workers = ew_workers_default();
 	server->capacity.asked_slots = options->upload_slots;
 	server->capacity.memory_bytes = memory_budget();
 	raise_descriptor_limit(&server->capacity);
@@ -506,6 +507,7 @@ static void report(void *unused, const char *line)
 static int run(struct server *server)
 {
 	struct ew_run_options run_options = {
+		.workers_count = (unsigned int)server->capacity.workers, /* as was reckoned with */
 		.shutdown_budget_ns = ENDING_BUDGET,
 		.exit_when_stuck = true,
 		.report = report,

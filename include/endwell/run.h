@@ -39,6 +39,9 @@ struct ew_run_options {
 
 #define EW_WORKERS_MAX 64
 
+/** ew_workers_default() - what workers_count 0 stands for here, for who adds up limits before the run */
+EW_API unsigned ew_workers_default(void);
+
 /**
  * ew_run() - run a task and everything it starts, to the end
  * @options: NULL for defaults

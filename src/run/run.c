@@ -127,7 +127,7 @@ void ew_end_by(int64_t deadline_ns)
 	end_by(ew__worker->runtime, deadline_ns);
 }
 
-static unsigned processors_count(void)
+unsigned ew_workers_default(void)
 {
 	cpu_set_t set;
 	int count;
@@ -352,7 +352,7 @@ static int prepare(struct ew__runtime *runtime, const struct ew_run_options *opt
 			     runtime->options.shutdown_budget_ns / 10,
 	};
 	runtime->workers_count = runtime->options.workers_count ? runtime->options.workers_count
-								: processors_count();
+								: ew_workers_default();
 	if (runtime->options.stall_limit_ns < 0 || runtime->workers_count > EW_WORKERS_MAX ||
 	    (runtime->options.virtual_time && runtime->options.workers_count > 1))
 		return -EINVAL;

@@ -59,6 +59,27 @@ TEST(capacity_that_uploads_leave_goes_to_connections)
 	EXPECT_EQ(capacity.connections, 100 + 100 + 32);
 }
 
+/* Rings, doorbells and listeners of 64 workers would not fit into what is enough for 8. */
+TEST(capacity_reserves_what_many_workers_take)
+{
+	struct capacity capacity = { .descriptors = 20000,
+				     .waiting = 100,
+				     .memory_bytes = 8 * GIB };
+	char error[256], line[256];
+
+	capacity.workers = 8;
+	EXPECT_EQ(capacity_compute(&capacity, error, sizeof(error)), 0);
+	EXPECT_EQ(capacity.slots, (20000 - 256 - 100) / 2);
+	capacity.workers = 64;
+	EXPECT_EQ(capacity_compute(&capacity, error, sizeof(error)), 0);
+	EXPECT_EQ(capacity.slots, (20000 - 256 - 56 * 3 - 100) / 2);
+	capacity_print(&capacity, line, sizeof(line));
+	EXPECT(strstr(line, "(20000 descriptors - 424 - 100 waiting)") != NULL);
+	capacity.descriptors = 400;
+	EXPECT_EQ(capacity_compute(&capacity, error, sizeof(error)), -ERANGE);
+	EXPECT(strstr(error, "a reserve of 424 ") != NULL);
+}
+
 TEST(capacity_asked_for_is_given_or_refused)
 {
 	struct capacity capacity = {

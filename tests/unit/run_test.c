@@ -40,6 +40,20 @@ TEST(run_inside_a_task_is_refused_and_reported)
 	EXPECT(reported("ew_run() inside task", "open a scope"));
 }
 
+static int count_workers(void *argument)
+{
+	(void)argument;
+	return (int)ew_workers_count();
+}
+
+TEST(run_without_a_number_of_workers_has_the_default)
+{
+	struct ew_run_options options = { .report = note_report };
+
+	EXPECT_EQ(ew_run(&options, count_workers, NULL), (int)ew_workers_default());
+	EXPECT(ew_workers_default() >= 1 && ew_workers_default() <= EW_WORKERS_MAX);
+}
+
 TEST(run_with_impossible_workers_is_refused)
 {
 	struct ew_run_options many = { .workers_count = EW_WORKERS_MAX + 1 };
