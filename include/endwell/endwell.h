@@ -14,6 +14,7 @@
 #include <endwell/event.h>
 #include <endwell/file.h>
 #include <endwell/foreign.h>
+#include <endwell/foreign_lock.h>
 #include <endwell/mutex.h>
 #include <endwell/offload.h>
 #include <endwell/outcome.h>

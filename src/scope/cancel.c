@@ -61,7 +61,7 @@ static bool is_leaving(const struct ew_task *task)
 
 void ew__cancel_update(struct ew_task *task)
 {
-	uint8_t refuse = task->head.refuse & EW__REFUSE_SWEEP;
+	uint8_t refuse = task->head.refuse & (EW__REFUSE_SWEEP | EW__REFUSE_LOCKED);
 	const struct ew_node *node;
 
 	for (node = task->head.node; node; node = node->parent) {
@@ -233,6 +233,8 @@ int ew__refuse(void)
 
 	if ((task->head.refuse & EW__REFUSE_SWEEP) && ew__sweep_point)
 		ew__sweep_point(task);
+	if (task->head.refuse & EW__REFUSE_LOCKED)
+		ew__foreign_locks_report(task);
 	if (!(task->head.refuse & EW__REFUSE_CANCEL)) {
 		task->head.refusals = 0;
 		return 0;

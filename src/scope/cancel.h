@@ -13,6 +13,7 @@
 #define EW__REFUSE_CANCEL 1 /* suspending calls return -ECANCELED */
 #define EW__REFUSE_FORCE  2 /* and a droppable task may be ended */
 #define EW__REFUSE_SWEEP  4 /* a sweep counts suspension points */
+#define EW__REFUSE_LOCKED 8 /* the task holds a pthread mutex: suspending is reported */
 
 /* Of durations; budgets and reserves of all the time there is may stand one above the other. */
 static inline int64_t ew__add_ns(int64_t one_ns, int64_t other_ns)
@@ -24,6 +25,9 @@ static inline int64_t ew__add_ns(int64_t one_ns, int64_t other_ns)
 
 int ew__refuse(void);
 int ew__outside(void);
+
+/* Of a task that is about to suspend. */
+void ew__foreign_locks_report(struct ew_task *task);
 
 /* Counts a refusal of the running task; the second in a row yields: a loop that ignores them cannot stop its worker. */
 void ew__refused(struct ew_task *task);

@@ -110,6 +110,8 @@ int ew__end(int (*close_fn)(void *), void (*abort_fn)(void *), void *argument, i
 	int r = -ECANCELED;
 
 	ew_assert(close_fn && abort_fn); /* both endings are mandatory */
+	if (task && (task->head.refuse & EW__REFUSE_LOCKED))
+		ew__foreign_locks_report(task);
 	end_ns = task ? budget_end(task, budget_ns ? budget_ns : EW_BUDGET_DEFAULT) : EW_NOW;
 	if (end_ns > ew_now()) {
 		shield_enter(&ending.shield, EW__ENTRY_ENDING, end_ns);

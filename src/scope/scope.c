@@ -179,6 +179,9 @@ bool ew__scope_is_joined(struct ew_scope *scope, bool next_wanted)
 static inline void await_children(struct ew_scope *scope)
 {
 	ew_assert(scope->owner == ew__task()); /* there is one joiner */
+	if (ew__unlikely((ew__current->refuse & EW__REFUSE_LOCKED) &&
+			 !ew__scope_is_joined(scope, scope->next_wanted)))
+		ew__foreign_locks_report(scope->owner);
 	while (!ew__scope_is_joined(scope, scope->next_wanted)) {
 		scope->joiner = &scope->join_wait;
 		ew__suspend(&scope->join_wait, "children of a scope");

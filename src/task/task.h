@@ -12,6 +12,7 @@
 #include <endwell/outcome.h>
 #include <endwell/task.h>
 
+struct ew_foreign_lock;
 struct ew_worker;
 
 /*
@@ -48,7 +49,8 @@ struct ew_task {
 	ew_task_take_fn *take_fn;
 	void *taken;
 	struct ew_place taken_place;
-	struct ew__message life_message; /* spawned there, ended here, may be freed there */
+	struct ew_foreign_lock *foreign_locks; /* that it holds, the newest first */
+	struct ew__message life_message;       /* spawned there, ended here, may be freed there */
 	struct ew__message cancel_message;
 	_Atomic bool cancel_posted;
 	struct ew_task *worker_next,
