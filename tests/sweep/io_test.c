@@ -44,8 +44,12 @@ static const struct ew_sweep_options in_directory = { .prepare = open_book,
 
 static void expect_sweep_of_files(ew_task_fn *scenario, unsigned points_min)
 {
+	struct ew_sweep_options options = in_directory;
+
 	make_directory();
-	expect_sweep(&in_directory, scenario, points_min);
+	expect_sweep(&options, scenario, points_min);
+	options.droppable = true;
+	expect_sweep(&options, scenario, points_min);
 	EXPECT_EQ(rmdir(directory_path), 0);
 }
 
@@ -712,9 +716,7 @@ static int pipes(void *argument)
 
 TEST(sweep_pipe)
 {
-	struct ew_sweep_options options = { .prepare = open_book, .check = check_book };
-
-	expect_sweep(&options, pipes, 4);
+	expect_sweeps(pipes, 4);
 }
 
 static int start_program(char *const *argv, int stdin_fd, struct ew_process **ret_process)
@@ -871,6 +873,8 @@ TEST(sweep_signals)
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
 	sigprocmask(SIG_BLOCK, &set, NULL);
+	expect_sweep(&options, signals, 2);
+	options.droppable = true;
 	expect_sweep(&options, signals, 2);
 }
 
