@@ -6,8 +6,10 @@
  * From /etc/hosts and the name servers of /etc/resolv.conf, as the system's own resolver has it, without blocking.
  */
 
-#include <endwell/base.h>
+#include <endwell/private.h>
 #include <netinet/in.h>
+
+struct ew_socket;
 
 /** struct ew_dns_address - for ew_socket_connect(&address.any, address.bytes, ...) */
 struct ew_dns_address {
@@ -51,3 +53,24 @@ struct ew_dns_options {
 EW_SUSPENDS EW_API int ew_dns_lookup(const char *name, const char *service,
 				     const struct ew_dns_options *options,
 				     struct ew_dns_address *ret_addresses, unsigned addresses_max);
+
+/**
+ * ew_dns_connect() - look a name up, and connect to the first of its addresses that answers
+ * @service:    not NULL
+ * @ret_socket: an empty place
+ *
+ * Suspends:     as ew_dns_lookup(), then until a connection is made. Addresses are tried one after the other, their
+ *               families in turn; the next one when one has failed, or has not answered in 250 ms, while those before it
+ *               go on. The others end when one has succeeded; at most EW_DNS_CONNECT_MAX are tried.
+ * Cancellation: connections being made are closed again. One that was made is returned.
+ * Errors:       those of ew_dns_lookup(); of connect(2), that of the address that failed first; -EAGAIN no stack for
+ *               a task.
+ * Source:       RFC 8305, "happy eyeballs", sections 4 and 5.
+ */
+EW_SUSPENDS EW_API int ew_dns_connect(const char *name, const char *service,
+				      const struct ew_dns_options *options,
+				      struct ew_socket **ret_socket);
+
+#define EW_DNS_CONNECT_MAX 8
+
+#define ew_dns_connect(...) (ew__here(EW_SITE("ew_dns_connect")), ew_dns_connect(__VA_ARGS__))

@@ -676,6 +676,39 @@ TEST(sweep_dns_lookup)
 	name_server_stop(&name_server);
 }
 
+/* The first address is refused, so that both attempts are made. */
+static int connect_by_name(void *argument)
+{
+	const struct ew_dns_options options = { .family = AF_INET, .servers = name_server.address };
+	char service[8];
+	int r;
+	EW_OWN(ew_socket, socket);
+
+	snprintf(service, sizeof(service), "%d", ntohs(*(in_port_t *)argument));
+	r = ew_dns_connect("here.test", service, &options, &socket);
+	return r < 0 ? r : ew_socket_close(&socket);
+}
+
+TEST(sweep_dns_connect)
+{
+	struct sockaddr_in address;
+	int listener = plain_listener(&address);
+	struct ew_sweep_result result;
+
+	name_server_start(&name_server);
+	name_server.hosts[0].s_addr = htonl(0x7f7f0001);
+	name_server.hosts[1] = address.sin_addr;
+	name_server.hosts_count = 2;
+	result = ew_sweep(NULL, connect_by_name, &address.sin_port);
+	if (result.failed)
+		ew_test_fail(__FILE__, __LINE__, "%s at point %u/%u, %s: %.150s",
+			     ew_sweep_mode_name(result.mode), result.index, result.second,
+			     result.site, result.what);
+	EXPECT(result.points >= 5);
+	name_server_stop(&name_server);
+	close(listener);
+}
+
 /* ---- pipes, processes, signals ---- */
 
 static int pour(void *argument, void *place)

@@ -4,6 +4,7 @@
  * Lookups of names, at a name server of the test's own: what it says, what it does not say, and cancels.
  */
 
+#include "io/dns.h"
 #include "name_server.h"
 
 #define ADDRESSES_MAX 64
@@ -290,6 +291,164 @@ static int cancel_lookups(void *argument)
 TEST(dns_lookups_that_are_cancelled_end_and_leave_no_socket)
 {
 	with_name_server(cancel_lookups);
+}
+
+/* ---- connecting ---- */
+
+static int connect_to(const char *name, in_port_t port, struct ew_socket **ret_socket)
+{
+	const struct ew_dns_options options = { .servers = server.address };
+	char service[8];
+
+	snprintf(service, sizeof(service), "%d", ntohs(port));
+	return ew_dns_connect(name, service, &options, ret_socket);
+}
+
+static void expect_peer(const struct ew_socket *socket, const struct sockaddr_in *address)
+{
+	struct sockaddr_in peer;
+	socklen_t bytes = sizeof(peer);
+
+	EXPECT_EQ(getpeername(ew_socket_fd(socket), (struct sockaddr *)&peer, &bytes), 0);
+	EXPECT_EQ(peer.sin_addr.s_addr, address->sin_addr.s_addr);
+	EXPECT_EQ(peer.sin_port, address->sin_port);
+}
+
+/* Nobody listens on these two. */
+static void add_closed_hosts(void)
+{
+	server.hosts[server.hosts_count++].s_addr = htonl(0x7f7f0001);
+	server.hosts[server.hosts_count++].s_addr = htonl(0x7f7f0002);
+}
+
+static int connect_past_closed(void *argument)
+{
+	int64_t began_ns = ew_now();
+	struct sockaddr_in address;
+	int listener = plain_listener(&address);
+
+	(void)argument;
+	add_closed_hosts();
+	{
+		EW_OWN(ew_socket, socket);
+		EXPECT_EQ(connect_to("here.test", address.sin_port, &socket), -ECONNREFUSED);
+		EXPECT(!socket);
+	}
+	server.hosts[server.hosts_count++] = address.sin_addr;
+	{
+		EW_OWN(ew_socket, socket);
+		EXPECT_EQ(connect_to("here.test", address.sin_port, &socket), 0);
+		expect_peer(socket, &address);
+	}
+	{
+		EW_OWN(ew_socket, socket);
+		EXPECT_EQ(connect_to("missing.test", address.sin_port, &socket), -ENOENT);
+	}
+	EXPECT(ew_now() - began_ns < 250 * EW_MILLISECOND);
+	close(listener);
+	return 0;
+}
+
+/* At once: in virtual time, which goes on only if it waits for time to pass. */
+TEST(dns_connect_goes_on_to_the_next_address)
+{
+	name_server_start(&server);
+	EXPECT_EQ(run_virtual(connect_past_closed, NULL), 0);
+	EXPECT_EQ(reports.count, 0);
+	name_server_stop(&server);
+}
+
+/* A listener that never takes a connection, with no room for one more: a connect to it hangs. */
+static int full_listener(const struct sockaddr_in *address, int *ret_inside, unsigned count)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	EXPECT_EQ(bind(fd, (const struct sockaddr *)address, sizeof(*address)), 0);
+	EXPECT_EQ(listen(fd, 0), 0);
+	for (unsigned i = 0; i < count; i++) {
+		ret_inside[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		(void)!connect(ret_inside[i], (const struct sockaddr *)address, sizeof(*address));
+	}
+	return fd;
+}
+
+static int connect_past_hanging(void *argument)
+{
+	struct sockaddr_in address, hanging;
+	int listener = plain_listener(&address), inside[4], full;
+	EW_OWN(ew_socket, socket);
+
+	(void)argument;
+	hanging = address;
+	hanging.sin_addr.s_addr = htonl(0x7f7f0003);
+	full = full_listener(&hanging, inside, 4);
+	server.hosts[server.hosts_count++] = hanging.sin_addr;
+	{
+		EW_SCOPE(patience, .deadline_ns = ew_after(50 * EW_MILLISECOND));
+		EXPECT_EQ(ew_scope_finish(&patience,
+					  connect_to("here.test", address.sin_port, &socket)),
+			  -ETIMEDOUT);
+		EXPECT(!socket);
+	}
+	server.hosts[server.hosts_count++] = address.sin_addr;
+	EXPECT_EQ(connect_to("here.test", address.sin_port, &socket), 0);
+	expect_peer(socket, &address);
+	for (unsigned i = 0; i < 4; i++)
+		close(inside[i]);
+	close(full);
+	close(listener);
+	return ew_socket_close(&socket);
+}
+
+/* The first address does not answer, so the second is tried beside it; the first attempt leaves no descriptor. */
+TEST(dns_connect_does_not_wait_long_for_an_address_that_is_silent)
+{
+	with_name_server(connect_past_hanging);
+}
+
+static int connect_by_families(void *argument)
+{
+	struct sockaddr_in address;
+	int listener = plain_listener(&address);
+	EW_OWN(ew_socket, socket);
+
+	(void)argument;
+	server.host6 = in6addr_loopback; /* nobody listens there */
+	server.hosts[server.hosts_count++] = address.sin_addr;
+	EXPECT_EQ(connect_to("here.test", address.sin_port, &socket), 0);
+	expect_peer(socket, &address);
+	close(listener);
+	return ew_socket_close(&socket);
+}
+
+TEST(dns_connect_tries_the_other_family)
+{
+	with_name_server(connect_by_families);
+}
+
+/* In digits for IPv6 and letters for IPv4. */
+static void expect_alternated(const char *before, const char *after)
+{
+	int count = (int)strlen(before), i;
+
+	for (i = 0; i < count; i++) {
+		addresses[i].any.sa_family = before[i] < 'a' ? AF_INET6 : AF_INET;
+		addresses[i].bytes = (socklen_t)before[i];
+	}
+	ew__dns_alternate_families(addresses, count);
+	for (i = 0; i < count; i++)
+		EXPECT_EQ((char)addresses[i].bytes, after[i]);
+}
+
+TEST(dns_connect_tries_families_in_turn)
+{
+	expect_alternated("", "");
+	expect_alternated("1", "1");
+	expect_alternated("123", "123");
+	expect_alternated("123ab", "1a2b3");
+	expect_alternated("ab123", "a1b23");
+	expect_alternated("1a2b", "1a2b");
+	expect_alternated("1234a", "1a234");
 }
 
 TEST_MAIN()

@@ -13,6 +13,7 @@
  *	foreign  an answer to another question first, then as good
  *	refused  no
  *	again    as good, but only when asked for the second time
+ *	here     the addresses that the test wants
  *	silent   nothing
  */
 
@@ -29,6 +30,9 @@ struct name_server {
 	_Atomic unsigned udp_questions;
 	_Atomic unsigned tcp_questions;
 	unsigned agains;
+	struct in_addr hosts[3]; /* for "here", IPv4 */
+	struct in6_addr host6;	 /* and IPv6, if it is not :: */
+	unsigned hosts_count;
 };
 
 struct dns_message {
@@ -50,17 +54,32 @@ static UNUSED bool dns_asks(const struct dns_message *question, const char *labe
 }
 
 /* A record for the name in the question, which stands at byte 12. */
-static UNUSED void dns_put_address(struct dns_message *answer, bool six, unsigned last)
+static UNUSED void dns_put_address(struct dns_message *answer, bool six, const void *address)
 {
 	const unsigned char head[] = {
 		0xc0, 12, 0, six ? 28 : 1, 0, 1, 0, 0, 0, 60, 0, six ? 16 : 4
 	};
+
+	dns_put(answer, head, sizeof(head));
+	dns_put(answer, address, six ? 16 : 4);
+	answer->bytes[7]++; /* their number */
+}
+
+static UNUSED void dns_put_example(struct dns_message *answer, bool six, unsigned last)
+{
 	const unsigned char v4[] = { 192, 0, 2, (unsigned char)last };
 	const unsigned char v6[16] = { 0x20, 0x01, 0x0d, 0xb8, [15] = (unsigned char)last };
 
-	dns_put(answer, head, sizeof(head));
-	dns_put(answer, six ? v6 : v4, six ? sizeof(v6) : sizeof(v4));
-	answer->bytes[7]++; /* their number */
+	dns_put_address(answer, six, six ? v6 : v4);
+}
+
+static UNUSED void dns_put_hosts(const struct name_server *server, struct dns_message *answer,
+				 bool six)
+{
+	if (six && !IN6_IS_ADDR_UNSPECIFIED(&server->host6))
+		dns_put_address(answer, true, &server->host6);
+	for (unsigned i = 0; i < server->hosts_count && !six; i++)
+		dns_put_address(answer, false, &server->hosts[i]);
 }
 
 /* Everything but the addresses; false: nothing is to be said. */
@@ -93,6 +112,10 @@ static UNUSED bool dns_answer(struct name_server *server, const struct dns_messa
 		answer->bytes[3] |= 5;
 	if (answer->bytes[3] & 15)
 		return true;
+	if (dns_asks(question, "here")) {
+		dns_put_hosts(server, answer, six);
+		return true;
+	}
 	if (dns_asks(question, "four"))
 		addresses = six ? 0 : 1;
 	if (dns_asks(question, "large") && !tcp) {
@@ -102,7 +125,7 @@ static UNUSED bool dns_answer(struct name_server *server, const struct dns_messa
 	if (dns_asks(question, "large"))
 		addresses = NAME_SERVER_ADDRESSES;
 	for (unsigned i = 1; i <= addresses; i++)
-		dns_put_address(answer, six, i);
+		dns_put_example(answer, six, i);
 	return true;
 }
 
