@@ -130,19 +130,34 @@ static bool is_writable(const struct ew__sim_object *object)
 	       object->peer->count < object->peer->room;
 }
 
-static uint32_t gone_events(const struct ew__sim_object *object)
+/* unix_poll() and tcp_poll() of the kernel. */
+static uint32_t socket_events(const struct ew__sim_object *object)
 {
+	bool no_more_in = object->finished || object->shut_read;
+	bool no_more_out = object->shut_write || object->reset;
 	uint32_t events = 0;
 
-	if (object->finished && !object->is_pipe)
+	if (object->family == AF_UNIX)
+		no_more_out |= !object->peer || object->peer->shut_read;
+	if (no_more_in || object->count > 0)
+		events |= POLLIN;
+	if (no_more_in)
 		events |= POLLRDHUP;
-	/* As the kernel has it: a unix peer that closes has gone, a TCP peer may only have finished. */
-	if (object->finished &&
-	    (object->shut_write || (!object->peer && object->family == AF_UNIX)))
+	if (is_writable(object))
+		events |= POLLOUT;
+	if (no_more_in && no_more_out)
 		events |= POLLHUP;
 	if (object->reset)
-		events |= POLLERR | POLLHUP;
+		events |= POLLERR;
 	return events;
+}
+
+/* pipe_poll() */
+static uint32_t pipe_events(const struct ew__sim_object *object)
+{
+	if (object->shut_write)
+		return (object->count > 0 ? POLLIN : 0u) | (object->peer ? 0u : POLLHUP);
+	return (is_writable(object) ? POLLOUT : 0u) | (object->peer ? 0u : POLLERR);
 }
 
 static uint32_t events_of(const struct ew__sim_object *object)
@@ -151,8 +166,7 @@ static uint32_t events_of(const struct ew__sim_object *object)
 		return object->first_pending ? POLLIN : 0;
 	if (object->kind == FRESH)
 		return POLLHUP | POLLOUT;
-	return (is_readable(object) ? POLLIN : 0u) | (is_writable(object) ? POLLOUT : 0u) |
-	       gone_events(object);
+	return object->is_pipe ? pipe_events(object) : socket_events(object);
 }
 
 static bool is_ready(const struct ew__sim_object *object, const struct ew__op *op)
@@ -225,7 +239,7 @@ static void drop_input(struct ew__sim_object *object)
 	object->count = 0;
 }
 
-/* The peer is told that nothing more comes, and, if it was not heard out, by a reset. */
+/* The peer is told that nothing more comes, and, if it was not heard out, by a reset. What has come stays. */
 static void part(struct ew__sim *sim, struct ew__sim_object *object, bool reset)
 {
 	struct ew__sim_object *peer = object->peer;
@@ -236,14 +250,14 @@ static void part(struct ew__sim *sim, struct ew__sim_object *object, bool reset)
 	peer->peer = NULL;
 	peer->finished = true;
 	peer->reset = reset;
-	/* A reset may overtake what was sent before it. */
-	if (reset && ew__sim_draw(sim, EW__SIM_PLACES, 2))
-		drop_input(peer);
 	changed(sim, peer);
 }
 
+/* By lot what had been sent before is lost, too. */
 static void break_connection(struct ew__sim *sim, struct ew__sim_object *object)
 {
+	if (ew__sim_draw(sim, EW__SIM_PLACES, 2))
+		drop_input(object->peer);
 	part(sim, object, true);
 	object->finished = true;
 	object->reset = true;
@@ -345,7 +359,7 @@ static int send_bytes(struct ew__sim *sim, struct ew__sim_object *object, const 
 	/* A unix socket says it to readers only. */
 	if (object->reset && object->family != AF_UNIX)
 		return told_reset(object);
-	if (!peer || object->shut_write || peer->shut_read)
+	if (!peer || object->shut_write || (peer->shut_read && peer->family == AF_UNIX))
 		return -EPIPE;
 	if (size == 0)
 		return 0;
