@@ -11,13 +11,14 @@
 #include <endwell/endwell.h>
 #include <endwell/sim.h>
 
-/* Each of @count seeds, with all faults. */
+/* Each of @count seeds, with all faults; by Valgrind a few of them. */
 static UNUSED void try_seeds(unsigned count, ew_task_fn *scenario, void (*prepare)(void *argument),
 			     const char *(*check)(void *argument))
 {
-	const struct ew_sim_trial trial = {
-		.seeds_count = count, .faults = EW_SIM_ALL, .prepare = prepare, .check = check
-	};
+	const struct ew_sim_trial trial = { .seeds_count = RUNNING_ON_VALGRIND ? 20 : count,
+					    .faults = EW_SIM_ALL,
+					    .prepare = prepare,
+					    .check = check };
 	struct ew_sim_verdict verdict = ew_sim_try(&trial, scenario, NULL);
 
 	printf("# %u runs, %" PRIu64 " operations, %" PRIu64 " faults, %" PRId64
