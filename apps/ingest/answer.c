@@ -8,10 +8,9 @@
 
 #include <jansson.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "hex.h"
+#include "common/hex.h"
 
 static const struct {
 	const char *word;
@@ -139,58 +138,6 @@ static const struct {
 	},
 };
 
-static const char no_memory[] = "{\"type\":\"urn:endwell:problem:internal\",\"status\":500,"
-				"\"title\":\"The server has no memory left\"}";
-
-static void use_text(struct answer *answer, int status, const char *content_type, const char *text)
-{
-	answer->status = status;
-	answer->content_type = content_type;
-	answer->body = (char *)text;
-	answer->body_bytes = strlen(text);
-	answer->borrowed = true;
-}
-
-/* Takes @json, which may be NULL, and what it may be missing in is not sent. */
-static void use_json(struct answer *answer, int status, const char *content_type, json_t *json)
-{
-	char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
-	size_t bytes;
-
-	json_decref(json);
-	if (!text) {
-		use_text(answer, 500, "application/problem+json", no_memory);
-		return;
-	}
-
-	bytes = strlen(text);
-	text[bytes++] = '\n'; /* in the place of the NUL: a body is counted, not terminated */
-	answer->status = status;
-	answer->content_type = content_type;
-	answer->body = text;
-	answer->body_bytes = bytes;
-	answer->borrowed = false;
-}
-
-/* What others worded need not be UTF-8, a path above all; JSON is, so it is shown with question marks. */
-static json_t *foreign_text(const char *text)
-{
-	json_t *string = json_string(text);
-	char *copy;
-
-	if (string)
-		return string;
-	copy = strdup(text);
-	if (!copy)
-		return NULL;
-	for (char *at = copy; *at; at++)
-		if (*at & 0x80)
-			*at = '?';
-	string = json_string(copy);
-	free(copy);
-	return string;
-}
-
 int problem_status(enum problem problem)
 {
 	return problems[problem].status;
@@ -204,20 +151,21 @@ const char *problem_title(enum problem problem)
 void answer_problem(struct answer *answer, enum problem problem, const char *detail, const char *id)
 {
 	char type[64], text[768];
-	json_t *json;
+	json_t *more = NULL;
 
 	snprintf(type, sizeof(type), "urn:endwell:problem:%s", problems[problem].word);
 	snprintf(text, sizeof(text), "%s%s%s", detail ? detail : "", detail ? " " : "",
 		 problems[problem].remedy);
 
-	json = json_pack("{s:s, s:s, s:i, s:o}", "type", type, "title", problems[problem].title,
-			 "status", problems[problem].status, "detail", foreign_text(text));
-	if (json && id) {
-		json_object_set_new(json, "id", json_string(id));
-		json_object_set_new(json, "instance", json_sprintf("/uploads/%s", id));
-	}
-	*answer = (struct answer){ 0 };
-	use_json(answer, problems[problem].status, "application/problem+json", json);
+	if (id)
+		more = json_pack("{s:s, s:o}", "id", id, "instance",
+				 json_sprintf("/uploads/%s", id));
+	answer_problem_json(answer,
+			    &(struct http_problem){ .status = problems[problem].status,
+						    .type = type,
+						    .title = problems[problem].title,
+						    .detail = text },
+			    more);
 }
 
 void answer_published(struct answer *answer, const struct upload *upload)
@@ -230,16 +178,15 @@ void answer_published(struct answer *answer, const struct upload *upload)
 	json = json_pack("{s:s, s:s, s:I, s:s, s:s, s:o}", "id", upload->story.id, "name",
 			 upload->name, "size", (json_int_t)upload->size_bytes, "sha256", digest,
 			 "verdict", verdict_name(verdict->kind), "engine",
-			 foreign_text(verdict->engine));
+			 answer_foreign_text(verdict->engine));
 	if (json && verdict->kind == VERDICT_UNSCANNED)
 		json_object_set_new(
 			json, "warning",
 			json_string(
 				"This server runs without a scanner: nothing looked into this file."));
 
-	*answer = (struct answer){ 0 };
+	answer_json(answer, 201, json);
 	snprintf(answer->location, sizeof(answer->location), "/uploads/%s", upload->story.id);
-	use_json(answer, 201, "application/json", json);
 }
 
 static json_t *chapters(const struct story *story)
@@ -253,7 +200,7 @@ static json_t *chapters(const struct story *story)
 					  "after_seconds", after);
 
 		if (entry && chapter->note[0])
-			json_object_set_new(entry, "note", foreign_text(chapter->note));
+			json_object_set_new(entry, "note", answer_foreign_text(chapter->note));
 		json_array_append_new(list, entry);
 	}
 	return list;
@@ -274,7 +221,7 @@ void answer_story(struct answer *answer, const struct story *story)
 	if (json && story->has_verdict) {
 		json_object_set_new(json, "verdict",
 				    json_string(verdict_name(story->verdict.kind)));
-		json_object_set_new(json, "engine", foreign_text(story->verdict.engine));
+		json_object_set_new(json, "engine", answer_foreign_text(story->verdict.engine));
 		if (story->verdict.signature[0])
 			json_object_set_new(json, "signature",
 					    json_string(story->verdict.signature));
@@ -282,48 +229,5 @@ void answer_story(struct answer *answer, const struct story *story)
 	if (json)
 		json_object_set_new(json, "story", chapters(story));
 
-	*answer = (struct answer){ 0 };
-	use_json(answer, 200, "application/json", json);
-}
-
-void answer_ready(struct answer *answer, const struct answer_check *checks, size_t checks_count)
-{
-	json_t *list = json_array();
-	bool ready = true;
-
-	for (size_t i = 0; list && i < checks_count; i++) {
-		ready = ready && checks[i].well;
-		json_array_append_new(list, json_pack("{s:s, s:b, s:o}", "name", checks[i].name,
-						      "ready", checks[i].well, "reason",
-						      foreign_text(checks[i].reason)));
-	}
-	*answer = (struct answer){ 0 };
-	use_json(answer, ready ? 200 : 503, "application/json",
-		 json_pack("{s:b, s:o}", "ready", ready, "checks", list));
-}
-
-void answer_text(struct answer *answer, const char *text)
-{
-	*answer = (struct answer){ 0 };
-	use_text(answer, 200, "text/plain; charset=utf-8", text);
-}
-
-void answer_metrics(struct answer *answer, char *text, size_t bytes)
-{
-	*answer = (struct answer){ 0 };
-	if (!text) {
-		use_text(answer, 500, "application/problem+json", no_memory);
-		return;
-	}
-	answer->status = 200;
-	answer->content_type = "text/plain; version=0.0.4; charset=utf-8";
-	answer->body = text;
-	answer->body_bytes = bytes;
-}
-
-void answer_deinit(struct answer *answer)
-{
-	if (!answer->borrowed)
-		free(answer->body);
-	answer->body = NULL;
+	answer_json(answer, 200, json);
 }

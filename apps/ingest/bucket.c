@@ -34,8 +34,8 @@
 #include <endwell/scope.h>
 #include <endwell/task.h>
 
+#include "common/log.h"
 #include "hook.h"
-#include "log.h"
 #include "name.h"
 #include "sweep.h"
 

@@ -42,7 +42,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "hex.h"
+#include "common/hex.h"
 
 #define LEASE_PATIENCE_MS 10000
 #define LEASE_LOOK_MS	  10

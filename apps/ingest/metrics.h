@@ -11,16 +11,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/page.h"
+
 #include "slots.h"
 #include "state.h"
 #include "verdict.h"
-
-#define METRICS_BUCKETS 14 /* of a histogram, +Inf included */
-
-struct histogram {
-	_Atomic uint64_t buckets[METRICS_BUCKETS];
-	_Atomic uint64_t sum_ns;
-};
 
 struct metrics {
 	_Atomic uint64_t entered[STATE_COUNT]; /* transitions into a state */

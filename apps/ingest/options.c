@@ -1,17 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Options are read one by one from a table, in the forms `--name value` and `--name=value`. What
- * must be said is asked for: address, bucket and scanner have no defaults, least of all the
- * scanner, because `none` publishes what nobody has looked at. A mistake is answered with the
- * option, the value, and what would be right.
+ * What must be said is asked for: address, bucket and scanner have no defaults, least of all the
+ * scanner, because `none` publishes what nobody has looked at.
  */
 #include "options.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,45 +22,8 @@
  */
 #define EXEC_SCAN_LIMIT_DEFAULT (UINT64_C(100) << 20)
 
-struct parse {
-	struct options *options;
-	const char *name; /* of the option that is being read */
-	char *error;
-};
-
-static int fail(struct parse *parse, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static int fail(struct parse *parse, const char *format, ...)
-{
-	va_list arguments;
-	int length = 0;
-
-	if (parse->name)
-		length = snprintf(parse->error, OPTIONS_ERROR_BYTES, "%s: ", parse->name);
-	va_start(arguments, format);
-	vsnprintf(parse->error + length, OPTIONS_ERROR_BYTES - (size_t)length, format, arguments);
-	va_end(arguments);
-	return -EINVAL;
-}
-
-static int read_number(struct parse *parse, const char *value, uint64_t min, uint64_t max,
-		       uint64_t *ret_number)
-{
-	unsigned long long number;
-	char *end;
-
-	errno = 0;
-	number = strtoull(value, &end, 10);
-	if (*value < '0' || *value > '9' || *end || errno)
-		return fail(parse, "`%s` is not a number", value);
-	if (number < min || number > max)
-		return fail(parse, "%s is outside %" PRIu64 " to %" PRIu64, value, min, max);
-	*ret_number = number;
-	return 0;
-}
-
 /* A number of bytes, with K, M, G or T for powers of 1024. */
-static int read_bytes(struct parse *parse, const char *value, uint64_t *ret_bytes)
+static int read_bytes(struct flags *flags, const char *value, uint64_t *ret_bytes)
 {
 	static const char units[] = "KMGT";
 	unsigned long long number;
@@ -76,101 +34,53 @@ static int read_bytes(struct parse *parse, const char *value, uint64_t *ret_byte
 	errno = 0;
 	number = strtoull(value, &end, 10);
 	if (*value < '0' || *value > '9' || errno)
-		return fail(parse, "`%s` is not a number of bytes such as 500000, 25M or 10G",
-			    value);
+		return flags_fail(flags, "`%s` is not a number of bytes such as 500000, 25M or 10G",
+				  value);
 	if (*end) {
 		unit = strchr(units, *end);
 		if (!unit || end[1])
-			return fail(parse,
-				    "`%s` is not a number of bytes such as 500000, 25M or 10G",
-				    value);
+			return flags_fail(
+				flags, "`%s` is not a number of bytes such as 500000, 25M or 10G",
+				value);
 		shift = 10 * (int)(unit - units + 1);
 	}
 	if (number == 0 || number > (UINT64_C(1) << 60) >> shift)
-		return fail(parse, "%s is outside 1 to 1048576T", value);
+		return flags_fail(flags, "%s is outside 1 to 1048576T", value);
 	*ret_bytes = (uint64_t)number << shift;
 	return 0;
 }
 
-static int add_to_list(struct parse *parse, struct options_list *list, const char *value)
+static int add_to_list(struct flags *flags, struct options_list *list, const char *value)
 {
 	if (list->count == OPTIONS_LIST_MAX)
-		return fail(parse, "given more than %d times", OPTIONS_LIST_MAX);
+		return flags_fail(flags, "given more than %d times", OPTIONS_LIST_MAX);
 	list->items[list->count++] = value;
 	return 0;
 }
 
-static bool is_loopback(const struct sockaddr_storage *address)
+static int read_listen(struct flags *flags, const char *value)
 {
-	if (address->ss_family == AF_INET)
-		return ntohl(((const struct sockaddr_in *)address)->sin_addr.s_addr) >> 24 == 127;
-	return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)address)->sin6_addr);
-}
-
-static int read_listen(struct parse *parse, const char *value)
-{
-	struct options *options = parse->options;
-	struct addrinfo hints = {
-		.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
-		.ai_socktype = SOCK_STREAM,
-	};
-	const char *host = value, *colon = strrchr(value, ':');
-	struct addrinfo *found;
-	char text[64];
-	size_t bytes;
-	uint64_t port;
-	int r;
-
-	if (!colon || colon == value)
-		return fail(parse, "`%s` is not ADDR:PORT such as 127.0.0.1:8080 or [::1]:8080",
-			    value);
-	r = read_number(parse, colon + 1, 0, 65535, &port);
-	if (r < 0)
-		return r;
-
-	bytes = (size_t)(colon - value);
-	if (host[0] == '[' && colon[-1] == ']' && bytes > 2)
-		host++, bytes -= 2;
-	else if (memchr(host, ':', bytes))
-		return fail(parse, "`%s`: an IPv6 address goes in brackets, such as [::1]:8080",
-			    value);
-	if (bytes >= sizeof(text))
-		return fail(parse, "`%s` is not an address", value);
-	memcpy(text, host, bytes);
-	text[bytes] = '\0';
-
-	if (getaddrinfo(text, colon + 1, &hints, &found) != 0)
-		return fail(
-			parse,
-			"`%s` is not an IP address; names are not looked up, try 127.0.0.1:%" PRIu64,
-			text, port);
-	memcpy(&options->address, found->ai_addr, found->ai_addrlen);
-	options->address_bytes = found->ai_addrlen;
-	freeaddrinfo(found);
-
-	options->listen = value;
-	options->loopback = is_loopback(&options->address);
-	return 0;
+	return flags_address(flags, value, &flags->options->listen);
 }
 
 /*
  * Splits a command into words: blanks separate, single and double quotes hold together, nothing
  * else is special.
  */
-static int split_command(struct parse *parse, const char *command)
+static int split_command(struct flags *flags, const char *command)
 {
-	struct options *options = parse->options;
+	struct options *options = flags->options;
 	size_t words = 0;
 	char *to;
 
 	options->scanner_words = to = malloc(strlen(command) + 1);
 	if (!to)
-		return fail(parse, "out of memory");
+		return flags_fail(flags, "out of memory");
 
 	for (const char *from = command + strspn(command, " "); *from; from += strspn(from, " ")) {
 		if (words == OPTIONS_ARGUMENTS_MAX)
-			return fail(parse, "the command has more than %d words",
-				    OPTIONS_ARGUMENTS_MAX);
+			return flags_fail(flags, "the command has more than %d words",
+					  OPTIONS_ARGUMENTS_MAX);
 		options->scanner_arguments[words++] = to;
 		while (*from && *from != ' ') {
 			const char *end;
@@ -181,7 +91,7 @@ static int split_command(struct parse *parse, const char *command)
 			}
 			end = strchr(from + 1, *from);
 			if (!end)
-				return fail(parse, "a quote in `%s` is not closed", command);
+				return flags_fail(flags, "a quote in `%s` is not closed", command);
 			memcpy(to, from + 1, (size_t)(end - from - 1));
 			to += end - from - 1;
 			from = end + 1;
@@ -189,17 +99,19 @@ static int split_command(struct parse *parse, const char *command)
 		*to++ = '\0';
 	}
 	options->scanner_arguments[words] = NULL;
-	return words > 0 ? 0
-			 : fail(parse,
-				"exec: needs a command, such as \"exec:clamscan --no-summary -\"");
+	return words > 0
+		       ? 0
+		       : flags_fail(
+				 flags,
+				 "exec: needs a command, such as \"exec:clamscan --no-summary -\"");
 }
 
-static int read_scanner(struct parse *parse, const char *value)
+static int read_scanner(struct flags *flags, const char *value)
 {
-	struct options *options = parse->options;
+	struct options *options = flags->options;
 
 	if (options->scanner_kind != SCANNER_UNSET)
-		return fail(parse, "given twice");
+		return flags_fail(flags, "given twice");
 
 	options->scanner = value;
 	if (strcmp(value, "none") == 0) {
@@ -210,181 +122,167 @@ static int read_scanner(struct parse *parse, const char *value)
 		options->scanner_kind = SCANNER_CLAMD;
 		options->scanner_socket = value + 6;
 		if (value[6] != '/')
-			return fail(parse, "`%s`: clamd: needs the absolute path of a socket",
-				    value);
+			return flags_fail(flags, "`%s`: clamd: needs the absolute path of a socket",
+					  value);
 		if (strlen(value + 6) >= sizeof(((struct sockaddr_un *)NULL)->sun_path))
-			return fail(parse,
-				    "the path of the socket is longer than the kernel takes");
+			return flags_fail(flags,
+					  "the path of the socket is longer than the kernel takes");
 		return 0;
 	}
 	if (strncmp(value, "exec:", 5) == 0) {
 		options->scanner_kind = SCANNER_EXEC;
-		return split_command(parse, value + 5);
+		return split_command(flags, value + 5);
 	}
-	return fail(parse, "`%s` is none of clamd:SOCKET, exec:COMMAND, none", value);
+	return flags_fail(flags, "`%s` is none of clamd:SOCKET, exec:COMMAND, none", value);
 }
 
-static int read_mode(struct parse *parse, const char *value)
+static int read_mode(struct flags *flags, const char *value)
 {
 	unsigned long mode;
 	char *end;
 
 	mode = strtoul(value, &end, 8);
 	if (*value < '0' || *value > '7' || *end || mode > 0777)
-		return fail(parse, "`%s` is not an octal mode such as 0640", value);
+		return flags_fail(flags, "`%s` is not an octal mode such as 0640", value);
 	if (!(mode & 0400))
-		return fail(parse, "%s would hide published files from their owner", value);
-	parse->options->mode = (mode_t)mode;
+		return flags_fail(flags, "%s would hide published files from their owner", value);
+	flags->options->mode = (mode_t)mode;
 	return 0;
 }
 
-static int read_bucket(struct parse *parse, const char *value)
+static int read_bucket(struct flags *flags, const char *value)
 {
 	if (!*value)
-		return fail(parse, "is empty");
-	parse->options->bucket = value;
+		return flags_fail(flags, "is empty");
+	flags->options->bucket = value;
 	return 0;
 }
 
-static int read_state(struct parse *parse, const char *value)
+static int read_state(struct flags *flags, const char *value)
 {
 	if (!*value)
-		return fail(parse, "is empty");
-	free(parse->options->state);
-	parse->options->state = strdup(value);
-	return parse->options->state ? 0 : fail(parse, "out of memory");
+		return flags_fail(flags, "is empty");
+	free(flags->options->state);
+	flags->options->state = strdup(value);
+	return flags->options->state ? 0 : flags_fail(flags, "out of memory");
 }
 
-static int read_grace(struct parse *parse, const char *value)
+static int read_grace(struct flags *flags, const char *value)
 {
 	uint64_t seconds;
 	int r;
 
-	r = read_number(parse, value, 0, 86400, &seconds);
+	r = flags_number(flags, value, 0, 86400, &seconds);
 	if (r == 0)
-		parse->options->grace_ns = (int64_t)seconds * SECOND_NS;
+		flags->options->grace_ns = (int64_t)seconds * SECOND_NS;
 	return r;
 }
 
-static int read_half_close(struct parse *parse, const char *value)
+static int read_half_close(struct flags *flags, const char *value)
 {
 	if (strcmp(value, "cancel") == 0)
-		parse->options->half_close_finish = false;
+		flags->options->half_close_finish = false;
 	else if (strcmp(value, "finish") == 0)
-		parse->options->half_close_finish = true;
+		flags->options->half_close_finish = true;
 	else
-		return fail(parse, "`%s` is neither cancel nor finish", value);
+		return flags_fail(flags, "`%s` is neither cancel nor finish", value);
 	return 0;
 }
 
-static int read_origin(struct parse *parse, const char *value)
+static int read_origin(struct flags *flags, const char *value)
 {
 	const char *host = strstr(value, "://");
 
 	if (!host || host == value || !host[3] || strchr(host + 3, '/'))
-		return fail(parse, "`%s` is not an origin such as https://files.example.org",
-			    value);
-	return add_to_list(parse, &parse->options->origins, value);
+		return flags_fail(flags, "`%s` is not an origin such as https://files.example.org",
+				  value);
+	return add_to_list(flags, &flags->options->origins, value);
 }
 
-static int read_host(struct parse *parse, const char *value)
+static int read_host(struct flags *flags, const char *value)
 {
 	if (!*value || value[strcspn(value, "/ ")] != '\0' ||
 	    (value[0] != '[' && strchr(value, ':')))
-		return fail(parse, "`%s` is not a host name without port", value);
-	return add_to_list(parse, &parse->options->hosts, value);
+		return flags_fail(flags, "`%s` is not a host name without port", value);
+	return add_to_list(flags, &flags->options->hosts, value);
 }
 
-static int read_note(struct parse *parse, const char *value)
+static int read_note(struct flags *flags, const char *value)
 {
-	return add_to_list(parse, &parse->options->scanner_notes, value);
+	return add_to_list(flags, &flags->options->scanner_notes, value);
 }
 
-static int read_scan_slots(struct parse *parse, const char *value)
+static int read_scan_slots(struct flags *flags, const char *value)
 {
-	return read_number(parse, value, 1, SCAN_SLOTS_MAX, &parse->options->scan_slots);
+	return flags_number(flags, value, 1, SCAN_SLOTS_MAX, &flags->options->scan_slots);
 }
 
-static int read_upload_slots(struct parse *parse, const char *value)
+static int read_upload_slots(struct flags *flags, const char *value)
 {
-	return read_number(parse, value, 1, SLOTS_MAX, &parse->options->upload_slots);
+	return flags_number(flags, value, 1, SLOTS_MAX, &flags->options->upload_slots);
 }
 
-static int read_waiting(struct parse *parse, const char *value)
+static int read_waiting(struct flags *flags, const char *value)
 {
-	return read_number(parse, value, 0, 100000, &parse->options->waiting);
+	return flags_number(flags, value, 0, 100000, &flags->options->waiting);
 }
 
-static int read_size_max(struct parse *parse, const char *value)
+static int read_size_max(struct flags *flags, const char *value)
 {
-	return read_bytes(parse, value, &parse->options->size_max_bytes);
+	return read_bytes(flags, value, &flags->options->size_max_bytes);
 }
 
-static int read_scan_limit(struct parse *parse, const char *value)
+static int read_scan_limit(struct flags *flags, const char *value)
 {
-	return read_bytes(parse, value, &parse->options->scan_limit_bytes);
+	return read_bytes(flags, value, &flags->options->scan_limit_bytes);
 }
 
-static const struct {
-	const char *name;
-	int (*read)(struct parse *parse, const char *value);
-} table[] = {
-	{ "--listen", read_listen },
-	{ "--bucket", read_bucket },
-	{ "--scanner", read_scanner },
-	{ "--state", read_state },
-	{ "--host", read_host },
-	{ "--origin", read_origin },
-	{ "--mode", read_mode },
-	{ "--size-max", read_size_max },
-	{ "--scan-limit", read_scan_limit },
-	{ "--scan-slots", read_scan_slots },
-	{ "--upload-slots", read_upload_slots },
-	{ "--waiting", read_waiting },
-	{ "--grace", read_grace },
-	{ "--client-half-close", read_half_close },
-	{ "--scanner-note", read_note },
+static void set_public(struct options *options)
+{
+	options->public = true;
+}
+
+static const struct flag table[] = {
+	{ "--listen", .read = read_listen },
+	{ "--bucket", .read = read_bucket },
+	{ "--scanner", .read = read_scanner },
+	{ "--state", .read = read_state },
+	{ "--host", .read = read_host },
+	{ "--origin", .read = read_origin },
+	{ "--mode", .read = read_mode },
+	{ "--size-max", .read = read_size_max },
+	{ "--scan-limit", .read = read_scan_limit },
+	{ "--scan-slots", .read = read_scan_slots },
+	{ "--upload-slots", .read = read_upload_slots },
+	{ "--waiting", .read = read_waiting },
+	{ "--grace", .read = read_grace },
+	{ "--client-half-close", .read = read_half_close },
+	{ "--scanner-note", .read = read_note },
+	{ "--public", .set = set_public },
+	{},
 };
 
-static int read_option(struct parse *parse, const char *argument, char **argv, int *at)
-{
-	size_t bytes = strcspn(argument, "=");
-
-	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-		if (strlen(table[i].name) != bytes || memcmp(table[i].name, argument, bytes) != 0)
-			continue;
-		parse->name = table[i].name;
-		if (argument[bytes] == '=')
-			return table[i].read(parse, argument + bytes + 1);
-		if (!argv[*at + 1])
-			return fail(parse, "needs a value");
-		return table[i].read(parse, argv[++*at]);
-	}
-	return fail(parse, "`%s` is not an option; `ew-ingest --help` lists them", argument);
-}
-
 /* What only shows when all options are read. */
-static int complete(struct parse *parse)
+static int complete(struct flags *flags)
 {
-	struct options *options = parse->options;
+	struct options *options = flags->options;
 	size_t bytes;
 
-	parse->name = NULL;
-	if (!options->listen)
-		return fail(parse,
-			    "--listen is missing: say where, such as --listen 127.0.0.1:8080");
+	if (!options->listen.text)
+		return flags_fail(
+			flags, "--listen is missing: say where, such as --listen 127.0.0.1:8080");
 	if (!options->bucket)
-		return fail(parse, "--bucket is missing: say which folder holds the files");
+		return flags_fail(flags, "--bucket is missing: say which folder holds the files");
 	if (options->scanner_kind == SCANNER_UNSET)
-		return fail(
-			parse,
+		return flags_fail(
+			flags,
 			"--scanner is missing: say clamd:SOCKET, exec:COMMAND, or none to scan nothing");
-	if (!options->loopback && !options->public)
-		return fail(
-			parse,
+	if (!options->listen.loopback && !options->public)
+		return flags_fail(
+			flags,
 			"--listen: %s is not a loopback address, and whoever reaches it can upload: "
 			"add --public if that is what you want",
-			options->listen);
+			options->listen.text);
 	if (options->scanner_kind == SCANNER_EXEC && options->scan_limit_bytes == 0)
 		options->scan_limit_bytes = EXEC_SCAN_LIMIT_DEFAULT;
 	if (options->state)
@@ -395,14 +293,14 @@ static int complete(struct parse *parse)
 		bytes--;
 	if (asprintf(&options->state, "%.*s.state", (int)bytes, options->bucket) < 0) {
 		options->state = NULL;
-		return fail(parse, "out of memory");
+		return flags_fail(flags, "out of memory");
 	}
 	return 0;
 }
 
 int options_parse(struct options *options, int argc, char **argv, char *error)
 {
-	struct parse parse = { .options = options, .error = error };
+	struct flags flags = { .options = options, .program = "ew-ingest", .error = error };
 	int r;
 
 	*options = (struct options){
@@ -414,29 +312,10 @@ int options_parse(struct options *options, int argc, char **argv, char *error)
 		.grace_ns = 30 * SECOND_NS,
 	};
 
-	for (int at = 1; at < argc; at++) {
-		const char *argument = argv[at];
-
-		if (at == 1 && strcmp(argument, "serve") == 0)
-			continue;
-		if (strcmp(argument, "--help") == 0 || strcmp(argument, "--version") == 0) {
-			options->verb = argument[2] == 'h' ? VERB_HELP : VERB_VERSION;
-			return 0;
-		}
-		if (strcmp(argument, "--public") == 0) {
-			options->public = true;
-			continue;
-		}
-		if (argument[0] != '-') {
-			parse.name = NULL;
-			return fail(&parse, "`%s` is not a verb: there is `serve`", argument);
-		}
-		parse.name = NULL;
-		r = read_option(&parse, argument, argv, &at);
-		if (r < 0)
-			return r;
-	}
-	return complete(&parse);
+	r = flags_read(&flags, table, argc, argv);
+	if (r > 0)
+		options->verb = r == 'h' ? VERB_HELP : VERB_VERSION;
+	return r == 0 ? complete(&flags) : r < 0 ? r : 0;
 }
 
 void options_deinit(struct options *options)

@@ -6,12 +6,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/socket.h>
 #include <sys/types.h>
+
+#include "common/flags.h"
 
 #define OPTIONS_LIST_MAX      32
 #define OPTIONS_ARGUMENTS_MAX 64
-#define OPTIONS_ERROR_BYTES   512
 
 #define SCAN_SLOTS_MAX 24 /* each may hold six descriptors, out of the reserve in capacity.h */
 
@@ -36,10 +36,7 @@ struct options_list {
 struct options {
 	enum options_verb verb;
 
-	const char *listen; /* as given */
-	struct sockaddr_storage address;
-	socklen_t address_bytes;
-	bool loopback;
+	struct flags_address listen;
 	bool public;
 
 	const char *bucket;
@@ -71,7 +68,7 @@ struct options {
  * @argc:    of main()
  * @argv:    of main(); @options points into it
  * @error:   receives one sentence that names the option and what is wrong with it;
- *           OPTIONS_ERROR_BYTES
+ *           FLAGS_ERROR_BYTES
  *
  * Return: 0 or -EINVAL; options_deinit() is due in both cases.
  */

@@ -22,7 +22,7 @@
 #include <endwell/tempfile.h>
 
 #include "answer.h"
-#include "log.h"
+#include "common/log.h"
 #include "name.h"
 #include "routes.h"
 #include "upload.h"
@@ -322,7 +322,7 @@ static bool refuse_head(struct server *server, struct http_request *request, cha
 		*ret_r = routes_problem(server, request, PROBLEM_LENGTH_REQUIRED, NULL, 0);
 	else if (head->body_bytes > 0 && (uint64_t)head->body_bytes > server_size_max(server))
 		*ret_r = routes_problem(server, request, PROBLEM_TOO_LARGE, NULL, 0);
-	else if (atomic_load(&server->draining))
+	else if (atomic_load(&server->front.draining))
 		*ret_r = routes_problem(server, request, PROBLEM_DRAINING, NULL,
 					SCANNER_RETRY_SECONDS);
 	else if (!scanner_ready(server->scanner, reason))

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "log.h"
+#include "common/log.h"
 #include "receive.h"
 
 #define HEADER_TEXT_BYTES 300
@@ -19,26 +19,8 @@
 
 int routes_answer(struct server *server, struct http_request *request, struct answer *answer)
 {
-	struct http_field fields[4];
-	char retry_after[16];
-	size_t count = 0;
-	int r;
-
-	if (answer->location[0])
-		fields[count++] = (struct http_field){ "Location", answer->location };
-	if (answer->allow)
-		fields[count++] = (struct http_field){ "Allow", answer->allow };
-	if (answer->retry_after_seconds > 0) {
-		snprintf(retry_after, sizeof(retry_after), "%d", answer->retry_after_seconds);
-		fields[count++] = (struct http_field){ "Retry-After", retry_after };
-	}
-	fields[count] = (struct http_field){ NULL, NULL };
-
 	metrics_answered(&server->metrics, answer->status);
-	r = http_respond(request, answer->status, answer->content_type, fields, answer->body,
-			 answer->body_bytes);
-	answer_deinit(answer);
-	return r;
+	return answer_send(request, answer);
 }
 
 static void log_refusal(const struct http_request *request, int status, const char *reason)
@@ -129,7 +111,7 @@ static int answer_readyz(struct server *server, struct http_request *request)
 	char scanner_reason[SCANNER_REASON_BYTES];
 	bool scanner_well = scanner_ready(server->scanner, scanner_reason);
 	bool bucket_well = !atomic_load(&server->bucket.suspect);
-	bool draining = atomic_load(&server->draining);
+	bool draining = atomic_load(&server->front.draining);
 	int disk = volume_look(&server->volume);
 	const struct answer_check checks[] = {
 		{ "scanner", scanner_well, scanner_reason },

@@ -30,8 +30,8 @@
 #include <endwell/event.h>
 #include <endwell/task.h>
 
+#include "common/log.h"
 #include "engine.h"
-#include "log.h"
 #include "trial.h"
 
 /* How long an upload waits for its verdict, the queue included; and how long a test may take. */

@@ -7,8 +7,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include <endwell/event.h>
 #include <endwell/semaphore.h>
+
+#include "common/front.h"
 
 #include "access.h"
 #include "bucket.h"
@@ -21,6 +22,7 @@
 
 struct server {
 	const struct options *options;
+	struct front front;
 	struct capacity capacity;
 	struct access access;
 	struct metrics metrics;
@@ -34,10 +36,6 @@ struct server {
 	_Atomic int64_t wait_ns;       /* for an upload slot, a running mean */
 	_Atomic int64_t wait_moved_ns; /* when the line last moved, or began */
 
-	struct ew_event drain;
-	_Atomic int64_t grace_end_ns; /* set before @drain */
-	_Atomic bool draining;
-	_Atomic bool forced;
 	_Atomic uint64_t uploads_cut; /* by the end of the grace */
 };
 

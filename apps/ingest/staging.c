@@ -20,8 +20,8 @@
 #include <endwell/clock.h>
 #include <endwell/task.h>
 
-#include "hex.h"
-#include "log.h"
+#include "common/hex.h"
+#include "common/log.h"
 #include "probe.h"
 
 #define RECLAIM_INTERVAL EW_SECOND

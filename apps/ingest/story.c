@@ -18,7 +18,7 @@
 #include <sys/random.h>
 #include <time.h>
 
-#include "hex.h"
+#include "common/hex.h"
 
 struct story_ring {
 	pthread_mutex_t lock;

@@ -20,7 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "log.h"
+#include "common/log.h"
 
 /* One folder of names, on a thread. */
 struct visit {

@@ -9,8 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "hex.h"
-#include "log.h"
+#include "common/hex.h"
+#include "common/log.h"
 
 enum word {
 	WORD_UNDECIDED,

@@ -5,7 +5,7 @@
 #include <jansson.h>
 
 #include "ingest/answer.h"
-#include "ingest/log.h"
+#include "common/log.h"
 
 static json_t *parse(const struct answer *answer)
 {

@@ -31,7 +31,7 @@ static int parse(struct options *options, char *error, const char *const *more)
 
 static void expect_refused(const char *option, const char *value, const char *words)
 {
-	char error[OPTIONS_ERROR_BYTES];
+	char error[FLAGS_ERROR_BYTES];
 	struct options options;
 
 	EXPECT_EQ(PARSE(&options, error, "--scanner", "none", option, value), -EINVAL);
@@ -42,7 +42,7 @@ static void expect_refused(const char *option, const char *value, const char *wo
 
 TEST(options_defaults)
 {
-	char error[OPTIONS_ERROR_BYTES];
+	char error[FLAGS_ERROR_BYTES];
 	struct options options;
 
 	EXPECT_EQ(PARSE(&options, error, "--scanner=none"), 0);
@@ -55,15 +55,15 @@ TEST(options_defaults)
 	EXPECT_EQ(options.scan_slots, 4);
 	EXPECT_EQ(options.upload_slots, 0);
 	EXPECT_EQ(options.grace_ns, 30000000000);
-	EXPECT(options.loopback);
+	EXPECT(options.listen.loopback);
 	EXPECT(!options.half_close_finish);
-	EXPECT_EQ(ntohs(((struct sockaddr_in *)&options.address)->sin_port), 8080);
+	EXPECT_EQ(ntohs(((struct sockaddr_in *)&options.listen.address)->sin_port), 8080);
 	options_deinit(&options);
 }
 
 TEST(options_all_given)
 {
-	char error[OPTIONS_ERROR_BYTES];
+	char error[FLAGS_ERROR_BYTES];
 	struct options options;
 
 	EXPECT_EQ(PARSE(&options, error, "--scanner", "clamd:/run/clamd.sock", "--state", "/s",
@@ -85,14 +85,14 @@ TEST(options_all_given)
 	EXPECT_STR(options.origins.items[0], "https://c.example");
 	EXPECT_STR(options.scanner_notes.items[0], "one");
 	EXPECT(options.half_close_finish);
-	EXPECT(options.loopback);
-	EXPECT_EQ(options.address.ss_family, AF_INET6);
+	EXPECT(options.listen.loopback);
+	EXPECT_EQ(options.listen.address.ss_family, AF_INET6);
 	options_deinit(&options);
 }
 
 TEST(options_exec_is_split_without_a_shell)
 {
-	char error[OPTIONS_ERROR_BYTES];
+	char error[FLAGS_ERROR_BYTES];
 	struct options options;
 
 	EXPECT_EQ(PARSE(&options, error, "--scanner",
@@ -147,7 +147,7 @@ TEST(options_mistakes_are_named)
 TEST(options_scanner_forms_are_checked)
 {
 	static const char *const bad[] = { "clamd", "clamd:", "clamd:relative.sock", "icap:x", "" };
-	char error[OPTIONS_ERROR_BYTES];
+	char error[FLAGS_ERROR_BYTES];
 	struct options options;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -160,7 +160,7 @@ TEST(options_scanner_forms_are_checked)
 TEST(options_what_must_be_said_is_asked_for)
 {
 	char *argv[] = { (char *)"ew-ingest", (char *)"--bucket", (char *)"/b", NULL };
-	char error[OPTIONS_ERROR_BYTES];
+	char error[FLAGS_ERROR_BYTES];
 	struct options options;
 
 	EXPECT_EQ(options_parse(&options, 3, argv, error), -EINVAL);
@@ -176,12 +176,12 @@ TEST(options_what_must_be_said_is_asked_for)
 
 TEST(options_public_allows_other_addresses)
 {
-	char error[OPTIONS_ERROR_BYTES];
+	char error[FLAGS_ERROR_BYTES];
 	struct options options;
 
 	EXPECT_EQ(PARSE(&options, error, "--scanner", "none", "--listen", "0.0.0.0:80", "--public"),
 		  0);
-	EXPECT(!options.loopback);
+	EXPECT(!options.listen.loopback);
 	options_deinit(&options);
 }
 
@@ -195,7 +195,7 @@ TEST(options_help_names_every_option)
 		"--scanner-note", "--public",	    "--help",		"--version"
 	};
 	char *argv[] = { (char *)"ew-ingest", (char *)"--help", NULL };
-	char error[OPTIONS_ERROR_BYTES];
+	char error[FLAGS_ERROR_BYTES];
 	struct options options;
 
 	EXPECT_EQ(options_parse(&options, 2, argv, error), 0);

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The front of a server: listeners and connections of all workers, and their end.
+ *
+ * A shutdown goes from the inside out: stop accepting, let sessions finish within the grace, cut what is left. The
+ * services that sessions need are the server's, and outlive front_run().
+ */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include <endwell/event.h>
+#include <endwell/semaphore.h>
+#include <endwell/signals.h>
+
+#include "http/session.h"
+
+/* What an ending may take once it has been asked for. */
+#define FRONT_ENDING_BUDGET (20 * EW_SECOND)
+
+struct front_worker;
+
+/**
+ * struct front - caller's memory; all before the line is given
+ * @program:     for messages on standard error
+ * @service:     of each worker; copied
+ * @connections: a permit for each connection, acquired before it is taken
+ * @grace_ns:    what a shutdown gives connections that are busy
+ */
+struct front {
+	const char *program;
+	const char *listen; /* as it was given */
+	struct sockaddr_storage address;
+	socklen_t address_bytes;
+	struct http_service service;
+	struct ew_semaphore *connections;
+	int64_t grace_ns;
+	/* -- read from here -- */
+	_Atomic int64_t grace_end_ns; /* set before @draining */
+	_Atomic bool draining;
+	_Atomic bool forced;
+	/* -- private from here -- */
+	struct ew_event drain;
+	struct front_worker *workers;
+	unsigned int workers_count;
+};
+
+/* One listener for each worker. On error, which is said on standard error, nothing is open. */
+int front_open(struct front *front);
+void front_close(struct front *front);
+
+/* "http://127.0.0.1:8080", the port as the kernel chose it */
+void front_address(const struct front *front, char *ret_text, size_t bytes);
+
+/**
+ * front_run() - serve until a signal, then drain
+ * @ready:   called when connections are taken, to say so; may wait for @signals a while. Returns 0 or a signal's
+ *           number that came meanwhile
+ * @settle:  called when all connections have ended, to wait for what may still end within the grace
+ *
+ * Return: 0, also when a second signal has cut everything; -errno.
+ */
+EW_SUSPENDS int front_run(struct front *front, struct ew_signals *signals,
+			  int (*ready)(void *server, struct ew_signals *signals),
+			  int (*settle)(void *server), void *server);
+
+/* Descriptors that this process may have, raised to as many as it may ask for. */
+uint64_t front_raise_descriptors(void);

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include "process.h"
+
+#include <fcntl.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <endwell/clock.h>
+
+#include "log.h"
+
+#define LOG_PATIENCE	  (2 * EW_SECOND)
+#define MEMORY_KEPT_BYTES (32 << 20) /* free, for each thread's heap */
+
+/*
+ * A parent may have closed them; then the next file opened would get their numbers, and log lines
+ * would be written into it.
+ */
+static int fill_standard_descriptors(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	return fd < 0 ? fd : close(fd);
+}
+
+int process_prepare(void)
+{
+	/* Else memory goes back to the kernel, and comes from it again, with every few requests that end (mallopt(3)). */
+	mallopt(M_TRIM_THRESHOLD, MEMORY_KEPT_BYTES);
+	return fill_standard_descriptors();
+}
+
+static void end_signals(sigset_t *ret_set)
+{
+	sigemptyset(ret_set);
+	sigaddset(ret_set, SIGTERM);
+	sigaddset(ret_set, SIGINT);
+}
+
+int process_signals(struct ew_signals **ret_signals)
+{
+	sigset_t set;
+
+	end_signals(&set);
+	return ew_signals_open(&set, ret_signals);
+}
+
+static void report(void *unused, const char *line)
+{
+	(void)unused;
+	log_note("error", "runtime", "%s", line);
+}
+
+int process_run(ew_task_fn *fn, void *argument, unsigned int workers_count, int64_t budget_ns,
+		void (*say_end)(void *argument, int r))
+{
+	struct ew_run_options options = {
+		.workers_count = workers_count,
+		.shutdown_budget_ns = budget_ns,
+		.exit_when_stuck = true,
+		.report = report,
+	};
+	sigset_t signals, pipe;
+	int r;
+
+	end_signals(&signals);
+	options.signals = &signals;
+	/* Blocked before the log's thread is made, which would take them otherwise. */
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	/* And that thread must survive a reader of standard error that has left. */
+	sigemptyset(&pipe);
+	sigaddset(&pipe, SIGPIPE);
+	pthread_sigmask(SIG_BLOCK, &pipe, NULL);
+	/*
+	 * A parent that ignores its children hands that down, and the kernel would reap ours
+	 * before us.
+	 */
+	signal(SIGCHLD, SIG_DFL);
+	r = log_start();
+	if (r < 0)
+		return r;
+	r = ew_run(&options, fn, argument);
+	say_end(argument, r);
+	log_stop(ew_after(LOG_PATIENCE));
+	return r;
+}
