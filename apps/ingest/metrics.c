@@ -114,13 +114,13 @@ static void print_answers(struct page *page, struct metrics *metrics)
 			page_look(&metrics->answers[class]));
 }
 
-static void print_rest(struct page *page, struct metrics *metrics)
+static void print_rest(struct page *page, struct metrics *metrics, const struct line *uploads)
 {
 	page_single(page, "received_bytes_total", "counter", "Bytes of bodies received.",
 		    page_look(&metrics->bytes_received));
 	page_single(page, "uploads_waiting", "gauge",
 		    "Requests in the waiting room for an upload slot.",
-		    atomic_load_explicit(&metrics->uploads_waiting, memory_order_relaxed));
+		    atomic_load_explicit(&uploads->waiting, memory_order_relaxed));
 	page_single(page, "scans_waiting", "gauge", "Sealed uploads that wait for a scan slot.",
 		    atomic_load_explicit(&metrics->scans_waiting, memory_order_relaxed));
 	page_single(page, "bucket_ready", "gauge", "1 when the bucket's volume is trusted.",
@@ -137,7 +137,7 @@ static void print_rest(struct page *page, struct metrics *metrics)
 		    "Log lines that standard error did not take.", (int64_t)log_dropped());
 }
 
-char *metrics_print(struct metrics *metrics, size_t *ret_bytes)
+char *metrics_print(struct metrics *metrics, const struct line *uploads, size_t *ret_bytes)
 {
 	struct page page;
 
@@ -150,7 +150,7 @@ char *metrics_print(struct metrics *metrics, size_t *ret_bytes)
 	print_slots(&page, "scan_slots", "Scan slots by state.", &metrics->scan_slots);
 	print_scanner(&page, metrics);
 	print_answers(&page, metrics);
-	print_rest(&page, metrics);
+	print_rest(&page, metrics, uploads);
 
 	return page_end(&page, ret_bytes);
 }

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/line.h"
 #include "common/page.h"
 
 #include "slots.h"
@@ -34,7 +35,6 @@ struct metrics {
 
 	struct slots upload_slots;
 	struct slots scan_slots;
-	_Atomic int64_t uploads_waiting;
 	_Atomic int64_t scans_waiting;
 	_Atomic bool scanner_ready;
 	_Atomic bool bucket_ready;
@@ -49,8 +49,9 @@ void metrics_answered(struct metrics *metrics, int status);
 
 /**
  * metrics_print() - the text exposition format
+ * @uploads:   the waiting room
  * @ret_bytes: its length
  *
  * Return: heap memory for free(), or NULL when there is none.
  */
-char *metrics_print(struct metrics *metrics, size_t *ret_bytes);
+char *metrics_print(struct metrics *metrics, const struct line *uploads, size_t *ret_bytes);

@@ -363,32 +363,10 @@ static int refuse_admission(struct server *server, struct http_request *request,
 	}
 }
 
-static void note_wait(struct server *server, int64_t waited_ns)
-{
-	int64_t mean = atomic_load_explicit(&server->wait_ns, memory_order_relaxed);
-
-	/* An update that is lost to another worker's does no harm to a mean. */
-	atomic_store_explicit(&server->wait_ns, mean + (waited_ns - mean) / 8,
-			      memory_order_relaxed);
-}
-
 static int await_slot(struct server *server, struct ew_permit **permit, bool *ret_waited)
 {
-	int64_t since = ew_now();
-	int r;
+	int r = line_enter(&server->uploads, ew_after(WAIT_MAX), permit, ret_waited);
 
-	r = ew_semaphore_try_acquire(server->uploads, permit);
-	*ret_waited = r == -EAGAIN;
-	if (*ret_waited) {
-		if (atomic_fetch_add(&server->metrics.uploads_waiting, 1) == 0)
-			atomic_store(&server->wait_moved_ns, since);
-		r = ew_semaphore_acquire(server->uploads, ew_after(WAIT_MAX), permit);
-		atomic_fetch_sub(&server->metrics.uploads_waiting, 1);
-		if (r == 0 || r == -ETIMEDOUT)
-			note_wait(server, ew_now() - since);
-		if (r == 0)
-			atomic_store(&server->wait_moved_ns, ew_now());
-	}
 	if (r == 0)
 		slots_move(&server->metrics.upload_slots, SLOT_FREE, SLOT_HELD);
 	return r;
@@ -400,19 +378,9 @@ static void free_slot(struct server *server, struct ew_permit **permit)
 	ew_permit_release(permit);
 }
 
-/* The mean of those who got a slot; longer if the first in line waits longer already. */
-static int64_t measured_wait(struct server *server)
-{
-	int64_t mean = atomic_load(&server->wait_ns), first = 0;
-
-	if (atomic_load(&server->metrics.uploads_waiting) > 0)
-		first = ew_now() - atomic_load(&server->wait_moved_ns);
-	return first > mean ? first : mean;
-}
-
 static int refuse_wait(struct server *server, struct http_request *request, int r)
 {
-	int seconds = (int)(measured_wait(server) / EW_SECOND) + 1;
+	int seconds = line_wait_seconds(&server->uploads);
 	char detail[160];
 
 	if (r == -ECANCELED)

@@ -217,7 +217,7 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 	};
 	server->stories =
 		story_ring_new(2 * (size_t)slots > STORIES_MIN ? 2 * (size_t)slots : STORIES_MIN);
-	server->uploads = ew_semaphore_new(slots, (unsigned int)options->waiting);
+	server->uploads.semaphore = ew_semaphore_new(slots, (unsigned int)options->waiting);
 	server->connections =
 		ew_semaphore_new((unsigned int)server->capacity.connections, EW_WORKERS_MAX);
 	server->front = (struct front){
@@ -233,7 +233,8 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 		.grace_ns = options->grace_ns,
 	};
 	server->sealing = ew_semaphore_new(SEALING_MAX, slots);
-	if (!server->stories || !server->uploads || !server->connections || !server->sealing) {
+	if (!server->stories || !server->uploads.semaphore || !server->connections ||
+	    !server->sealing) {
 		snprintf(error, error_bytes, "out of memory");
 		return -ENOMEM;
 	}
@@ -246,7 +247,7 @@ static void release(struct server *server)
 	server->scanner = scanner_free(server->scanner);
 	ew_semaphore_free(server->sealing);
 	ew_semaphore_free(server->connections);
-	ew_semaphore_free(server->uploads);
+	ew_semaphore_free(server->uploads.semaphore);
 	server->stories = story_ring_free(server->stories);
 }
 

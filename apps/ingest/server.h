@@ -10,6 +10,7 @@
 #include <endwell/semaphore.h>
 
 #include "common/front.h"
+#include "common/line.h"
 
 #include "access.h"
 #include "bucket.h"
@@ -31,11 +32,8 @@ struct server {
 	struct story_ring *stories;
 	struct scanner *scanner;
 	struct ew_semaphore *connections;
-	struct ew_semaphore *uploads;  /* the upload slots */
-	struct ew_semaphore *sealing;  /* a file that is being sealed is open twice */
-	_Atomic int64_t wait_ns;       /* for an upload slot, a running mean */
-	_Atomic int64_t wait_moved_ns; /* when the line last moved, or began */
-
+	struct line uploads;	      /* for the upload slots */
+	struct ew_semaphore *sealing; /* a file that is being sealed is open twice */
 	_Atomic uint64_t uploads_cut; /* by the end of the grace */
 };
 
