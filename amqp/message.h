@@ -44,7 +44,7 @@ struct ew_amqp_message {
 /**
  * struct ew_amqp_delivery - a message that has come: a resource, whose ending gives its memory back and says nothing
  * @message:     all of it is the delivery's memory. Strings with a NUL in them, which the protocol forbids, are left
- *               out, and so are headers that are neither strings nor whole numbers, or come behind the 64th, or
+ *               out, and so are headers that are no strings, whole numbers or booleans (1 and 0), come behind the 64th, or
  *               behind one that cannot be read
  * @tag:         0: nothing to acknowledge
  * @redelivered: it may have been delivered before

@@ -89,6 +89,7 @@ bool ew_amqp_field_text(const struct ew_amqp_field *field, char number[EW_AMQP_N
 			value |= UINT64_MAX << 8 * field->value.len;
 		n = snprintf(number, EW_AMQP_NUMBER_BYTES, "%lld", (long long)value);
 		break;
+	case AMQP_FIELD_KIND_BOOLEAN:
 	case AMQP_FIELD_KIND_U8:
 	case AMQP_FIELD_KIND_U16:
 	case AMQP_FIELD_KIND_U32:

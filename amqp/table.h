@@ -27,7 +27,7 @@ struct ew_amqp_field {
 bool ew_amqp_table_next(amqp_bytes_t *table, struct ew_amqp_field *ret_field);
 
 /**
- * ew_amqp_field_text() - of a value that is a string or a whole number
+ * ew_amqp_field_text() - of a value that is a string, a whole number, or a boolean (1 or 0)
  * @number:  for the text of a number
  */
 bool ew_amqp_field_text(const struct ew_amqp_field *field, char number[EW_AMQP_NUMBER_BYTES],

@@ -176,32 +176,18 @@ static const struct route *find_route(struct http_slice path)
 	return NULL;
 }
 
-/* A header field as a string; what does not fit cannot be one that is known. */
-static const char *text_of(const struct http_slice *slice, char *buffer)
-{
-	if (!slice)
-		return NULL;
-	snprintf(buffer, HEADER_TEXT_BYTES, "%.*s",
-		 (int)(slice->len < HEADER_TEXT_BYTES ? slice->len : 0), slice->data);
-	return buffer;
-}
-
-/* 0 when the sender is welcome; else the answer has been given and its result is in @ret_r. */
+/* True, or the answer has been given and its result is in @ret_r. */
 static bool is_welcome(struct server *server, struct http_request *request, int *ret_r)
 {
-	char host_text[HEADER_TEXT_BYTES], origin_text[HEADER_TEXT_BYTES],
-		site_text[HEADER_TEXT_BYTES];
-	const char *host = text_of(&request->head->authority, host_text);
-	const char *origin = text_of(http_head_find(request->head, "Origin"), origin_text);
-	const char *site = text_of(http_head_find(request->head, "Sec-Fetch-Site"), site_text);
-
-	if (!access_host_known(&server->access, host))
+	switch (access_check(&server->access, request->head)) {
+	case ACCESS_UNKNOWN_HOST:
 		*ret_r = routes_problem(server, request, PROBLEM_HOST, NULL, 0);
-	else if (!access_origin_allowed(&server->access, host, origin, site))
+		return false;
+	case ACCESS_FOREIGN_ORIGIN:
 		*ret_r = routes_problem(server, request, PROBLEM_ORIGIN, NULL, 0);
-	else
-		return true;
-	return false;
+		return false;
+	default: return true;
+	}
 }
 
 int routes_handle(struct http_request *request, void *argument)

@@ -9,10 +9,10 @@
 
 #include <endwell/semaphore.h>
 
+#include "common/access.h"
 #include "common/front.h"
 #include "common/line.h"
 
-#include "access.h"
 #include "bucket.h"
 #include "capacity.h"
 #include "metrics.h"

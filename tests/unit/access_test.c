@@ -2,7 +2,7 @@
 /* Host and origin: programs and the own page come in, foreign pages and rebound names do not. */
 #include "../ew_test.h"
 
-#include "ingest/access.h"
+#include "common/access.h"
 
 static const char *const hosts[] = { "files.home.arpa" };
 static const char *const origins[] = { "https://app.example.org" };

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "http/head.h"
+
 struct access {
 	bool hosts_checked;	  /* the listener is on loopback */
 	const char *const *hosts; /* names in addition to the loopback ones */
@@ -29,3 +31,12 @@ bool access_host_known(const struct access *access, const char *host);
  */
 bool access_origin_allowed(const struct access *access, const char *host, const char *origin,
 			   const char *site);
+
+enum access_verdict {
+	ACCESS_WELCOME,
+	ACCESS_UNKNOWN_HOST,
+	ACCESS_FOREIGN_ORIGIN,
+};
+
+/* Both checks, of a request's head */
+enum access_verdict access_check(const struct access *access, const struct http_head *head);

@@ -14,7 +14,8 @@
 #include <string.h>
 #include <strings.h>
 
-#define HOST_BYTES_MAX 256
+#define HOST_BYTES_MAX	  256
+#define HEADER_TEXT_BYTES 300
 
 /* Cuts `:port` off; false when what is there is no host and port. */
 static bool cut_port(const char *host, char *ret_name)
@@ -88,4 +89,28 @@ bool access_origin_allowed(const struct access *access, const char *host, const 
 		return false;
 	}
 	return !site || strcmp(site, "same-origin") == 0 || strcmp(site, "none") == 0;
+}
+
+/* A header field as a string; what does not fit cannot be one that is known. */
+static const char *text_of(const struct http_slice *slice, char *buffer)
+{
+	if (!slice)
+		return NULL;
+	snprintf(buffer, HEADER_TEXT_BYTES, "%.*s",
+		 (int)(slice->len < HEADER_TEXT_BYTES ? slice->len : 0), slice->data);
+	return buffer;
+}
+
+enum access_verdict access_check(const struct access *access, const struct http_head *head)
+{
+	char host_text[HEADER_TEXT_BYTES], origin_text[HEADER_TEXT_BYTES],
+		site_text[HEADER_TEXT_BYTES];
+	const char *host = text_of(&head->authority, host_text);
+	const char *origin = text_of(http_head_find(head, "Origin"), origin_text);
+	const char *site = text_of(http_head_find(head, "Sec-Fetch-Site"), site_text);
+
+	if (!access_host_known(access, host))
+		return ACCESS_UNKNOWN_HOST;
+	return access_origin_allowed(access, host, origin, site) ? ACCESS_WELCOME
+								 : ACCESS_FOREIGN_ORIGIN;
 }
