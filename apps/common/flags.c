@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <endwell/base.h>
+
 int flags_fail(struct flags *flags, const char *format, ...)
 {
 	va_list arguments;
@@ -88,6 +90,52 @@ int flags_address(struct flags *flags, const char *value, struct flags_address *
 	ret_address->loopback = is_loopback(&ret_address->address);
 	freeaddrinfo(found);
 	return 0;
+}
+
+int flags_seconds(struct flags *flags, const char *value, int64_t *ret_ns)
+{
+	uint64_t seconds;
+	int r;
+
+	r = flags_number(flags, value, 0, 86400, &seconds);
+	if (r == 0)
+		*ret_ns = (int64_t)seconds * EW_SECOND;
+	return r;
+}
+
+int flags_choice(struct flags *flags, const char *value, const char *no, const char *yes,
+		 bool *ret_yes)
+{
+	if (strcmp(value, no) != 0 && strcmp(value, yes) != 0)
+		return flags_fail(flags, "`%s` is neither %s nor %s", value, no, yes);
+	*ret_yes = strcmp(value, yes) == 0;
+	return 0;
+}
+
+int flags_add(struct flags *flags, struct flags_list *list, const char *value)
+{
+	if (list->count == FLAGS_LIST_MAX)
+		return flags_fail(flags, "given more than %d times", FLAGS_LIST_MAX);
+	list->items[list->count++] = value;
+	return 0;
+}
+
+int flags_origin(struct flags *flags, const char *value, struct flags_list *list)
+{
+	const char *host = strstr(value, "://");
+
+	if (!host || host == value || !host[3] || strchr(host + 3, '/'))
+		return flags_fail(flags, "`%s` is not an origin such as https://files.example.org",
+				  value);
+	return flags_add(flags, list, value);
+}
+
+int flags_host(struct flags *flags, const char *value, struct flags_list *list)
+{
+	if (!*value || value[strcspn(value, "/ ")] != '\0' ||
+	    (value[0] != '[' && strchr(value, ':')))
+		return flags_fail(flags, "`%s` is not a host name without port", value);
+	return flags_add(flags, list, value);
 }
 
 static int read_one(struct flags *flags, const struct flag *table, const char *argument,

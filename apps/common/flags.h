@@ -50,6 +50,27 @@ struct flags_address {
 
 int flags_address(struct flags *flags, const char *value, struct flags_address *ret_address);
 
+/* A whole number of seconds, from 0 to a day */
+int flags_seconds(struct flags *flags, const char *value, int64_t *ret_ns);
+
+/* One of two words */
+int flags_choice(struct flags *flags, const char *value, const char *no, const char *yes,
+		 bool *ret_yes);
+
+#define FLAGS_LIST_MAX 32
+
+/* A flag that may be repeated */
+struct flags_list {
+	const char *items[FLAGS_LIST_MAX];
+	size_t count;
+};
+
+int flags_add(struct flags *flags, struct flags_list *list, const char *value);
+
+/* One more origin of a web page, and host name without a port */
+int flags_origin(struct flags *flags, const char *value, struct flags_list *list);
+int flags_host(struct flags *flags, const char *value, struct flags_list *list);
+
 /**
  * flags_read() - read what `main()` was given
  * @table: ends with a NULL name

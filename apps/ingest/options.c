@@ -50,14 +50,6 @@ static int read_bytes(struct flags *flags, const char *value, uint64_t *ret_byte
 	return 0;
 }
 
-static int add_to_list(struct flags *flags, struct options_list *list, const char *value)
-{
-	if (list->count == OPTIONS_LIST_MAX)
-		return flags_fail(flags, "given more than %d times", OPTIONS_LIST_MAX);
-	list->items[list->count++] = value;
-	return 0;
-}
-
 static int read_listen(struct flags *flags, const char *value)
 {
 	return flags_address(flags, value, &flags->options->listen);
@@ -169,47 +161,27 @@ static int read_state(struct flags *flags, const char *value)
 
 static int read_grace(struct flags *flags, const char *value)
 {
-	uint64_t seconds;
-	int r;
-
-	r = flags_number(flags, value, 0, 86400, &seconds);
-	if (r == 0)
-		flags->options->grace_ns = (int64_t)seconds * SECOND_NS;
-	return r;
+	return flags_seconds(flags, value, &flags->options->grace_ns);
 }
 
 static int read_half_close(struct flags *flags, const char *value)
 {
-	if (strcmp(value, "cancel") == 0)
-		flags->options->half_close_finish = false;
-	else if (strcmp(value, "finish") == 0)
-		flags->options->half_close_finish = true;
-	else
-		return flags_fail(flags, "`%s` is neither cancel nor finish", value);
-	return 0;
+	return flags_choice(flags, value, "cancel", "finish", &flags->options->half_close_finish);
 }
 
 static int read_origin(struct flags *flags, const char *value)
 {
-	const char *host = strstr(value, "://");
-
-	if (!host || host == value || !host[3] || strchr(host + 3, '/'))
-		return flags_fail(flags, "`%s` is not an origin such as https://files.example.org",
-				  value);
-	return add_to_list(flags, &flags->options->origins, value);
+	return flags_origin(flags, value, &flags->options->origins);
 }
 
 static int read_host(struct flags *flags, const char *value)
 {
-	if (!*value || value[strcspn(value, "/ ")] != '\0' ||
-	    (value[0] != '[' && strchr(value, ':')))
-		return flags_fail(flags, "`%s` is not a host name without port", value);
-	return add_to_list(flags, &flags->options->hosts, value);
+	return flags_host(flags, value, &flags->options->hosts);
 }
 
 static int read_note(struct flags *flags, const char *value)
 {
-	return add_to_list(flags, &flags->options->scanner_notes, value);
+	return flags_add(flags, &flags->options->scanner_notes, value);
 }
 
 static int read_scan_slots(struct flags *flags, const char *value)

@@ -10,7 +10,6 @@
 
 #include "common/flags.h"
 
-#define OPTIONS_LIST_MAX      32
 #define OPTIONS_ARGUMENTS_MAX 64
 
 #define SCAN_SLOTS_MAX 24 /* each may hold six descriptors, out of the reserve in capacity.h */
@@ -28,11 +27,6 @@ enum scanner_kind {
 	SCANNER_EXEC,
 };
 
-struct options_list {
-	const char *items[OPTIONS_LIST_MAX];
-	size_t count;
-};
-
 struct options {
 	enum options_verb verb;
 
@@ -48,10 +42,10 @@ struct options {
 	const char *scanner_socket;
 	char *scanner_words; /* heap memory: the words of the command, each with its NUL */
 	char *scanner_arguments[OPTIONS_ARGUMENTS_MAX + 1];
-	struct options_list scanner_notes;
+	struct flags_list scanner_notes;
 
-	struct options_list hosts;
-	struct options_list origins;
+	struct flags_list hosts;
+	struct flags_list origins;
 
 	uint64_t upload_slots; /* 0: as many as fit */
 	uint64_t scan_slots;
