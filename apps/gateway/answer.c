@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every refusal says what to do about it: the table below pairs each problem with its remedy, and the text that goes out
+ * is what happened, then the remedy. The words in `type` are part of the interface and never change.
+ */
+#include "answer.h"
+
+#include <stdio.h>
+
+static const struct {
+	const char *word;
+	const char *title;
+	const char *remedy;
+	int status;
+} problems[PROBLEM_COUNT] = {
+	[PROBLEM_ORIGIN] = { "foreign-origin", "Requests from this web page are not accepted",
+			     "If the page is yours, start the gateway with --origin and its origin.",
+			     403 },
+	[PROBLEM_NOT_FOUND] = { "not-found", "There is nothing here",
+				"Start an operation with POST /ops/ROUTE; the configuration names "
+				"the routes.",
+				404 },
+	[PROBLEM_METHOD] = { "method-not-allowed", "This method does not work here",
+			     "The Allow header names the methods that do.", 405 },
+	[PROBLEM_CANCELLED] = { "cancelled", "The operation was cancelled",
+				"Somebody has asked for it by DELETE /ops/ID.", 409 },
+	[PROBLEM_HOST] = { "unknown-host", "This server does not go by this host name",
+			   "Use the address that the server listens on, or start it with --host "
+			   "and the name.",
+			   421 },
+	[PROBLEM_INTERNAL] = { "internal", "Something went wrong in the gateway",
+			       "No operation was started. Try again; the log says more.", 500 },
+	[PROBLEM_UNROUTABLE] = { "unroutable", "There is no queue for this operation",
+				 "Nothing runs. Check exchange and routing key of the route, and "
+				 "that the workers' queue is there.",
+				 502 },
+	[PROBLEM_UNKNOWN] = { "outcome-unknown", "Nobody can say what became of the operation",
+			      "It may have run, or still run: repeat it only if running twice does "
+			      "no harm.",
+			      502 },
+	[PROBLEM_STOPPED] = { "stopped", "The worker has stopped the operation",
+			      "There is no result. Try again.", 502 },
+	[PROBLEM_REPLY] = { "bad-reply", "The worker's reply cannot be passed on",
+			    "The operation has run. Have the worker checked: status, content type "
+			    "and size of its reply.",
+			    502 },
+	[PROBLEM_BUSY] = { "busy", "The route has more operations than it can take",
+			   "Try again after the time in Retry-After.", 503 },
+	[PROBLEM_BROKER] = { "broker-unavailable", "The broker cannot be reached",
+			     "Nothing was started. Try again later; /readyz says why.", 503 },
+	[PROBLEM_BLOCKED] = { "broker-blocked", "The broker takes no messages now",
+			      "Nothing was started. Try again later: the broker is short of memory "
+			      "or disk.",
+			      503 },
+	[PROBLEM_NOT_TAKEN] = { "not-taken", "The broker has not taken the operation",
+				"Nothing runs. Try again later; the queue may be full.", 503 },
+	[PROBLEM_DRAINING] = { "shutting-down", "The gateway is shutting down",
+			       "Try again when it is back.", 503 },
+	[PROBLEM_DEADLINE] = { "deadline", "The operation did not end in time",
+			       "It is being cancelled at the backend. Allow it more time, or ask "
+			       "for less.",
+			       504 },
+};
+
+const char *problem_title(enum problem problem)
+{
+	return problems[problem].title;
+}
+
+void answer_problem(struct answer *answer, enum problem problem, const char *detail, const char *id)
+{
+	char type[64], text[768];
+
+	snprintf(type, sizeof(type), "urn:endwell:problem:%s", problems[problem].word);
+	snprintf(text, sizeof(text), "%s%s%s", detail ? detail : "", detail ? " " : "",
+		 problems[problem].remedy);
+	answer_problem_json(answer,
+			    &(struct http_problem){ .status = problems[problem].status,
+						    .type = type,
+						    .title = problems[problem].title,
+						    .detail = text },
+			    id ? json_pack("{s:s}", "id", id) : NULL);
+}
+
+void answer_permits(struct answer *answer, struct gateway *gateway)
+{
+	json_t *list = json_object();
+
+	for (size_t i = 0; list && i < gateway->routes_count; i++) {
+		struct route *route = &gateway->routes[i];
+		struct ew_semaphore_counts counts = ew_semaphore_count(route->permits);
+
+		ew_assert(counts.free + counts.held + counts.cancelling + counts.presumed ==
+			  counts.capacity);
+		json_object_set_new(list, route->config->name,
+				    json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "capacity",
+					      counts.capacity, "free", counts.free, "held",
+					      counts.held, "cancelling", counts.cancelling,
+					      "presumed", counts.presumed, "waiting",
+					      counts.waiting));
+	}
+	answer_json(answer, 200, json_pack("{s:o}", "routes", list));
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What is said to clients about operations: problems by RFC 9457, permits. */
+
+#include "common/answer.h"
+
+#include "gateway.h"
+
+/* Each has a stable type, `urn:endwell:problem:` and its word, and a remedy; see the table in answer.c. */
+enum problem {
+	PROBLEM_ORIGIN,
+	PROBLEM_NOT_FOUND,
+	PROBLEM_METHOD,
+	PROBLEM_CANCELLED,
+	PROBLEM_HOST,
+	PROBLEM_INTERNAL,
+	PROBLEM_UNROUTABLE,
+	PROBLEM_UNKNOWN,
+	PROBLEM_STOPPED,
+	PROBLEM_REPLY,
+	PROBLEM_BUSY,
+	PROBLEM_BROKER,
+	PROBLEM_BLOCKED,
+	PROBLEM_NOT_TAKEN,
+	PROBLEM_DRAINING,
+	PROBLEM_DEADLINE,
+	PROBLEM_COUNT,
+};
+
+/**
+ * answer_problem() - application/problem+json
+ * @detail: what happened this time, as a sentence; NULL when the title says it all
+ * @id:     of the operation it is about, NULL if there is none
+ */
+void answer_problem(struct answer *answer, enum problem problem, const char *detail,
+		    const char *id);
+
+const char *problem_title(enum problem problem);
+
+/* 200 with the permits of all routes */
+void answer_permits(struct answer *answer, struct gateway *gateway);

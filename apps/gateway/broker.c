@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One connection. On it each route has a channel of its own: a broker ends the channel over which something went to an
+ * exchange that is not there, and with direct reply-to all answers that were to come over it are lost; other routes are
+ * not to suffer. Three more channels are for what is said to workers, so that no two messages that are unconfirmed on a
+ * channel have the same id, which is the operation's.
+ *
+ * A lost connection, or channel, is lost for good: answers would go to an address that is no more. So whatever was in
+ * flight ends then, with an outcome of its own, and nobody waits for it.
+ */
+#include "broker.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include <endwell/channel.h>
+#include <endwell/clock.h>
+#include <endwell/task.h>
+
+#include "common/log.h"
+
+#include "permits.h"
+
+#define RECEIVE_MAX    1024
+#define NOTICES_MAX    1024
+#define REOPEN_DELAY   EW_SECOND
+#define LEAVING_BUDGET (5 * EW_SECOND)
+
+/* A claim that is to be refused. */
+struct notice {
+	struct claim claim;
+	char correlation[256];
+	char id[256];
+};
+
+static void door_open(struct door *door, struct ew_amqp_channel *channel)
+{
+	door->channel = channel;
+}
+
+/* Nobody is in a call on it afterwards; whoever is, has been told by its channel. */
+static void door_close(struct door *door)
+{
+	EW_SHIELD(shield, .budget_ns = LEAVING_BUDGET);
+
+	door->channel = NULL;
+	while (door->users > 0) {
+		ew_event_reset(&door->empty);
+		if (ew_event_wait(&door->empty, EW_NEVER) < 0)
+			ew_panic("a channel is in use that has ended");
+	}
+}
+
+static int door_publish(struct door *door, const struct ew_amqp_message *message,
+			struct ew_amqp_receipt *ret_receipt)
+{
+	int r;
+
+	*ret_receipt = (struct ew_amqp_receipt){ .fate = EW_AMQP_NOT_SENT };
+	if (!door->channel)
+		return -ENOTCONN;
+	door->users++;
+	r = ew_amqp_publish(door->channel, message, ret_receipt);
+	if (--door->users == 0)
+		ew_event_set(&door->empty);
+	return r;
+}
+
+int broker_say(struct door *door, const char *type, const struct claim *claim,
+	       const char *correlation, const char *id)
+{
+	const struct ew_amqp_header headers[] = { { "x-ew-claim", claim->token } };
+	const struct ew_amqp_message message = {
+		.routing_key = claim->address,
+		.type = type,
+		.correlation_id = correlation,
+		.message_id = id,
+		.headers = headers,
+		.headers_count = 1,
+		.mandatory = true,
+	};
+	struct ew_amqp_receipt receipt;
+
+	return door_publish(door, &message, &receipt);
+}
+
+int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_receipt)
+{
+	const struct route_config *config = operation->route->config;
+	int64_t left_ms = (operation->deadline_ns - ew_now()) / EW_MILLISECOND;
+	char expiration[24], deadline[24], epoch[EPOCH_BYTES];
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	left_ms = left_ms > 0 ? left_ms : 0;
+	snprintf(expiration, sizeof(expiration), "%" PRId64, left_ms);
+	snprintf(deadline, sizeof(deadline), "%" PRId64,
+		 (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + left_ms);
+	snprintf(epoch, sizeof(epoch), "%016" PRIx64, operation->token.epoch);
+
+	const struct ew_amqp_header headers[] = {
+		{ "x-ew-version", "1" },
+		{ "x-ew-attempt", "1" },
+		{ "x-ew-epoch", epoch },
+		{ "x-ew-grant", config->grant_none ? "none" : "required" },
+		{ "x-deadline", deadline },
+	};
+	const struct ew_amqp_message message = {
+		.exchange = config->exchange,
+		.routing_key = config->routing_key,
+		.content_type = operation->content_type[0] ? operation->content_type : NULL,
+		.correlation_id = operation->correlation,
+		.reply_to = EW_AMQP_REPLY_TO,
+		.expiration = expiration,
+		.message_id = operation->id,
+		.type = "op",
+		.headers = headers,
+		.headers_count = sizeof(headers) / sizeof(headers[0]),
+		.body = operation->body,
+		.body_bytes = operation->body_bytes,
+		.mandatory = true,
+		.persistent = !config->transient,
+	};
+	return door_publish(&operation->route->door, &message, ret_receipt);
+}
+
+const char *broker_trouble(const struct route *route, bool *ret_blocked)
+{
+	const struct gateway *gateway = route->gateway;
+
+	*ret_blocked = false;
+	if (!gateway->connection)
+		return gateway->reason;
+	*ret_blocked = ew_amqp_connection_blocked(gateway->connection) != NULL;
+	if (*ret_blocked)
+		return "The broker takes no messages now.";
+	return route->door.channel ? NULL : route->reason;
+}
+
+/* ---- what comes ---- */
+
+static void note_refusal(struct gateway *gateway, const struct ew_amqp_message *message)
+{
+	struct notice notice = {};
+
+	if (!claim_read(message, &notice.claim))
+		return;
+	snprintf(notice.correlation, sizeof(notice.correlation), "%s",
+		 message->correlation_id ? message->correlation_id : "");
+	snprintf(notice.id, sizeof(notice.id), "%s",
+		 message->message_id && *message->message_id ? message->message_id : "none");
+	/* One that is dropped here comes again: its worker gives it back when it hears nothing. */
+	if (ew_channel_try_send(gateway->notices, &notice) < 0)
+		gateway->refusals_dropped++;
+}
+
+static void hear(struct gateway *gateway, struct ew_amqp_delivery **delivery)
+{
+	const struct ew_amqp_message *message = &(*delivery)->message;
+	struct operation *operation = table_find(&gateway->table, message->correlation_id);
+
+	switch (operation_hear(operation, message)) {
+	case HEARD_RESULT:
+		operation->result = *delivery;
+		*delivery = NULL;
+		break;
+	case HEARD_NEWS: break;
+	case HEARD_REFUSE: note_refusal(gateway, message); break;
+	case HEARD_PROOF:
+		gateway->heard_late++;
+		permits_prove(gateway, operation);
+		break;
+	case HEARD_PROGRESS: gateway->heard_progress++; break;
+	case HEARD_UNKNOWN: gateway->heard_unknown++; break;
+	case HEARD_LATE: gateway->heard_late++; break;
+	case HEARD_MALFORMED: gateway->heard_malformed++; break;
+	}
+}
+
+static int receive(struct gateway *gateway, struct ew_amqp_channel *channel)
+{
+	int r;
+
+	for (;;) {
+		EW_OWN(ew_amqp_delivery, delivery);
+
+		r = ew_amqp_receive(channel, &delivery);
+		if (r < 0)
+			return r;
+		hear(gateway, &delivery);
+	}
+}
+
+/* Whatever waited for answers over this route's channel waits in vain. */
+static void lose(struct route *route)
+{
+	struct table *table = &route->gateway->table;
+
+	for (uint32_t slot = 0; slot < table->capacity; slot++) {
+		struct operation *operation = table_at(table, slot);
+
+		if (!operation || operation->route != route || operation->outcome != OUTCOME_NONE ||
+		    !operation->published)
+			continue;
+		operation->outcome = OUTCOME_LOST;
+		ew_event_set(&operation->news);
+	}
+}
+
+static int serve_channel(struct route *route, struct ew_amqp_channel *channel)
+{
+	const struct ew_amqp_error *error;
+	int r;
+
+	door_open(&route->door, channel);
+	r = receive(route->gateway, channel);
+	error = ew_amqp_channel_error(channel);
+	snprintf(route->reason, sizeof(route->reason), "%s",
+		 error ? error->text : "The broker has ended the route's channel.");
+	lose(route);
+	door_close(&route->door);
+	return r;
+}
+
+static int open_route(struct route *route)
+{
+	const struct ew_amqp_consumer consumer = {
+		.queue = EW_AMQP_REPLY_TO,
+		.no_ack = true,
+		.prefetch_max = RECEIVE_MAX,
+	};
+	int r;
+
+	EW_OWN(ew_amqp_channel, channel);
+
+	r = ew_amqp_channel_open(route->gateway->connection, NULL, &channel);
+	if (r == 0)
+		r = ew_amqp_consume(channel, &consumer);
+	return r < 0 ? r : serve_channel(route, channel);
+}
+
+/* A route's channel, and the next one if it ends alone. */
+static int run_route(void *argument)
+{
+	struct route *route = argument;
+	int r;
+
+	for (;;) {
+		r = open_route(route);
+		if (r == -ECANCELED || ew_amqp_connection_error(route->gateway->connection))
+			return r;
+		log_note("warn", "channel-lost", "route %s: %s", route->config->name,
+			 route->reason);
+		r = ew_sleep(REOPEN_DELAY);
+		if (r < 0)
+			return r;
+	}
+}
+
+/* ---- what is said to claims that nobody wants ---- */
+
+static int refuse(struct gateway *gateway, const struct notice *notice)
+{
+	struct operation *operation;
+	int r;
+
+	r = broker_say(&gateway->refusals, "refuse", &notice->claim, notice->correlation,
+		       notice->id);
+	if (r < 0)
+		return r;
+	gateway->refused++;
+	operation = table_find(&gateway->table, notice->correlation);
+	if (operation && operation->presumed)
+		permits_prove(gateway, operation);
+	return 0;
+}
+
+static int run_refusals(void *argument)
+{
+	struct gateway *gateway = argument;
+	struct notice notice;
+	int r;
+
+	while ((r = ew_channel_receive(gateway->notices, EW_NEVER, &notice)) > 0) {
+		r = refuse(gateway, &notice);
+		if (r == -ECANCELED)
+			return r;
+	}
+	return r;
+}
+
+/* ---- the connection ---- */
+
+static int run_tasks(struct gateway *gateway)
+{
+	int r;
+
+	EW_SCOPE(tasks, .policy = EW_POLICY_INDEPENDENT);
+
+	r = ew_spawn(&tasks, run_refusals, gateway);
+	for (size_t i = 0; i < gateway->routes_count && r == 0; i++)
+		r = ew_spawn(&tasks, run_route, &gateway->routes[i]);
+	if (r == 0)
+		r = ew_amqp_connection_wait(gateway->connection);
+	return ew_scope_finish(&tasks, r);
+}
+
+static int use_connection(struct gateway *gateway, struct ew_amqp_connection *connection)
+{
+	struct door *const doors[] = { &gateway->grants, &gateway->cancels, &gateway->refusals };
+	int r = 0;
+
+	EW_OWN(ew_amqp_channel, grants);
+	EW_OWN(ew_amqp_channel, cancels);
+	EW_OWN(ew_amqp_channel, refusals);
+	struct ew_amqp_channel **const places[] = { &grants, &cancels, &refusals };
+
+	for (size_t i = 0; i < 3 && r == 0; i++)
+		r = ew_amqp_channel_open(connection, NULL, places[i]);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < 3; i++)
+		door_open(doors[i], *places[i]);
+	gateway->connection = connection;
+	gateway->connected++;
+	log_note("info", "connected", "to the broker");
+
+	r = run_tasks(gateway);
+	gateway->connection = NULL;
+	for (size_t i = 0; i < 3; i++)
+		door_close(doors[i]);
+	return r;
+}
+
+static void note_trouble(struct gateway *gateway, const char *event, const char *text)
+{
+	snprintf(gateway->reason, sizeof(gateway->reason), "The broker cannot be used: %s.", text);
+	log_note("warn", event, "%s", gateway->reason);
+}
+
+static int connect_once(struct gateway *gateway, struct ew_amqp_dialer *dialer,
+			struct ew_scope *scope)
+{
+	const struct ew_amqp_error *ended;
+	struct ew_amqp_error error = {};
+	int r;
+
+	EW_OWN(ew_amqp_connection, connection);
+
+	r = ew_amqp_dial(dialer, scope, &error, &connection);
+	if (r < 0) {
+		if (r != -ECANCELED)
+			note_trouble(gateway, "connect-failed",
+				     error.text[0] ? error.text : strerror(-r));
+		return r;
+	}
+	r = use_connection(gateway, connection);
+	ended = ew_amqp_connection_error(connection);
+	if (r != -ECANCELED)
+		note_trouble(gateway, "connection-lost", ended ? ended->text : strerror(-r));
+	return r;
+}
+
+static size_t largest_body(const struct gateway *gateway)
+{
+	uint64_t most = 0;
+
+	for (size_t i = 0; i < gateway->routes_count; i++)
+		if (gateway->routes[i].config->body_max_bytes > most)
+			most = gateway->routes[i].config->body_max_bytes;
+	return (size_t)most;
+}
+
+static int keep_connection(struct gateway *gateway)
+{
+	const struct broker_address *brokers = gateway->options->brokers;
+	struct ew_amqp_endpoint endpoints[OPTIONS_BROKERS_MAX];
+	const struct ew_amqp_options options = {
+		.user = brokers->user,
+		.password = brokers->password,
+		.virtual_host = brokers->virtual_host,
+		.name = "ew-gateway",
+		.channels_max = (unsigned int)gateway->routes_count + 3,
+		.message_bytes_max = largest_body(gateway),
+	};
+	struct ew_amqp_dialer dialer = {
+		.endpoints = endpoints,
+		.endpoints_count = (unsigned int)gateway->options->brokers_count,
+		.options = &options,
+		.delay_max_ns = 5 * EW_SECOND,
+	};
+	int r;
+
+	EW_SCOPE(scope);
+
+	for (size_t i = 0; i < gateway->options->brokers_count; i++)
+		endpoints[i] = (struct ew_amqp_endpoint){
+			.address = (const struct sockaddr *)&brokers[i].address,
+			.address_bytes = brokers[i].bytes,
+		};
+	do
+		r = connect_once(gateway, &dialer, &scope);
+	while (r != -ECANCELED);
+	return ew_scope_finish(&scope, r);
+}
+
+int broker_run(void *argument)
+{
+	struct gateway *gateway = argument;
+	int r;
+
+	EW_OWN(ew_channel, notices);
+
+	r = ew_channel_new(NOTICES_MAX, sizeof(struct notice), NULL, &notices);
+	if (r < 0)
+		return r;
+	gateway->notices = notices;
+	snprintf(gateway->reason, sizeof(gateway->reason), "The broker is being connected.");
+	return keep_connection(gateway);
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The broker: connected, connected again, what comes from it, and what is said to workers. */
+
+#include "gateway.h"
+
+/* The task that keeps the connection; ends with a cancel only. @gateway is a struct gateway */
+EW_SUSPENDS int broker_run(void *gateway);
+
+/* Why the route takes nothing now, as a sentence; NULL: it does. @ret_blocked: the broker is there, but full */
+const char *broker_trouble(const struct route *route, bool *ret_blocked);
+
+/**
+ * broker_publish() - publish an operation, and hear what the broker says
+ * As ew_amqp_publish(); -ENOTCONN: not sent
+ */
+EW_SUSPENDS int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_receipt);
+
+/**
+ * broker_say() - say something to a worker
+ * @door: one of the gateway's; each has one message about an operation at a time
+ * @type: "grant", "refuse", "cancel"
+ *
+ * Errors: -EHOSTUNREACH the worker has gone; those of ew_amqp_publish(), -ENOTCONN
+ */
+EW_SUSPENDS int broker_say(struct door *door, const char *type, const struct claim *claim,
+			   const char *correlation, const char *id);

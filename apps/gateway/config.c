@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * inih tells the number of the first line that was refused, by itself or by us. So lines are counted here too: only if it
+ * is ours, the words for it are.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <ini.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <endwell/base.h>
+
+#define TIME_MAX (24 * 3600 * EW_SECOND)
+
+struct reading {
+	struct config *config;
+	struct route_config *route;
+	const char *key;
+	FILE *file;
+	int line;
+	int wrong_line; /* 0: so far none */
+	char wrong[256];
+};
+
+static int fail(struct reading *reading, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+static int fail(struct reading *reading, const char *format, ...)
+{
+	va_list arguments;
+	int length = 0;
+
+	reading->wrong_line = reading->line;
+	if (reading->key)
+		length = snprintf(reading->wrong, sizeof(reading->wrong), "%.64s: ", reading->key);
+	va_start(arguments, format);
+	vsnprintf(reading->wrong + length, sizeof(reading->wrong) - (size_t)length, format,
+		  arguments);
+	va_end(arguments);
+	return -EINVAL;
+}
+
+static int read_text(struct reading *reading, const char *value, char *ret_text)
+{
+	if (strlen(value) >= CONFIG_TEXT_BYTES)
+		return fail(reading, "is longer than %d bytes", CONFIG_TEXT_BYTES - 1);
+	strcpy(ret_text, value);
+	return 0;
+}
+
+static int read_number(struct reading *reading, const char *value, uint64_t min, uint64_t max,
+		       uint64_t *ret_number)
+{
+	unsigned long long number;
+	char *end;
+
+	errno = 0;
+	number = strtoull(value, &end, 10);
+	if (*value < '0' || *value > '9' || *end || errno)
+		return fail(reading, "`%.64s` is not a number", value);
+	if (number < min || number > max)
+		return fail(reading, "%.64s is outside %" PRIu64 " to %" PRIu64, value, min, max);
+	*ret_number = number;
+	return 0;
+}
+
+/* `30s`, `500ms`, `2m`, `1h` */
+static int read_time(struct reading *reading, const char *value, int64_t *ret_ns)
+{
+	static const struct {
+		const char *word;
+		int64_t ns;
+	} units[] = { { "ms", EW_MILLISECOND },
+		      { "s", EW_SECOND },
+		      { "m", 60 * EW_SECOND },
+		      { "h", 3600 * EW_SECOND } };
+	unsigned long long number;
+	char *end;
+
+	errno = 0;
+	number = strtoull(value, &end, 10);
+	if (*value < '0' || *value > '9' || errno)
+		end = (char *)"";
+	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+		if (strcmp(end, units[i].word) != 0)
+			continue;
+		if (number == 0 || number > (unsigned long long)(TIME_MAX / units[i].ns))
+			return fail(reading, "%.64s is outside 1ms to 24h", value);
+		*ret_ns = (int64_t)number * units[i].ns;
+		return 0;
+	}
+	return fail(reading, "`%.64s` is not a time such as 500ms, 30s, 2m or 1h", value);
+}
+
+static int read_choice(struct reading *reading, const char *value, const char *no, const char *yes,
+		       bool *ret_yes)
+{
+	if (strcmp(value, no) != 0 && strcmp(value, yes) != 0)
+		return fail(reading, "`%.64s` is neither %s nor %s", value, no, yes);
+	*ret_yes = strcmp(value, yes) == 0;
+	return 0;
+}
+
+static int read_exchange(struct reading *reading, const char *value)
+{
+	return read_text(reading, value, reading->route->exchange);
+}
+
+static int read_routing_key(struct reading *reading, const char *value)
+{
+	return *value ? read_text(reading, value, reading->route->routing_key)
+		      : fail(reading, "is empty");
+}
+
+static int read_timeout(struct reading *reading, const char *value)
+{
+	return read_time(reading, value, &reading->route->timeout_ns);
+}
+
+static int read_cancel_deadline(struct reading *reading, const char *value)
+{
+	return read_time(reading, value, &reading->route->cancel_deadline_ns);
+}
+
+static int read_presumed_hold(struct reading *reading, const char *value)
+{
+	return read_time(reading, value, &reading->route->presumed_hold_ns);
+}
+
+static int read_concurrency(struct reading *reading, const char *value)
+{
+	return read_number(reading, value, 1, CONFIG_PERMITS_MAX, &reading->route->concurrency);
+}
+
+static int read_waiting_room(struct reading *reading, const char *value)
+{
+	return read_number(reading, value, 0, CONFIG_WAITING_MAX, &reading->route->waiting_room);
+}
+
+static int read_body_max(struct reading *reading, const char *value)
+{
+	return read_number(reading, value, 1, CONFIG_BODY_MAX_MAX, &reading->route->body_max_bytes);
+}
+
+static int read_delivery_mode(struct reading *reading, const char *value)
+{
+	return read_choice(reading, value, "persistent", "transient", &reading->route->transient);
+}
+
+static int read_grant(struct reading *reading, const char *value)
+{
+	return read_choice(reading, value, "required", "none", &reading->route->grant_none);
+}
+
+static const struct {
+	const char *key;
+	int (*read)(struct reading *reading, const char *value);
+} table[] = {
+	{ "exchange", read_exchange },
+	{ "routing_key", read_routing_key },
+	{ "timeout", read_timeout },
+	{ "cancel_deadline", read_cancel_deadline },
+	{ "presumed_hold", read_presumed_hold },
+	{ "concurrency", read_concurrency },
+	{ "waiting_room", read_waiting_room },
+	{ "body_max", read_body_max },
+	{ "delivery_mode", read_delivery_mode },
+	{ "grant", read_grant },
+};
+
+static struct route_config *find(struct config *config, const char *name)
+{
+	for (size_t i = 0; i < config->count; i++)
+		if (strcmp(config->routes[i].name, name) == 0)
+			return &config->routes[i];
+	return NULL;
+}
+
+static int begin_route(struct reading *reading, const char *name)
+{
+	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+				    "-_.";
+	struct config *config = reading->config;
+	struct route_config *route;
+
+	if (!*name || strlen(name) >= CONFIG_NAME_BYTES || name[strspn(name, plain)])
+		return fail(reading,
+			    "[route %.64s]: a route's name has 1 to %d letters, digits, - _ .",
+			    name, CONFIG_NAME_BYTES - 1);
+	if (config->count == ROUTES_MAX)
+		return fail(reading, "more than %d routes", ROUTES_MAX);
+	route = &config->routes[config->count++];
+	*route = (struct route_config){
+		.timeout_ns = 30 * EW_SECOND,
+		.cancel_deadline_ns = 5 * EW_SECOND,
+		.presumed_hold_ns = 60 * EW_SECOND,
+		.concurrency = 100,
+		.waiting_room = 100,
+		.body_max_bytes = 1 << 20,
+	};
+	strcpy(route->name, name);
+	reading->route = route;
+	return 0;
+}
+
+static int enter_section(struct reading *reading, const char *section)
+{
+	static const char word[] = "route ";
+
+	if (strncmp(section, word, sizeof(word) - 1) != 0)
+		return fail(reading, "[%.64s] is not a section: there is [route NAME]", section);
+	reading->route = find(reading->config, section + sizeof(word) - 1);
+	return reading->route ? 0 : begin_route(reading, section + sizeof(word) - 1);
+}
+
+static int read_line(struct reading *reading, const char *section, const char *key,
+		     const char *value)
+{
+	int r;
+
+	reading->key = NULL;
+	r = enter_section(reading, section);
+	reading->key = key;
+	for (size_t i = 0; r == 0 && i < sizeof(table) / sizeof(table[0]); i++) {
+		if (strcmp(table[i].key, key) != 0)
+			continue;
+		if (reading->route->given & 1u << i)
+			return fail(reading, "given twice for this route");
+		reading->route->given |= 1u << i;
+		return table[i].read(reading, value);
+	}
+	return r < 0 ? r : fail(reading, "is not a key of a route");
+}
+
+/* 1 and 0 are inih's words for good and bad. */
+static int take_line(void *argument, const char *section, const char *key, const char *value)
+{
+	struct reading *reading = argument;
+
+	if (reading->wrong_line)
+		return 1;
+	return read_line(reading, section, key, value) == 0;
+}
+
+static int complete(struct config *config, const char *name, char *error)
+{
+	uint64_t permits = 0;
+
+	if (config->count == 0) {
+		snprintf(error, CONFIG_ERROR_BYTES, "%s: there is no [route NAME]", name);
+		return -EINVAL;
+	}
+	for (size_t i = 0; i < config->count; i++) {
+		permits += config->routes[i].concurrency;
+		if (config->routes[i].routing_key[0])
+			continue;
+		snprintf(
+			error, CONFIG_ERROR_BYTES,
+			"%s: [route %s] needs a routing_key; with no exchange it is a queue's name",
+			name, config->routes[i].name);
+		return -EINVAL;
+	}
+	if (permits <= CONFIG_PERMITS_MAX)
+		return 0;
+	snprintf(error, CONFIG_ERROR_BYTES,
+		 "%s: concurrency of all routes is %" PRIu64 ", more than %d", name, permits,
+		 CONFIG_PERMITS_MAX);
+	return -EINVAL;
+}
+
+static int conclude(struct reading *reading, const char *name, int r, char *error)
+{
+	if (r > 0) {
+		snprintf(error, CONFIG_ERROR_BYTES, "%s:%d: %s", name, r,
+			 reading->wrong_line == r ? reading->wrong
+						  : "is neither [route NAME] nor KEY = VALUE");
+		return -EINVAL;
+	}
+	if (r < 0) {
+		snprintf(error, CONFIG_ERROR_BYTES, "%s: cannot be read", name);
+		return -EINVAL;
+	}
+	return complete(reading->config, name, error);
+}
+
+static char *next_line(char *buffer, int bytes, void *argument)
+{
+	struct reading *reading = argument;
+
+	reading->line++;
+	return fgets(buffer, bytes, reading->file);
+}
+
+static int read_file(struct config *config, const char *name, FILE *file, char *error)
+{
+	struct reading reading = { .config = config, .file = file };
+	int r;
+
+	config->count = 0;
+	r = ini_parse_stream(next_line, &reading, take_line, &reading);
+	if (ferror(file))
+		r = -EIO;
+	fclose(file);
+	return conclude(&reading, name, r, error);
+}
+
+static int no_file(const char *name, char *error)
+{
+	snprintf(error, CONFIG_ERROR_BYTES, "%s: %s", name, strerror(errno));
+	return -EINVAL;
+}
+
+int config_read(struct config *config, const char *path, char *error)
+{
+	FILE *file = fopen(path, "re");
+
+	return file ? read_file(config, path, file, error) : no_file(path, error);
+}
+
+int config_read_text(struct config *config, const char *name, const char *text, char *error)
+{
+	FILE *file = fmemopen((char *)text, strlen(text), "r");
+
+	return file ? read_file(config, name, file, error) : no_file(name, error);
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The configuration file: the routes. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ROUTES_MAX	    64
+#define CONFIG_TEXT_BYTES   256 /* of a name in AMQP, NUL included */
+#define CONFIG_NAME_BYTES   65
+#define CONFIG_ERROR_BYTES  512
+#define CONFIG_PERMITS_MAX  10000 /* of all routes */
+#define CONFIG_WAITING_MAX  10000
+#define CONFIG_BODY_MAX_MAX (UINT64_C(16) << 20)
+
+/* One [route NAME]. */
+struct route_config {
+	char name[CONFIG_NAME_BYTES];
+	char exchange[CONFIG_TEXT_BYTES];
+	char routing_key[CONFIG_TEXT_BYTES];
+	int64_t timeout_ns;
+	int64_t cancel_deadline_ns;
+	int64_t presumed_hold_ns;
+	uint64_t concurrency;
+	uint64_t waiting_room;
+	uint64_t body_max_bytes; /* of a request, and of a reply */
+	bool transient;
+	bool grant_none;
+	uint32_t given; /* keys, by their place in the table */
+};
+
+struct config {
+	struct route_config routes[ROUTES_MAX];
+	size_t count;
+};
+
+/**
+ * config_read() - read a file
+ * @error: receives one sentence that names file, line and what is wrong; CONFIG_ERROR_BYTES
+ *
+ * Return: 0 or -EINVAL
+ */
+int config_read(struct config *config, const char *path, char *error);
+
+/* The same from text; @name stands for it in errors. */
+int config_read_text(struct config *config, const char *name, const char *text, char *error);

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What all parts of the gateway share. One thread, one connection to the broker: nothing here is touched by another
+ * thread, and nothing is locked.
+ */
+
+#include <stdatomic.h>
+
+#include "amqp/channel.h"
+#include "common/access.h"
+#include "common/front.h"
+#include "common/line.h"
+#include "common/page.h"
+
+#include "config.h"
+#include "operation.h"
+#include "options.h"
+
+/**
+ * struct door - a channel that comes and goes with the broker
+ * @users: tasks that are in a call on it; it is not closed under them
+ */
+struct door {
+	struct ew_amqp_channel *channel; /* NULL: closed */
+	unsigned int users;
+	struct ew_event empty;
+};
+
+/**
+ * struct route - one, as it runs
+ * @door:      where its operations go out and all answers come in: direct reply-to binds both to one channel
+ * @reason:    why that is closed
+ * @ended:     operations by what became of them
+ * @cancelled: the same, of those that were cancelled
+ */
+struct route {
+	struct gateway *gateway;
+	const struct route_config *config;
+	struct ew_semaphore *permits;
+	struct line line;
+	struct door door;
+	char reason[256];
+
+	uint64_t shed; /* requests that got no permit, or found no broker */
+	uint64_t ended[OUTCOME_COUNT];
+	uint64_t cancelled[OUTCOME_COUNT];
+	uint64_t presumed_proved; /* free after all: by a late proof */
+	uint64_t presumed_expired;
+	uint64_t granted;
+	struct histogram seconds;
+	struct histogram cancel_seconds;
+};
+
+struct gateway {
+	const struct options *options;
+	struct front front;
+	struct access access;
+	struct table table;
+	struct route *routes;
+	size_t routes_count;
+
+	/* the broker's side, see broker.c */
+	struct ew_amqp_connection *connection; /* NULL: not connected */
+	char reason[320];		       /* then, why */
+	struct door grants;
+	struct door cancels;
+	struct door refusals;
+	struct ew_channel *notices; /* claims to be refused */
+
+	struct operation *presumed; /* oldest first */
+	struct operation **presumed_end;
+	struct ew_event presumed_some;
+
+	uint64_t heard_late;
+	uint64_t heard_malformed;
+	uint64_t heard_progress;
+	uint64_t heard_unknown;
+	uint64_t refused;	   /* claims that were of nobody any more */
+	uint64_t refusals_dropped; /* because too many waited */
+	uint64_t connected;
+	_Atomic uint64_t answers[6]; /* by hundreds of the status */
+	uint64_t cut;		     /* operations, by the end of the grace */
+};

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A worker's word counts only for the claim that was granted, because an earlier claim of the same operation may still
+ * talk. A claim that comes again, as redelivered, takes the place of the earlier one: whoever had that is over. One that
+ * is not redelivered is of a message that was there twice, and is refused.
+ */
+#include "operation.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <endwell/clock.h>
+
+#include "gateway.h"
+
+struct table_slot {
+	uint64_t generation;
+	struct operation *operation;
+	uint32_t next_free;
+};
+
+static void operation_abort(void *resource)
+{
+	struct operation *operation = resource;
+
+	ew_assert(operation->token.generation == 0);
+	ew_resource_deinit(&operation->resource);
+	ew_abort(&operation->result);
+	free(operation->body);
+	free(operation);
+}
+
+static int operation_close(void *resource)
+{
+	operation_abort(resource);
+	return 0;
+}
+
+static const struct ew_resource_type operation_type = {
+	.name = "operation",
+	.close = operation_close,
+	.abort = operation_abort,
+};
+
+int operation_new(struct route *route, struct operation **ret_operation)
+{
+	struct operation *operation = calloc(1, sizeof(*operation));
+
+	if (!operation)
+		return -ENOMEM;
+	operation->route = route;
+	operation->began_ns = ew_now();
+	id_make(operation->id);
+	ew_resource_init(&operation->resource, &operation_type, EW_SITE("operation_new"));
+	*ret_operation = operation;
+	return 0;
+}
+
+int table_init(struct table *table, uint32_t capacity)
+{
+	*table = (struct table){ .capacity = capacity };
+	table->slots = calloc(capacity, sizeof(*table->slots));
+	if (!table->slots)
+		return -ENOMEM;
+	arc4random_buf(&table->epoch, sizeof(table->epoch));
+	for (uint32_t i = 0; i < capacity; i++)
+		table->slots[i] = (struct table_slot){ .generation = 1, .next_free = i + 1 };
+	return 0;
+}
+
+void table_deinit(struct table *table)
+{
+	ew_assert(table->used == 0);
+	free(table->slots);
+	table->slots = NULL;
+}
+
+void table_enter(struct table *table, struct operation *operation)
+{
+	struct table_slot *slot = &table->slots[table->free];
+
+	ew_assert(table->free < table->capacity);
+	operation->token = (struct token){ .epoch = table->epoch,
+					   .slot = table->free,
+					   .generation = slot->generation };
+	token_print(&operation->token, operation->correlation);
+	slot->operation = operation;
+	table->free = slot->next_free;
+	table->used++;
+}
+
+void table_leave(struct table *table, struct operation *operation)
+{
+	struct table_slot *slot = &table->slots[operation->token.slot];
+
+	if (operation->token.generation == 0)
+		return;
+	ew_assert(slot->operation == operation);
+	slot->operation = NULL;
+	slot->generation++;
+	slot->next_free = table->free;
+	table->free = operation->token.slot;
+	table->used--;
+	operation->token.generation = 0;
+}
+
+struct operation *table_at(const struct table *table, uint32_t slot)
+{
+	return table->slots[slot].operation;
+}
+
+struct operation *table_find(const struct table *table, const char *correlation)
+{
+	struct token token;
+
+	if (!token_read(correlation, &token) || token.epoch != table->epoch ||
+	    token.slot >= table->capacity ||
+	    table->slots[token.slot].generation != token.generation)
+		return NULL;
+	return table_at(table, token.slot);
+}
+
+static bool copy(const char *from, char *to, size_t bytes)
+{
+	if (!from || !*from || strlen(from) >= bytes)
+		return false;
+	strcpy(to, from);
+	return true;
+}
+
+bool claim_read(const struct ew_amqp_message *message, struct claim *ret_claim)
+{
+	return copy(message->reply_to, ret_claim->address, sizeof(ret_claim->address)) &&
+	       copy(ew_amqp_header_find(message, "x-ew-claim"), ret_claim->token,
+		    sizeof(ret_claim->token));
+}
+
+static bool is_redelivered(const struct ew_amqp_message *message)
+{
+	const char *value = ew_amqp_header_find(message, "x-ew-redelivered");
+
+	return value && strcmp(value, "1") == 0;
+}
+
+static enum heard hear_claim(struct operation *operation, const struct ew_amqp_message *message)
+{
+	struct claim claim;
+
+	if (!claim_read(message, &claim))
+		return HEARD_MALFORMED;
+	if (!operation || operation->outcome != OUTCOME_NONE ||
+	    (operation->claim.token[0] && !is_redelivered(message)))
+		return HEARD_REFUSE;
+	operation->claim = claim;
+	operation->claim_due = true;
+	operation->started = operation->route->config->grant_none;
+	ew_event_set(&operation->news);
+	return HEARD_NEWS;
+}
+
+/* What an end says; NONE: it is no end */
+static enum outcome end_of(const char *type)
+{
+	static const struct {
+		const char *type;
+		enum outcome outcome;
+	} ends[] = {
+		{ "reply", OUTCOME_REPLIED },
+		{ "not-started", OUTCOME_NOT_STARTED },
+		{ "stopped", OUTCOME_STOPPED },
+		{ "too-late", OUTCOME_TOO_LATE },
+	};
+
+	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
+		if (strcmp(type, ends[i].type) == 0)
+			return ends[i].outcome;
+	return OUTCOME_NONE;
+}
+
+static enum heard hear_end(struct operation *operation, enum outcome outcome)
+{
+	if (operation->presumed)
+		return HEARD_PROOF;
+	if (operation->outcome != OUTCOME_NONE)
+		return HEARD_LATE;
+	operation->outcome = outcome;
+	ew_event_set(&operation->news);
+	return outcome_has_result(outcome) ? HEARD_RESULT : HEARD_NEWS;
+}
+
+enum heard operation_hear(struct operation *operation, const struct ew_amqp_message *message)
+{
+	const char *type = message->type ? message->type : "";
+	const char *token = ew_amqp_header_find(message, "x-ew-claim");
+	enum outcome end = end_of(type);
+
+	if (strcmp(type, "claim") == 0)
+		return hear_claim(operation, message);
+	if (end == OUTCOME_NONE && strcmp(type, "progress") != 0 && strcmp(type, "unknown") != 0)
+		return HEARD_MALFORMED;
+	if (!operation || !token || !*token || !operation->started ||
+	    strcmp(token, operation->claim.token) != 0)
+		return HEARD_LATE;
+	if (end != OUTCOME_NONE)
+		return hear_end(operation, end);
+	return strcmp(type, "progress") == 0 ? HEARD_PROGRESS : HEARD_UNKNOWN;
+}

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Whatever ends the waiting, a client that leaves, a deadline, a shutdown, the way out is the same: return, and the
+ * ending cancels the operation at the backend and waits for the answer, while the permit is held. Only a proof that
+ * nothing runs any more frees it; without one, when the time for it is over, it is presumed.
+ */
+#include "serve.h"
+
+#include <errno.h>
+
+#include <endwell/clock.h>
+#include <endwell/task.h>
+
+#include "common/log.h"
+
+#include "broker.h"
+#include "permits.h"
+
+/* When what the broker did not take is said again. */
+#define SAY_AGAIN (50 * EW_MILLISECOND)
+
+static int grant(struct operation *operation)
+{
+	struct gateway *gateway = operation->route->gateway;
+	int r;
+
+	/* From here on the worker may start, also if nobody hears whether it was told. */
+	operation->started = true;
+	r = broker_say(&gateway->grants, "grant", &operation->claim, operation->correlation,
+		       operation->id);
+	operation->route->granted += r == 0;
+	if ((r == -EHOSTUNREACH && !operation->claim_due) || r == -EBUSY)
+		operation->started = false;
+	return r == -EHOSTUNREACH ? 0 : r;
+}
+
+/* The refusal is the proof. A worker that has gone has given the operation back; its next claim will be answered. */
+static int refuse(struct operation *operation)
+{
+	struct gateway *gateway = operation->route->gateway;
+	int r;
+
+	r = broker_say(&gateway->cancels, "refuse", &operation->claim, operation->correlation,
+		       operation->id);
+	if (r == 0)
+		operation->outcome = OUTCOME_REFUSED;
+	return r == -EHOSTUNREACH ? 0 : r;
+}
+
+static int ask_to_stop(struct operation *operation)
+{
+	struct gateway *gateway = operation->route->gateway;
+	int r;
+
+	r = broker_say(&gateway->cancels, "cancel", &operation->claim, operation->correlation,
+		       operation->id);
+	return r == -EHOSTUNREACH ? 0 : r;
+}
+
+static int answer_claim(struct operation *operation)
+{
+	operation->claim_due = false;
+	if (operation->cancelling)
+		return operation->started ? ask_to_stop(operation) : refuse(operation);
+	return operation->started ? 0 : grant(operation);
+}
+
+/* The broker takes nothing now; then it is said again, as long as there is time. */
+static int answer_claim_again(struct operation *operation)
+{
+	int r = answer_claim(operation);
+
+	if (r != -EBUSY && r != -EREMOTEIO)
+		return r;
+	operation->claim_due = true;
+	return ew_sleep(SAY_AGAIN);
+}
+
+static int await_outcome(struct operation *operation)
+{
+	int r;
+
+	while (operation->outcome == OUTCOME_NONE) {
+		if (operation->claim_due)
+			r = answer_claim_again(operation);
+		else
+			r = ew_event_wait(&operation->news, EW_NEVER);
+		if (r < 0 && operation->outcome == OUTCOME_NONE)
+			return r;
+		ew_event_reset(&operation->news);
+	}
+	return 0;
+}
+
+static void note_fate(struct operation *operation, enum ew_amqp_fate fate)
+{
+	switch (fate) {
+	case EW_AMQP_NOT_SENT: operation->outcome = OUTCOME_UNSENT; break;
+	case EW_AMQP_RETURNED: operation->outcome = OUTCOME_RETURNED; break;
+	case EW_AMQP_NACKED: operation->outcome = OUTCOME_NACKED; break;
+	default: break;
+	}
+}
+
+static int publish(struct operation *operation)
+{
+	struct ew_amqp_receipt receipt;
+	int r;
+
+	operation->published = true;
+	r = broker_publish(operation, &receipt);
+	note_fate(operation, receipt.fate);
+	if (r < 0 && r != -ECANCELED && operation->outcome == OUTCOME_NONE)
+		operation->outcome = OUTCOME_LOST;
+	return r;
+}
+
+static int publish_and_await(struct operation *operation)
+{
+	int r;
+
+	EW_SCOPE(wait, .deadline_ns = operation->deadline_ns);
+
+	r = publish(operation);
+	if (r == 0)
+		r = await_outcome(operation);
+	return ew_scope_finish(&wait, r);
+}
+
+static void log_cancelled(const struct operation *operation, int64_t duration_ns)
+{
+	struct log_line line;
+
+	log_begin(&line, "info", "cancelled");
+	log_text(&line, "id", operation->id);
+	log_text(&line, "route", operation->route->config->name);
+	log_text(&line, "outcome", outcome_name(operation->outcome));
+	log_seconds(&line, "after", duration_ns);
+	log_end(&line);
+}
+
+/* What the ending has found out. */
+static void note_cancelled(struct operation *operation)
+{
+	struct route *route = operation->route;
+	int64_t duration_ns = ew_now() - operation->cancelled_ns;
+
+	route->cancelled[operation->outcome]++;
+	histogram_add(&route->cancel_seconds, duration_ns);
+	log_cancelled(operation, duration_ns);
+}
+
+/* The permit goes where the outcome says. */
+static void settle(struct operation **place)
+{
+	struct operation *operation = *place;
+	struct route *route = operation->route;
+
+	route->ended[operation->outcome]++;
+	histogram_add(&route->seconds, ew_now() - operation->began_ns);
+	if (outcome_is_proof(operation->outcome))
+		permits_release(route->gateway, operation);
+	else
+		permits_presume(route->gateway, place);
+}
+
+static void operation_presume_ended(void *argument)
+{
+	struct operation **place = argument;
+	struct operation *operation = *place;
+
+	if (operation->outcome == OUTCOME_NONE)
+		operation->outcome = OUTCOME_SILENT;
+	note_cancelled(operation);
+	settle(place);
+}
+
+static int operation_cancel_at_backend(void *argument)
+{
+	struct operation **place = argument;
+	struct operation *operation = *place;
+	int r;
+
+	operation->cancelling = true;
+	operation->cancelled_ns = ew_now();
+	ew_permit_mark_cancelling(operation->permit);
+	/* A worker that has been told to start is told to stop. */
+	operation->claim_due = operation->claim.token[0];
+	r = await_outcome(operation);
+	/* Then the time is over, and the other ending follows. */
+	if (r == -ECANCELED)
+		return r;
+	if (r < 0) {
+		operation_presume_ended(place);
+		return r;
+	}
+	note_cancelled(operation);
+	settle(place);
+	return 0;
+}
+
+int operation_serve(struct operation **place, serve_fn *failed, void *argument)
+{
+	struct operation *operation = *place;
+	struct route *route = operation->route;
+	int r;
+
+	table_enter(&route->gateway->table, operation);
+
+	EW_GUARD(undo, place, .close = operation_cancel_at_backend,
+		 .abort = operation_presume_ended, .budget_ns = route->config->cancel_deadline_ns);
+
+	r = publish_and_await(operation);
+	if (operation->outcome == OUTCOME_NONE) {
+		failed(argument, operation, r);
+		return r;
+	}
+	ew_guard_disarm(&undo);
+	r = operation->outcome == OUTCOME_LOST ? -ECONNRESET : 0;
+	if (r < 0)
+		failed(argument, operation, r);
+	settle(place);
+	return r;
+}

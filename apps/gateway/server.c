@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The life of the gateway is nested like its scopes: the broker's connection and the watch over presumed permits outlive
+ * the front (apps/common/front.c), because an operation that ends needs them.
+ */
+#include "server.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <endwell/clock.h>
+#include <endwell/run.h>
+
+#include "common/log.h"
+#include "common/process.h"
+
+#include "broker.h"
+#include "gateway.h"
+#include "permits.h"
+#include "routes.h"
+
+/* Health checks, metrics, the idle. */
+#define OTHER_CONNECTIONS 64
+
+/* The ring, listener, broker, standard streams, and what libraries open. */
+#define DESCRIPTORS_RESERVE 64
+
+/* For the broker to be there before the block is printed. */
+#define FIRST_CONNECTION_WAIT (2 * EW_SECOND)
+#define LOOK_INTERVAL	      (10 * EW_MILLISECOND)
+
+static void print_block(struct gateway *gateway)
+{
+	const struct options *options = gateway->options;
+	char *text = NULL, address[96];
+	size_t bytes;
+	FILE *block = open_memstream(&text, &bytes);
+
+	if (!block)
+		return;
+	front_address(&gateway->front, address, sizeof(address));
+	fprintf(block, "ew-gateway %s\n", EW_GATEWAY_VERSION);
+	fprintf(block, "  address  %s%s\n", address,
+		options->listen.loopback ? "" : ", open to whoever reaches it (--public)");
+	fprintf(block, "  broker   %s%s\n", options->brokers[0].host,
+		gateway->connection ? ", connected" : ", not there yet, operations get 503");
+	for (size_t i = 0; i < gateway->routes_count; i++) {
+		const struct route_config *config = gateway->routes[i].config;
+
+		fprintf(block, "  route    %s -> %s%s%s, %llu at a time, %llu wait\n", config->name,
+			config->exchange, config->exchange[0] ? "/" : "", config->routing_key,
+			(unsigned long long)config->concurrency,
+			(unsigned long long)config->waiting_room);
+	}
+	fprintf(block, "  driver   %s\n", ew_driver_name());
+	fprintf(block, "  limits   %u operations, shutdown within %lld s\n",
+		gateway->table.capacity,
+		(long long)((options->grace_ns + FRONT_ENDING_BUDGET) / EW_SECOND));
+	fprintf(block, "  try      curl -d '{}' %s/ops/%s\n", address,
+		gateway->routes[0].config->name);
+	if (fclose(block) == 0)
+		log_block(text);
+	else
+		free(text);
+}
+
+static int say_ready(void *argument, struct ew_signals *signals)
+{
+	struct gateway *gateway = argument;
+	int64_t deadline = ew_after(FIRST_CONNECTION_WAIT);
+	int r = 0;
+
+	while (r == 0 && !gateway->connection && ew_now() < deadline) {
+		EW_SCOPE(look, .deadline_ns = ew_after(LOOK_INTERVAL));
+
+		r = ew_scope_finish(&look, ew_signals_wait(signals));
+		if (r == -ETIMEDOUT)
+			r = 0;
+	}
+	if (r == 0)
+		print_block(gateway);
+	return r;
+}
+
+/* Sessions were all there was to wait for. */
+static int settle(void *unused)
+{
+	(void)unused;
+	return 0;
+}
+
+static int run_services(struct gateway *gateway, struct ew_signals *signals)
+{
+	int r, closed;
+
+	EW_SCOPE(services, .policy = EW_POLICY_INDEPENDENT, .budget_ns = FRONT_ENDING_BUDGET);
+
+	r = ew_spawn(&services, broker_run, gateway);
+	if (r == 0)
+		r = ew_spawn(&services, permits_run, gateway);
+	if (r == 0)
+		r = front_run(&gateway->front, signals, say_ready, settle, gateway);
+	closed = ew_scope_close(&services, EW_NOW, EW_REASON_SHUTDOWN);
+	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
+}
+
+static int serve(void *argument)
+{
+	struct gateway *gateway = argument;
+	int r;
+
+	EW_OWN(ew_signals, signals);
+
+	r = process_signals(&signals);
+	if (r == 0)
+		r = front_open(&gateway->front);
+	if (r < 0)
+		return r;
+	r = run_services(gateway, signals);
+	permits_forget(gateway);
+	front_close(&gateway->front);
+	return r;
+}
+
+static int prepare_route(struct gateway *gateway, const struct route_config *config,
+			 struct route *route)
+{
+	*route = (struct route){
+		.gateway = gateway,
+		.config = config,
+		.permits = ew_semaphore_new((unsigned int)config->concurrency,
+					    (unsigned int)config->waiting_room),
+		.reason = "The route's channel is being opened.",
+	};
+	route->line.semaphore = route->permits;
+	return route->permits ? 0 : -ENOMEM;
+}
+
+static int prepare_routes(struct gateway *gateway, uint64_t *ret_permits, uint64_t *ret_connections)
+{
+	const struct config *config = &gateway->options->config;
+	int r = 0;
+
+	*ret_permits = 0;
+	*ret_connections = OTHER_CONNECTIONS;
+	gateway->routes = calloc(config->count, sizeof(*gateway->routes));
+	if (!gateway->routes)
+		return -ENOMEM;
+	for (size_t i = 0; i < config->count && r == 0; i++) {
+		const struct route_config *route = &config->routes[i];
+
+		*ret_permits += route->concurrency;
+		*ret_connections += route->concurrency + route->waiting_room;
+		r = prepare_route(gateway, route, &gateway->routes[i]);
+		gateway->routes_count++;
+	}
+	return r;
+}
+
+static void prepare_front(struct gateway *gateway)
+{
+	const struct options *options = gateway->options;
+
+	gateway->access = (struct access){
+		.hosts_checked = options->listen.loopback,
+		.hosts = options->hosts.items,
+		.hosts_count = options->hosts.count,
+		.origins = options->origins.items,
+		.origins_count = options->origins.count,
+	};
+	gateway->front = (struct front){
+		.program = "ew-gateway",
+		.listen = options->listen.text,
+		.address = options->listen.address,
+		.address_bytes = options->listen.bytes,
+		.service = { .handler = routes_handle,
+			     .refused = routes_refused,
+			     .userdata = gateway },
+		.grace_ns = options->grace_ns,
+	};
+}
+
+static int prepare(struct gateway *gateway)
+{
+	uint64_t permits, connections, descriptors = front_raise_descriptors();
+	int r;
+
+	gateway->presumed_end = &gateway->presumed;
+	prepare_front(gateway);
+	r = prepare_routes(gateway, &permits, &connections);
+	if (r == 0)
+		r = table_init(&gateway->table, (uint32_t)permits);
+	if (r < 0)
+		return r;
+	if (connections + DESCRIPTORS_RESERVE > descriptors) {
+		fprintf(stderr,
+			"ew-gateway: %llu connections (concurrency and waiting rooms of all routes, and %d) and a "
+			"reserve of %d do not fit into %llu descriptors; raise the limit (ulimit -Hn) or lower them\n",
+			(unsigned long long)connections, OTHER_CONNECTIONS, DESCRIPTORS_RESERVE,
+			(unsigned long long)descriptors);
+		return -ERANGE;
+	}
+	gateway->front.connections = ew_semaphore_new((unsigned int)connections, EW_WORKERS_MAX);
+	return gateway->front.connections ? 0 : -ENOMEM;
+}
+
+static void release(struct gateway *gateway)
+{
+	for (size_t i = 0; i < gateway->routes_count; i++)
+		ew_semaphore_free(gateway->routes[i].permits);
+	free(gateway->routes);
+	if (gateway->table.slots)
+		table_deinit(&gateway->table);
+	ew_semaphore_free(gateway->front.connections);
+}
+
+static void say_end(void *argument, int r)
+{
+	struct gateway *gateway = argument;
+
+	if (r < 0)
+		log_note("error", "ended", "%s", strerror(-r));
+	else
+		log_note("info", "ended", "%llu operations were cut",
+			 (unsigned long long)gateway->cut);
+}
+
+static int exit_status(const struct gateway *gateway, int r)
+{
+	if (r < 0)
+		return SERVER_FAILED;
+	if (atomic_load(&gateway->front.forced))
+		return SERVER_FORCED;
+	return gateway->cut > 0 ? SERVER_CUT : SERVER_DRAINED;
+}
+
+int server_run(const struct options *options)
+{
+	struct gateway *gateway = calloc(1, sizeof(*gateway));
+	int r, status;
+
+	if (!gateway)
+		return SERVER_FAILED;
+	gateway->options = options;
+	r = prepare(gateway);
+	if (r == -ENOMEM)
+		fprintf(stderr, "ew-gateway: out of memory\n");
+	if (r == 0)
+		r = process_run(serve, gateway, 1, FRONT_ENDING_BUDGET, say_end);
+	status = exit_status(gateway, r);
+	release(gateway);
+	free(gateway);
+	return status;
+}

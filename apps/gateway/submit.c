@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A request for an operation, whole: the route, its body, a permit, and then operation_serve(). What can be refused is
+ * refused before the body, and looked at again behind the line for a permit.
+ *
+ * Nothing here waits for a client to leave. The request's scope is cancelled then, the call that happens to wait returns
+ * -ECANCELED, and operation_serve() has cancelled the operation when it returns.
+ */
+#include "submit.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <endwell/clock.h>
+
+#include "common/log.h"
+
+#include "broker.h"
+#include "permits.h"
+#include "routes.h"
+#include "serve.h"
+
+#define BROKER_RETRY_SECONDS 2
+#define LAST_ANSWER_BUDGET   EW_SECOND
+
+struct submission {
+	struct gateway *gateway;
+	struct http_request *request;
+	int answered; /* result of the answer to one that failed; 1: there was none */
+};
+
+static struct route *find_route(struct gateway *gateway, struct http_slice path)
+{
+	static const char prefix[] = "/ops/";
+
+	path.data += sizeof(prefix) - 1;
+	path.len -= sizeof(prefix) - 1;
+	for (size_t i = 0; i < gateway->routes_count; i++) {
+		const char *name = gateway->routes[i].config->name;
+
+		if (strlen(name) == path.len && memcmp(name, path.data, path.len) == 0)
+			return &gateway->routes[i];
+	}
+	return NULL;
+}
+
+/* True, or the answer has been given and its result is in @ret_r. */
+static bool may_start(struct submission *submission, struct route *route, int *ret_r)
+{
+	struct gateway *gateway = submission->gateway;
+	bool blocked;
+	const char *trouble = broker_trouble(route, &blocked);
+
+	if (atomic_load(&gateway->front.draining))
+		*ret_r = routes_problem(gateway, submission->request, PROBLEM_DRAINING, NULL, NULL,
+					BROKER_RETRY_SECONDS);
+	else if (blocked)
+		*ret_r = routes_problem(gateway, submission->request, PROBLEM_BLOCKED, NULL, NULL,
+					BROKER_RETRY_SECONDS);
+	else if (trouble)
+		*ret_r = routes_problem(gateway, submission->request, PROBLEM_BROKER, trouble, NULL,
+					BROKER_RETRY_SECONDS);
+	else
+		return true;
+	route->shed++;
+	return false;
+}
+
+/* Room for the whole body if its length is known, else as it comes. */
+static int keep(struct operation *operation, const char *data, size_t bytes, size_t *room)
+{
+	size_t wanted = operation->body_bytes + bytes;
+	char *body;
+
+	if (wanted > *room) {
+		*room = wanted < 2 * *room ? 2 * *room : wanted;
+		body = realloc(operation->body, *room);
+		if (!body)
+			return -ENOMEM;
+		operation->body = body;
+	}
+	memcpy(operation->body + operation->body_bytes, data, bytes);
+	operation->body_bytes = wanted;
+	return 0;
+}
+
+static int read_body(struct http_request *request, struct operation *operation)
+{
+	const struct http_slice *type = http_head_find(request->head, "Content-Type");
+	const char *data;
+	size_t room = 0;
+	int r, n;
+
+	if (type && type->len < sizeof(operation->content_type))
+		memcpy(operation->content_type, type->data, type->len);
+	request->body_bytes_max = (int64_t)operation->route->config->body_max_bytes;
+	while ((n = http_body_read(request, &data)) > 0) {
+		r = keep(operation, data, (size_t)n, &room);
+		if (r < 0)
+			return r;
+	}
+	return n;
+}
+
+static int say_busy(struct submission *submission, struct operation *operation, int r)
+{
+	struct route *route = operation->route;
+	int seconds = line_wait_seconds(&route->line);
+	char detail[160];
+
+	route->shed++;
+	snprintf(detail, sizeof(detail),
+		 r == -EAGAIN
+			 ? "All %u permits are taken and the waiting room is full; the wait is "
+			   "%d s at the moment."
+			 : "All %u permits stayed taken; the wait is %d s at the moment.",
+		 (unsigned int)route->config->concurrency, seconds);
+	return routes_problem(submission->gateway, submission->request, PROBLEM_BUSY, detail,
+			      operation, seconds);
+}
+
+/* Cancelled before it was published: by a client that has left, or by the end of the grace. */
+static int say_cut(struct submission *submission, struct operation *operation)
+{
+	if (ew_cancel_reason() != EW_REASON_SHUTDOWN)
+		return -ECANCELED;
+
+	EW_SHIELD(shield, .budget_ns = LAST_ANSWER_BUDGET);
+
+	submission->gateway->cut++;
+	return routes_problem(submission->gateway, submission->request, PROBLEM_DRAINING, NULL,
+			      operation, BROKER_RETRY_SECONDS);
+}
+
+/* What became of one that has not ended well; said before the time that cancelling it takes. */
+static void say_failed(void *argument, struct operation *operation, int r)
+{
+	struct submission *submission = argument;
+	struct gateway *gateway = submission->gateway;
+	char detail[384];
+
+	EW_SCOPE(patience, .deadline_ns = ew_after(LAST_ANSWER_BUDGET));
+
+	if (r == -ECANCELED) {
+		submission->answered = say_cut(submission, operation);
+		return;
+	}
+	snprintf(detail, sizeof(detail), "%s", gateway->reason);
+	submission->answered =
+		r == -ETIMEDOUT
+			? routes_problem(gateway, submission->request, PROBLEM_DEADLINE, NULL,
+					 operation, 0)
+			: routes_problem(gateway, submission->request, PROBLEM_UNKNOWN,
+					 gateway->connection ? operation->route->reason : detail,
+					 operation, 0);
+}
+
+static int say_result(struct submission *submission, struct operation *operation)
+{
+	const struct ew_amqp_message *message = &operation->result->message;
+	const char *status_text = ew_amqp_header_find(message, "x-ew-status");
+	const struct http_field fields[] = { { "X-Operation-Id", operation->id }, {} };
+	int status = status_text ? atoi(status_text) : 200;
+	int r;
+
+	if (status < 200 || status > 599 || operation->result->too_large)
+		return routes_problem(submission->gateway, submission->request, PROBLEM_REPLY,
+				      operation->result->too_large
+					      ? "The reply is larger than the route's body_max."
+					      : "The reply's status is none from 200 to 599.",
+				      operation, 0);
+	r = http_respond(submission->request, status, message->content_type, fields, message->body,
+			 message->body_bytes);
+	if (r == -EINVAL)
+		return routes_problem(submission->gateway, submission->request, PROBLEM_REPLY,
+				      "Its content type is none.", operation, 0);
+	atomic_fetch_add(&submission->gateway->answers[status / 100], 1);
+	return r;
+}
+
+static int say_outcome(struct submission *submission, struct operation *operation)
+{
+	struct gateway *gateway = submission->gateway;
+	enum problem problem = PROBLEM_STOPPED;
+
+	if (operation->result)
+		return say_result(submission, operation);
+	if (operation->outcome == OUTCOME_RETURNED)
+		problem = PROBLEM_UNROUTABLE;
+	if (operation->outcome == OUTCOME_NACKED)
+		problem = PROBLEM_NOT_TAKEN;
+	if (operation->outcome == OUTCOME_UNSENT)
+		problem = PROBLEM_BROKER;
+	return routes_problem(gateway, submission->request, problem, NULL, operation,
+			      problem == PROBLEM_NOT_TAKEN || problem == PROBLEM_BROKER
+				      ? BROKER_RETRY_SECONDS
+				      : 0);
+}
+
+static int admit(struct submission *submission, struct operation *operation)
+{
+	struct route *route = operation->route;
+	bool waited;
+	int r;
+
+	EW_OWN(ew_permit, permit);
+
+	r = line_enter(&route->line, operation->deadline_ns, &permit, &waited);
+	if (r == -ECANCELED)
+		return say_cut(submission, operation);
+	if (r < 0)
+		return say_busy(submission, operation, r);
+	if (waited && !may_start(submission, route, &r))
+		return r;
+	operation->permit = permit;
+	permit = NULL;
+	return 0;
+}
+
+static int serve(struct submission *submission, struct route *route)
+{
+	int r;
+
+	EW_OWN(operation, operation);
+
+	r = operation_new(route, &operation);
+	if (r == 0)
+		r = read_body(submission->request, operation);
+	if (r < 0)
+		return r;
+	operation->deadline_ns = operation->began_ns + route->config->timeout_ns;
+	r = admit(submission, operation);
+	if (!operation->permit)
+		return r;
+	r = operation_serve(&operation, say_failed, submission);
+	return r < 0 ? submission->answered : say_outcome(submission, operation);
+}
+
+int submit(struct gateway *gateway, struct http_request *request)
+{
+	struct submission submission = { .gateway = gateway, .request = request };
+	struct route *route = find_route(gateway, request->head->path);
+	int r;
+
+	if (!route)
+		return routes_problem(gateway, request, PROBLEM_NOT_FOUND,
+				      "There is no such route.", NULL, 0);
+	if (!may_start(&submission, route, &r))
+		return r;
+	return serve(&submission, route);
+}
