@@ -136,7 +136,7 @@ const char *broker_trouble(const struct route *route, bool *ret_blocked)
 		return gateway->reason;
 	*ret_blocked = ew_amqp_connection_blocked(gateway->connection) != NULL;
 	if (*ret_blocked)
-		return "The broker takes no messages now.";
+		return "the broker takes no messages now";
 	return route->door.channel ? NULL : route->reason;
 }
 
@@ -219,7 +219,7 @@ static int serve_channel(struct route *route, struct ew_amqp_channel *channel)
 	r = receive(route->gateway, channel);
 	error = ew_amqp_channel_error(channel);
 	snprintf(route->reason, sizeof(route->reason), "%s",
-		 error ? error->text : "The broker has ended the route's channel.");
+		 error ? error->text : "the broker has ended the route's channel");
 	lose(route);
 	door_close(&route->door);
 	return r;
@@ -337,7 +337,7 @@ static int use_connection(struct gateway *gateway, struct ew_amqp_connection *co
 
 static void note_trouble(struct gateway *gateway, const char *event, const char *text)
 {
-	snprintf(gateway->reason, sizeof(gateway->reason), "The broker cannot be used: %s.", text);
+	snprintf(gateway->reason, sizeof(gateway->reason), "%s", text);
 	log_note("warn", event, "%s", gateway->reason);
 }
 
@@ -418,6 +418,6 @@ int broker_run(void *argument)
 	if (r < 0)
 		return r;
 	gateway->notices = notices;
-	snprintf(gateway->reason, sizeof(gateway->reason), "The broker is being connected.");
+	snprintf(gateway->reason, sizeof(gateway->reason), "the broker is being connected");
 	return keep_connection(gateway);
 }

@@ -82,10 +82,8 @@ static int read_host_and_port(struct flags *flags, const char *from, size_t byte
 	}
 	if (host_end == from)
 		return flags_fail(flags, "there is no host; try amqp://127.0.0.1:5672/");
-	if (port && end - port < (ptrdiff_t)sizeof(port_text)) {
-		memcpy(port_text, port, (size_t)(end - port));
-		port_text[end - port] = '\0';
-	}
+	if (port)
+		snprintf(port_text, sizeof(port_text), "%.*s", (int)(end - port), port);
 	r = flags_number(flags, port_text, 1, 65535, &number);
 	if (r == 0)
 		r = decode(flags, from, (size_t)(host_end - from), broker->host);

@@ -104,14 +104,14 @@ static int answer_readyz(struct gateway *gateway, struct http_request *request)
 	struct answer answer;
 
 	checks[0] = (struct answer_check){ "accepting", !draining,
-					   draining ? "The gateway shuts down."
-						    : "Operations are taken." };
+					   draining ? "the gateway shuts down"
+						    : "operations are taken" };
 	for (size_t i = 0; i < gateway->routes_count; i++) {
 		const char *trouble = broker_trouble(&gateway->routes[i], &blocked);
 
 		checks[i + 1] =
 			(struct answer_check){ gateway->routes[i].config->name, !trouble,
-					       trouble ? trouble : "The broker is connected." };
+					       trouble ? trouble : "the broker is connected" };
 	}
 	answer_ready(&answer, checks, gateway->routes_count + 1);
 	if (answer.status == 503)

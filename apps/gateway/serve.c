@@ -127,15 +127,19 @@ static int publish_and_await(struct operation *operation)
 	return ew_scope_finish(&wait, r);
 }
 
-static void log_cancelled(const struct operation *operation, int64_t duration_ns)
+/* One line for each operation. */
+static void log_end_of(const struct operation *operation)
 {
 	struct log_line line;
+	int64_t now = ew_now();
 
-	log_begin(&line, "info", "cancelled");
+	log_begin(&line, "info", "operation");
 	log_text(&line, "id", operation->id);
 	log_text(&line, "route", operation->route->config->name);
 	log_text(&line, "outcome", outcome_name(operation->outcome));
-	log_seconds(&line, "after", duration_ns);
+	log_seconds(&line, "after", now - operation->began_ns);
+	if (operation->cancelling)
+		log_seconds(&line, "cancel", now - operation->cancelled_ns);
 	log_end(&line);
 }
 
@@ -143,11 +147,9 @@ static void log_cancelled(const struct operation *operation, int64_t duration_ns
 static void note_cancelled(struct operation *operation)
 {
 	struct route *route = operation->route;
-	int64_t duration_ns = ew_now() - operation->cancelled_ns;
 
 	route->cancelled[operation->outcome]++;
-	histogram_add(&route->cancel_seconds, duration_ns);
-	log_cancelled(operation, duration_ns);
+	histogram_add(&route->cancel_seconds, ew_now() - operation->cancelled_ns);
 }
 
 /* The permit goes where the outcome says. */
@@ -158,6 +160,7 @@ static void settle(struct operation **place)
 
 	route->ended[operation->outcome]++;
 	histogram_add(&route->seconds, ew_now() - operation->began_ns);
+	log_end_of(operation);
 	if (outcome_is_proof(operation->outcome))
 		permits_release(route->gateway, operation);
 	else

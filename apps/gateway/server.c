@@ -132,7 +132,7 @@ static int prepare_route(struct gateway *gateway, const struct route_config *con
 		.config = config,
 		.permits = ew_semaphore_new((unsigned int)config->concurrency,
 					    (unsigned int)config->waiting_room),
-		.reason = "The route's channel is being opened.",
+		.reason = "the route's channel is being opened",
 	};
 	route->line.semaphore = route->permits;
 	return route->permits ? 0 : -ENOMEM;

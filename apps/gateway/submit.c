@@ -46,6 +46,15 @@ static struct route *find_route(struct gateway *gateway, struct http_slice path)
 	return NULL;
 }
 
+static int say_no_broker(struct submission *submission, const char *trouble)
+{
+	char detail[384];
+
+	snprintf(detail, sizeof(detail), "What is known: %s.", trouble);
+	return routes_problem(submission->gateway, submission->request, PROBLEM_BROKER, detail,
+			      NULL, BROKER_RETRY_SECONDS);
+}
+
 /* True, or the answer has been given and its result is in @ret_r. */
 static bool may_start(struct submission *submission, struct route *route, int *ret_r)
 {
@@ -60,8 +69,7 @@ static bool may_start(struct submission *submission, struct route *route, int *r
 		*ret_r = routes_problem(gateway, submission->request, PROBLEM_BLOCKED, NULL, NULL,
 					BROKER_RETRY_SECONDS);
 	else if (trouble)
-		*ret_r = routes_problem(gateway, submission->request, PROBLEM_BROKER, trouble, NULL,
-					BROKER_RETRY_SECONDS);
+		*ret_r = say_no_broker(submission, trouble);
 	else
 		return true;
 	route->shed++;
@@ -147,14 +155,15 @@ static void say_failed(void *argument, struct operation *operation, int r)
 		submission->answered = say_cut(submission, operation);
 		return;
 	}
-	snprintf(detail, sizeof(detail), "%s", gateway->reason);
+	if (r == -ETIMEDOUT) {
+		submission->answered = routes_problem(gateway, submission->request,
+						      PROBLEM_DEADLINE, NULL, operation, 0);
+		return;
+	}
+	snprintf(detail, sizeof(detail), "The broker was lost: %s.",
+		 gateway->connection ? operation->route->reason : gateway->reason);
 	submission->answered =
-		r == -ETIMEDOUT
-			? routes_problem(gateway, submission->request, PROBLEM_DEADLINE, NULL,
-					 operation, 0)
-			: routes_problem(gateway, submission->request, PROBLEM_UNKNOWN,
-					 gateway->connection ? operation->route->reason : detail,
-					 operation, 0);
+		routes_problem(gateway, submission->request, PROBLEM_UNKNOWN, detail, operation, 0);
 }
 
 static int say_result(struct submission *submission, struct operation *operation)

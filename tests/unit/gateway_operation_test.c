@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Correlation tokens, the table of operations, and what a worker's word means in each state. */
+#include "../ew_test.h"
+
+#include "gateway/gateway.h"
+
+TEST(gateway_token_is_read_as_it_was_printed)
+{
+	const struct token token = { .epoch = 0x7f2e, .slot = 5, .generation = 123456789012 };
+	struct token read;
+	char text[TOKEN_BYTES];
+
+	token_print(&token, text);
+	EXPECT_STR(text, "0000000000007f2e.5.123456789012");
+	EXPECT(token_read(text, &read));
+	EXPECT_EQ(read.epoch, token.epoch);
+	EXPECT_EQ(read.slot, token.slot);
+	EXPECT_EQ(read.generation, token.generation);
+}
+
+TEST(gateway_token_of_any_other_form_is_none)
+{
+	static const char *const texts[] = {
+		"",
+		"x",
+		"0000000000007f2e.5",
+		"0000000000007f2e.5.1 ",
+		" 000000000007f2e.5.1",
+		"7f2e.5.1",
+		"0000000000007f2e.05.1",
+		"0000000000007f2e.-1.1",
+		"0000000000007f2e.4294967301.1",
+		"0000000000007f2e.5.99999999999999999999",
+		"0000000000007F2E.5.1",
+		"0000000000007f2e.5.111111111111111111111111111111111111111111111111",
+	};
+	struct token token;
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+		EXPECT(!token_read(texts[i], &token));
+	EXPECT(!token_read(NULL, &token));
+}
+
+static struct route_config config = { .name = "a" };
+static struct route route = { .config = &config };
+static struct table table;
+
+static struct operation *begin(void)
+{
+	struct operation *operation = NULL;
+
+	EXPECT_EQ(operation_new(&route, &operation), 0);
+	table_enter(&table, operation);
+	return operation;
+}
+
+static void end(struct operation *operation)
+{
+	table_leave(&table, operation);
+	ew_abort(&operation);
+}
+
+static enum heard hear(struct operation *operation, const char *type, const char *claim,
+		       const char *redelivered)
+{
+	const struct ew_amqp_header headers[] = { { "x-ew-claim", claim },
+						  { "x-ew-redelivered", redelivered } };
+	const struct ew_amqp_message message = {
+		.type = type, .reply_to = "w", .headers = headers, .headers_count = 2
+	};
+
+	return operation_hear(operation, &message);
+}
+
+/* As the task does that serves it. */
+static void grant(struct operation *operation)
+{
+	EXPECT(operation->claim_due);
+	operation->claim_due = false;
+	operation->started = true;
+}
+
+TEST(gateway_table_forgets_a_token_with_its_operation)
+{
+	struct operation *first, *second;
+	char correlation[TOKEN_BYTES];
+
+	EXPECT_EQ(table_init(&table, 2), 0);
+	first = begin();
+	second = begin();
+	strcpy(correlation, first->correlation);
+	EXPECT(table_find(&table, correlation) == first);
+	end(first);
+	EXPECT(table_find(&table, correlation) == NULL);
+	first = begin();
+	EXPECT_EQ(first->token.slot, 0);
+	EXPECT(table_find(&table, correlation) == NULL);
+	EXPECT(table_find(&table, first->correlation) == first);
+	EXPECT(table_find(&table, NULL) == NULL);
+	end(first);
+	end(second);
+	table_deinit(&table);
+}
+
+TEST(gateway_table_knows_no_token_of_another_start)
+{
+	struct operation *operation;
+	struct token token;
+	char text[TOKEN_BYTES];
+
+	EXPECT_EQ(table_init(&table, 1), 0);
+	operation = begin();
+	token = operation->token;
+	token.epoch ^= 1;
+	token_print(&token, text);
+	EXPECT(table_find(&table, text) == NULL);
+	token = operation->token;
+	token.slot = 1;
+	token_print(&token, text);
+	EXPECT(table_find(&table, text) == NULL);
+	end(operation);
+	table_deinit(&table);
+}
+
+TEST(gateway_operation_hears_claim_and_reply)
+{
+	struct operation *operation;
+
+	EXPECT_EQ(table_init(&table, 1), 0);
+	operation = begin();
+	EXPECT_EQ(hear(operation, "reply", "c", "0"), HEARD_LATE);
+	EXPECT_EQ(hear(operation, "claim", "c", "0"), HEARD_NEWS);
+	EXPECT_STR(operation->claim.address, "w");
+	/* Whoever was not granted has nothing to say. */
+	EXPECT_EQ(hear(operation, "reply", "c", "0"), HEARD_LATE);
+	grant(operation);
+	EXPECT_EQ(hear(operation, "progress", "c", "0"), HEARD_PROGRESS);
+	EXPECT_EQ(hear(operation, "unknown", "c", "0"), HEARD_UNKNOWN);
+	EXPECT_EQ(hear(operation, "reply", "other", "0"), HEARD_LATE);
+	EXPECT_EQ(operation->outcome, OUTCOME_NONE);
+	EXPECT_EQ(hear(operation, "reply", "c", "0"), HEARD_RESULT);
+	EXPECT_EQ(operation->outcome, OUTCOME_REPLIED);
+	EXPECT_EQ(hear(operation, "stopped", "c", "0"), HEARD_LATE);
+	EXPECT_EQ(hear(operation, "claim", "d", "1"), HEARD_REFUSE);
+	EXPECT_EQ(operation->outcome, OUTCOME_REPLIED);
+	end(operation);
+	table_deinit(&table);
+}
+
+TEST(gateway_operation_second_claim_counts_only_if_redelivered)
+{
+	struct operation *operation;
+
+	EXPECT_EQ(table_init(&table, 1), 0);
+	operation = begin();
+	EXPECT_EQ(hear(operation, "claim", "first", "0"), HEARD_NEWS);
+	grant(operation);
+	EXPECT_EQ(hear(operation, "claim", "twice", "0"), HEARD_REFUSE);
+	EXPECT_STR(operation->claim.token, "first");
+	EXPECT_EQ(hear(operation, "claim", "second", "1"), HEARD_NEWS);
+	EXPECT(!operation->started);
+	grant(operation);
+	EXPECT_EQ(hear(operation, "reply", "first", "0"), HEARD_LATE);
+	EXPECT_EQ(hear(operation, "stopped", "second", "0"), HEARD_NEWS);
+	EXPECT_EQ(operation->outcome, OUTCOME_STOPPED);
+	end(operation);
+	table_deinit(&table);
+}
+
+TEST(gateway_operation_without_grant_has_started_with_its_claim)
+{
+	struct operation *operation;
+
+	EXPECT_EQ(table_init(&table, 1), 0);
+	config.grant_none = true;
+	operation = begin();
+	EXPECT_EQ(hear(operation, "claim", "c", "0"), HEARD_NEWS);
+	EXPECT(operation->started);
+	EXPECT_EQ(hear(operation, "reply", "c", "0"), HEARD_RESULT);
+	end(operation);
+	table_deinit(&table);
+}
+
+TEST(gateway_operation_that_is_presumed_is_proved_by_its_own_end_only)
+{
+	struct operation *operation;
+
+	EXPECT_EQ(table_init(&table, 1), 0);
+	operation = begin();
+	EXPECT_EQ(hear(operation, "claim", "c", "0"), HEARD_NEWS);
+	grant(operation);
+	operation->outcome = OUTCOME_SILENT;
+	operation->presumed = true;
+	EXPECT_EQ(hear(operation, "stopped", "other", "0"), HEARD_LATE);
+	EXPECT_EQ(hear(operation, "unknown", "c", "0"), HEARD_UNKNOWN);
+	EXPECT_EQ(hear(operation, "claim", "d", "1"), HEARD_REFUSE);
+	EXPECT_EQ(hear(operation, "stopped", "c", "0"), HEARD_PROOF);
+	end(operation);
+	table_deinit(&table);
+}
+
+TEST(gateway_operation_of_nobody)
+{
+	char longest[CLAIM_BYTES + 1];
+
+	EXPECT_EQ(hear(NULL, "claim", "c", "0"), HEARD_REFUSE);
+	EXPECT_EQ(hear(NULL, "reply", "c", "0"), HEARD_LATE);
+	EXPECT_EQ(hear(NULL, "nonsense", "c", "0"), HEARD_MALFORMED);
+	EXPECT_EQ(hear(NULL, NULL, "c", "0"), HEARD_MALFORMED);
+	EXPECT_EQ(hear(NULL, "claim", "", "0"), HEARD_MALFORMED);
+	memset(longest, 'c', CLAIM_BYTES);
+	longest[CLAIM_BYTES] = '\0';
+	EXPECT_EQ(hear(NULL, "claim", longest, "0"), HEARD_MALFORMED);
+}
+
+TEST_MAIN()

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The gateway's command line, brokers' addresses above all. */
+#include "../ew_test.h"
+
+#include <endwell/base.h>
+#include <netinet/in.h>
+
+#include "gateway/options.h"
+
+static struct options options;
+static char path[] = "/tmp/ew-gateway-test.XXXXXX";
+
+static int parse(const char *const *more, char *error)
+{
+	static const char routes[] = "[route a]\nrouting_key = q\n";
+	char *argv[32] = { (char *)"ew-gateway",  (char *)"serve",    (char *)"--listen",
+			   (char *)"127.0.0.1:0", (char *)"--config", path };
+	int argc = 6, fd = mkstemp(path), r;
+
+	EXPECT(fd >= 0);
+	EXPECT_EQ(write(fd, routes, sizeof(routes) - 1), sizeof(routes) - 1);
+	close(fd);
+	while (*more)
+		argv[argc++] = (char *)*more++;
+	r = options_parse(&options, argc, argv, error);
+	unlink(path);
+	strcpy(path + strlen(path) - 6, "XXXXXX");
+	return r;
+}
+
+#define PARSE(error, ...) parse((const char *const[]){ __VA_ARGS__, NULL }, error)
+
+static void expect_refused(const char *address, const char *words)
+{
+	char error[FLAGS_ERROR_BYTES] = "";
+
+	EXPECT_EQ(PARSE(error, "--amqp", address), -EINVAL);
+	if (!strstr(error, words))
+		EXPECT_STR(error, words);
+}
+
+TEST(gateway_options_take_an_address_apart)
+{
+	char error[FLAGS_ERROR_BYTES] = "";
+	const struct broker_address *broker = &options.brokers[0];
+
+	EXPECT_EQ(PARSE(error, "--amqp", "amqp://a%40b:p%3Aw@127.0.0.1:5673/x%2Fy"), 0);
+	EXPECT_STR(broker->user, "a@b");
+	EXPECT_STR(broker->password, "p:w");
+	EXPECT_STR(broker->virtual_host, "x/y");
+	EXPECT_EQ(ntohs(((struct sockaddr_in *)&broker->address)->sin_port), 5673);
+
+	EXPECT_EQ(PARSE(error, "--amqp", "amqp://127.0.0.1"), 0);
+	EXPECT_STR(broker->user, "guest");
+	EXPECT_STR(broker->virtual_host, "/");
+	EXPECT_EQ(ntohs(((struct sockaddr_in *)&broker->address)->sin_port), 5672);
+
+	EXPECT_EQ(PARSE(error, "--amqp", "amqp://[::1]:99/", "--amqp=amqp://127.0.0.1"), 0);
+	EXPECT_EQ(options.brokers_count, 2);
+	EXPECT_EQ(broker->address.ss_family, AF_INET6);
+	EXPECT_EQ(options.config.count, 1);
+	EXPECT_EQ(options.grace_ns, 30 * EW_SECOND);
+}
+
+TEST(gateway_options_name_what_is_wrong_with_an_address)
+{
+	char error[FLAGS_ERROR_BYTES] = "";
+
+	expect_refused("http://127.0.0.1", "--amqp: is not amqp://");
+	expect_refused("amqp://", "no host");
+	expect_refused("amqp://:5672", "no host");
+	expect_refused("amqp://127.0.0.1:0", "outside 1 to 65535");
+	expect_refused("amqp://127.0.0.1:x", "`x` is not a number");
+	expect_refused("amqp://127.0.0.1:123456789", "outside 1 to 65535");
+	expect_refused("amqp://a%4@127.0.0.1", "two hex digits");
+	expect_refused("amqp://a%00b@127.0.0.1", "no text");
+	expect_refused("amqp://[::1", "[ without ]");
+	EXPECT_EQ(PARSE(error, "--amqp", "amqp://127.0.0.1/a", "--amqp", "amqp://127.0.0.1/b"),
+		  -EINVAL);
+	EXPECT(strstr(error, "the same user, password and virtual host") != NULL);
+	EXPECT_EQ(PARSE(error, "--grace", "1"), -EINVAL);
+	EXPECT(strstr(error, "--amqp is missing") != NULL);
+}
+
+TEST_MAIN()
