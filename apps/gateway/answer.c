@@ -101,3 +101,50 @@ void answer_permits(struct answer *answer, struct gateway *gateway)
 	}
 	answer_json(answer, 200, json_pack("{s:o}", "routes", list));
 }
+
+static const char *state_of(const struct record *record)
+{
+	if (record->outcome == OUTCOME_NONE && record->cancelled)
+		return "cancelling";
+	if (record->outcome == OUTCOME_NONE)
+		return record->running ? "running" : "waiting";
+	return outcome_is_proof(record->outcome) ? "ended" : "presumed";
+}
+
+static json_t *status_of(const struct record *record)
+{
+	json_t *json = json_pack("{s:s, s:s, s:s}", "id", record->id, "route",
+				 record->route->config->name, "state", state_of(record));
+
+	if (json && record->outcome != OUTCOME_NONE)
+		json_object_set_new(json, "outcome", json_string(outcome_name(record->outcome)));
+	if (json && record->result)
+		json_object_set_new(json, "result", json_sprintf("/ops/%s/result", record->id));
+	return json;
+}
+
+void answer_status(struct answer *answer, const struct record *record)
+{
+	answer_json(answer, 200, status_of(record));
+}
+
+void answer_receipt(struct answer *answer, const struct record *record)
+{
+	const char *receipt = "acknowledged";
+
+	if (outcome_has_result(record->outcome))
+		receipt = "too-late";
+	if (!outcome_is_proof(record->outcome))
+		receipt = "presumed";
+	answer_json(answer, 200,
+		    json_pack("{s:s, s:s, s:s, s:s, s:I}", "id", record->id, "route",
+			      record->route->config->name, "outcome", receipt, "answer",
+			      outcome_name(record->outcome), "ms",
+			      (json_int_t)(record->cancel_ns / EW_MILLISECOND)));
+}
+
+void answer_accepted(struct answer *answer, const struct record *record)
+{
+	answer_json(answer, 202, status_of(record));
+	snprintf(answer->location, sizeof(answer->location), "/ops/%s", record->id);
+}

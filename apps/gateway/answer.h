@@ -40,3 +40,12 @@ const char *problem_title(enum problem problem);
 
 /* 200 with the permits of all routes */
 void answer_permits(struct answer *answer, struct gateway *gateway);
+
+/* 200 with what is known of an operation */
+void answer_status(struct answer *answer, const struct record *record);
+
+/* 200 with what its cancel has come to; it has ended */
+void answer_receipt(struct answer *answer, const struct record *record);
+
+/* 202 for one that runs without its client */
+void answer_accepted(struct answer *answer, const struct record *record);

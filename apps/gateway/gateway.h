@@ -58,6 +58,8 @@ struct gateway {
 	struct front front;
 	struct access access;
 	struct table table;
+	struct records records;
+	struct ew_scope *detached; /* has the operations that run without their clients */
 	struct route *routes;
 	size_t routes_count;
 

@@ -25,6 +25,11 @@ static void operation_abort(void *resource)
 	struct operation *operation = resource;
 
 	ew_assert(operation->token.generation == 0);
+	/* One that was never admitted ends here. */
+	record_end(&operation->route->gateway->records, operation->record, OUTCOME_UNSENT, 0,
+		   &operation->result);
+	record_put(operation->record);
+	ew_permit_release(&operation->permit);
 	ew_resource_deinit(&operation->resource);
 	ew_abort(&operation->result);
 	free(operation->body);
@@ -49,9 +54,14 @@ int operation_new(struct route *route, struct operation **ret_operation)
 
 	if (!operation)
 		return -ENOMEM;
+	operation->record = record_new(&route->gateway->records, route);
+	if (!operation->record) {
+		free(operation);
+		return -ENOMEM;
+	}
+	operation->id = operation->record->id;
 	operation->route = route;
 	operation->began_ns = ew_now();
-	id_make(operation->id);
 	ew_resource_init(&operation->resource, &operation_type, EW_SITE("operation_new"));
 	*ret_operation = operation;
 	return 0;

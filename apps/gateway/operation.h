@@ -12,6 +12,7 @@
 #include "amqp/message.h"
 
 #include "outcome.h"
+#include "record.h"
 #include "token.h"
 
 #define CLAIM_BYTES   129
@@ -27,6 +28,7 @@ struct claim {
 
 /**
  * struct operation - one; belongs to a place of the task that serves it, and to the table when it is presumed
+ * @record:      what is known of it by its id; outlives it
  * @permit:      of the route; NULL: not admitted, or given back
  * @claim:       the newest one
  * @claim_due:   it has not been answered yet
@@ -38,7 +40,8 @@ struct claim {
  */
 struct operation {
 	struct ew_resource resource;
-	char id[ID_BYTES];
+	const char *id; /* of its record */
+	struct record *record;
 	struct route *route;
 	struct ew_permit *permit;
 	struct token token; /* generation 0: not in the table */

@@ -9,6 +9,7 @@
 
 #include "broker.h"
 #include "metrics.h"
+#include "status.h"
 #include "submit.h"
 
 #define HEADER_TEXT_BYTES 300
@@ -28,7 +29,7 @@ int routes_answer(struct gateway *gateway, struct http_request *request, struct 
 }
 
 static void log_refusal(const struct http_request *request, int status, const char *reason,
-			const struct operation *operation)
+			const char *id)
 {
 	struct log_line line;
 	char target[HEADER_TEXT_BYTES];
@@ -38,24 +39,22 @@ static void log_refusal(const struct http_request *request, int status, const ch
 	log_begin(&line, "info", "refused");
 	log_number(&line, "status", status);
 	log_text(&line, "target", target);
-	if (operation)
-		log_text(&line, "id", operation->id);
+	if (id)
+		log_text(&line, "id", id);
 	log_text(&line, "note", reason);
 	log_end(&line);
 }
 
 int routes_problem(struct gateway *gateway, struct http_request *request, enum problem problem,
-		   const char *detail, const struct operation *operation, int retry_after_seconds)
+		   const char *detail, const char *id, int retry_after_seconds)
 {
-	const struct http_field fields[] = {
-		{ operation ? "X-Operation-Id" : NULL, operation ? operation->id : NULL }, {}
-	};
+	const struct http_field fields[] = { { id ? "X-Operation-Id" : NULL, id }, {} };
 	struct answer answer;
 
-	answer_problem(&answer, problem, detail, operation ? operation->id : NULL);
+	answer_problem(&answer, problem, detail, id);
 	answer.retry_after_seconds = retry_after_seconds;
 	answer.fields = fields;
-	log_refusal(request, answer.status, detail ? detail : problem_title(problem), operation);
+	log_refusal(request, answer.status, detail ? detail : problem_title(problem), id);
 	return routes_answer(gateway, request, &answer);
 }
 
@@ -138,12 +137,13 @@ static const struct resource {
 	const char *allow;
 	handler_fn *get;
 	handler_fn *post;
+	handler_fn *delete;
 } resources[] = {
-	{ "/ops/", true, "POST", NULL, submit },
-	{ "/permits", false, "GET, HEAD", answer_permits_page, NULL },
-	{ "/healthz", false, "GET, HEAD", answer_healthz, NULL },
-	{ "/readyz", false, "GET, HEAD", answer_readyz, NULL },
-	{ "/metrics", false, "GET, HEAD", answer_metrics_page, NULL },
+	{ "/ops/", true, "POST, GET, HEAD, DELETE", status_get, submit, status_delete },
+	{ "/permits", false, "GET, HEAD", answer_permits_page, NULL, NULL },
+	{ "/healthz", false, "GET, HEAD", answer_healthz, NULL, NULL },
+	{ "/readyz", false, "GET, HEAD", answer_readyz, NULL, NULL },
+	{ "/metrics", false, "GET, HEAD", answer_metrics_page, NULL, NULL },
 };
 
 static const struct resource *find_resource(struct http_slice path)
@@ -178,5 +178,7 @@ int routes_handle(struct http_request *request, void *argument)
 		return resource->get(gateway, request);
 	if (resource->post && method == HTTP_METHOD_POST)
 		return resource->post(gateway, request);
+	if (resource->delete &&method == HTTP_METHOD_DELETE)
+		return resource->delete (gateway, request);
 	return method_not_allowed(gateway, request, resource->allow);
 }

@@ -15,7 +15,7 @@ void routes_refused(void *gateway, int status, const char *reason);
 EW_SUSPENDS int routes_answer(struct gateway *gateway, struct http_request *request,
 			      struct answer *answer);
 
-/* Sends a problem, with the sentence that makes it this one; @operation may be NULL. */
+/* Sends a problem, with the sentence that makes it this one; @id of an operation may be NULL. */
 EW_SUSPENDS int routes_problem(struct gateway *gateway, struct http_request *request,
-			       enum problem problem, const char *detail,
-			       const struct operation *operation, int retry_after_seconds);
+			       enum problem problem, const char *detail, const char *id,
+			       int retry_after_seconds);

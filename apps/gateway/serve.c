@@ -121,9 +121,11 @@ static int publish_and_await(struct operation *operation)
 
 	EW_SCOPE(wait, .deadline_ns = operation->deadline_ns);
 
+	record_enter(operation->record, &wait);
 	r = publish(operation);
 	if (r == 0)
 		r = await_outcome(operation);
+	record_enter(operation->record, NULL);
 	return ew_scope_finish(&wait, r);
 }
 
@@ -161,6 +163,9 @@ static void settle(struct operation **place)
 	route->ended[operation->outcome]++;
 	histogram_add(&route->seconds, ew_now() - operation->began_ns);
 	log_end_of(operation);
+	record_end(&route->gateway->records, operation->record, operation->outcome,
+		   operation->cancelling ? ew_now() - operation->cancelled_ns : 0,
+		   &operation->result);
 	if (outcome_is_proof(operation->outcome))
 		permits_release(route->gateway, operation);
 	else
@@ -219,7 +224,10 @@ int operation_serve(struct operation **place, serve_fn *failed, void *argument)
 		return r;
 	}
 	ew_guard_disarm(&undo);
-	r = operation->outcome == OUTCOME_LOST ? -ECONNRESET : 0;
+	if (operation->outcome == OUTCOME_LOST)
+		r = -ECONNRESET;
+	else if (operation->outcome != OUTCOME_UNSENT || (r != -ECANCELED && r != -ETIMEDOUT))
+		r = 0;
 	if (r < 0)
 		failed(argument, operation, r);
 	settle(place);

@@ -12,6 +12,7 @@
 
 #include <endwell/clock.h>
 #include <endwell/run.h>
+#include <endwell/task.h>
 
 #include "common/log.h"
 #include "common/process.h"
@@ -84,11 +85,28 @@ static int say_ready(void *argument, struct ew_signals *signals)
 	return r;
 }
 
-/* Sessions were all there was to wait for. */
-static int settle(void *unused)
+/* Sessions have ended; operations that run without their clients have what is left of the grace. */
+static int settle(void *argument)
 {
-	(void)unused;
-	return 0;
+	struct gateway *gateway = argument;
+	int r = 0;
+
+	while (r == 0 && ew_scope_children_count(gateway->detached) > 0 &&
+	       ew_now() < atomic_load(&gateway->front.grace_end_ns))
+		r = ew_sleep(LOOK_INTERVAL);
+	return r;
+}
+
+static int run_front(struct gateway *gateway, struct ew_signals *signals)
+{
+	int r, closed;
+
+	EW_SCOPE(detached, .policy = EW_POLICY_INDEPENDENT, .budget_ns = FRONT_ENDING_BUDGET);
+
+	gateway->detached = &detached;
+	r = front_run(&gateway->front, signals, say_ready, settle, gateway);
+	closed = ew_scope_close(&detached, EW_NOW, EW_REASON_SHUTDOWN);
+	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
 }
 
 static int run_services(struct gateway *gateway, struct ew_signals *signals)
@@ -101,7 +119,7 @@ static int run_services(struct gateway *gateway, struct ew_signals *signals)
 	if (r == 0)
 		r = ew_spawn(&services, permits_run, gateway);
 	if (r == 0)
-		r = front_run(&gateway->front, signals, say_ready, settle, gateway);
+		r = run_front(gateway, signals);
 	closed = ew_scope_close(&services, EW_NOW, EW_REASON_SHUTDOWN);
 	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
 }
@@ -120,6 +138,7 @@ static int serve(void *argument)
 		return r;
 	r = run_services(gateway, signals);
 	permits_forget(gateway);
+	records_deinit(&gateway->records);
 	front_close(&gateway->front);
 	return r;
 }

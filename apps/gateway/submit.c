@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include <endwell/clock.h>
+#include <endwell/task.h>
 
 #include "common/log.h"
 
@@ -126,12 +127,15 @@ static int say_busy(struct submission *submission, struct operation *operation, 
 			 : "All %u permits stayed taken; the wait is %d s at the moment.",
 		 (unsigned int)route->config->concurrency, seconds);
 	return routes_problem(submission->gateway, submission->request, PROBLEM_BUSY, detail,
-			      operation, seconds);
+			      operation->id, seconds);
 }
 
-/* Cancelled before it was published: by a client that has left, or by the end of the grace. */
+/* Cancelled: by somebody who has asked for it, by a client that has left, or by the end of the grace. */
 static int say_cut(struct submission *submission, struct operation *operation)
 {
+	if (!ew_cancel_requested() && operation->record->cancelled)
+		return routes_problem(submission->gateway, submission->request, PROBLEM_CANCELLED,
+				      NULL, operation->id, 0);
 	if (ew_cancel_reason() != EW_REASON_SHUTDOWN)
 		return -ECANCELED;
 
@@ -139,7 +143,7 @@ static int say_cut(struct submission *submission, struct operation *operation)
 
 	submission->gateway->cut++;
 	return routes_problem(submission->gateway, submission->request, PROBLEM_DRAINING, NULL,
-			      operation, BROKER_RETRY_SECONDS);
+			      operation->id, BROKER_RETRY_SECONDS);
 }
 
 /* What became of one that has not ended well; said before the time that cancelling it takes. */
@@ -157,35 +161,39 @@ static void say_failed(void *argument, struct operation *operation, int r)
 	}
 	if (r == -ETIMEDOUT) {
 		submission->answered = routes_problem(gateway, submission->request,
-						      PROBLEM_DEADLINE, NULL, operation, 0);
+						      PROBLEM_DEADLINE, NULL, operation->id, 0);
 		return;
 	}
 	snprintf(detail, sizeof(detail), "The broker was lost: %s.",
 		 gateway->connection ? operation->route->reason : gateway->reason);
-	submission->answered =
-		routes_problem(gateway, submission->request, PROBLEM_UNKNOWN, detail, operation, 0);
+	submission->answered = routes_problem(gateway, submission->request, PROBLEM_UNKNOWN, detail,
+					      operation->id, 0);
 }
 
-static int say_result(struct submission *submission, struct operation *operation)
+static int say_bad_reply(struct gateway *gateway, struct http_request *request, const char *id,
+			 const char *detail)
 {
-	const struct ew_amqp_message *message = &operation->result->message;
+	return routes_problem(gateway, request, PROBLEM_REPLY, detail, id, 0);
+}
+
+int submit_say_result(struct gateway *gateway, struct http_request *request, const char *id,
+		      const struct ew_amqp_delivery *result)
+{
+	const struct ew_amqp_message *message = &result->message;
 	const char *status_text = ew_amqp_header_find(message, "x-ew-status");
-	const struct http_field fields[] = { { "X-Operation-Id", operation->id }, {} };
+	const struct http_field fields[] = { { "X-Operation-Id", id }, {} };
 	int status = status_text ? atoi(status_text) : 200;
 	int r;
 
-	if (status < 200 || status > 599 || operation->result->too_large)
-		return routes_problem(submission->gateway, submission->request, PROBLEM_REPLY,
-				      operation->result->too_large
-					      ? "The reply is larger than the route's body_max."
-					      : "The reply's status is none from 200 to 599.",
-				      operation, 0);
-	r = http_respond(submission->request, status, message->content_type, fields, message->body,
+	if (status < 200 || status > 599)
+		return say_bad_reply(gateway, request, id, "Its status is none from 200 to 599.");
+	if (result->too_large)
+		return say_bad_reply(gateway, request, id, "It is larger than body_max.");
+	r = http_respond(request, status, message->content_type, fields, message->body,
 			 message->body_bytes);
 	if (r == -EINVAL)
-		return routes_problem(submission->gateway, submission->request, PROBLEM_REPLY,
-				      "Its content type is none.", operation, 0);
-	atomic_fetch_add(&submission->gateway->answers[status / 100], 1);
+		return say_bad_reply(gateway, request, id, "Its content type is none.");
+	atomic_fetch_add(&gateway->answers[status / 100], 1);
 	return r;
 }
 
@@ -195,17 +203,30 @@ static int say_outcome(struct submission *submission, struct operation *operatio
 	enum problem problem = PROBLEM_STOPPED;
 
 	if (operation->result)
-		return say_result(submission, operation);
+		return submit_say_result(gateway, submission->request, operation->id,
+					 operation->result);
 	if (operation->outcome == OUTCOME_RETURNED)
 		problem = PROBLEM_UNROUTABLE;
 	if (operation->outcome == OUTCOME_NACKED)
 		problem = PROBLEM_NOT_TAKEN;
 	if (operation->outcome == OUTCOME_UNSENT)
 		problem = PROBLEM_BROKER;
-	return routes_problem(gateway, submission->request, problem, NULL, operation,
+	return routes_problem(gateway, submission->request, problem, NULL, operation->id,
 			      problem == PROBLEM_NOT_TAKEN || problem == PROBLEM_BROKER
 				      ? BROKER_RETRY_SECONDS
 				      : 0);
+}
+
+static int enter_line(struct operation *operation, struct ew_permit **permit, bool *ret_waited)
+{
+	int r;
+
+	EW_SCOPE(wait);
+
+	record_enter(operation->record, &wait);
+	r = line_enter(&operation->route->line, operation->deadline_ns, permit, ret_waited);
+	record_enter(operation->record, NULL);
+	return ew_scope_finish(&wait, r);
 }
 
 static int admit(struct submission *submission, struct operation *operation)
@@ -216,7 +237,7 @@ static int admit(struct submission *submission, struct operation *operation)
 
 	EW_OWN(ew_permit, permit);
 
-	r = line_enter(&route->line, operation->deadline_ns, &permit, &waited);
+	r = enter_line(operation, &permit, &waited);
 	if (r == -ECANCELED)
 		return say_cut(submission, operation);
 	if (r < 0)
@@ -225,7 +246,48 @@ static int admit(struct submission *submission, struct operation *operation)
 		return r;
 	operation->permit = permit;
 	permit = NULL;
+	operation->record->running = true;
 	return 0;
+}
+
+/* Whoever asks for the status is told. */
+static void say_nothing(void *gateway, struct operation *operation, int r)
+{
+	(void)operation;
+	if (r == -ECANCELED && ew_cancel_reason() == EW_REASON_SHUTDOWN)
+		((struct gateway *)gateway)->cut++;
+}
+
+static int serve_detached(void *gateway, void *place)
+{
+	return operation_serve(place, say_nothing, gateway);
+}
+
+static int detach(struct submission *submission, struct operation **operation)
+{
+	struct gateway *gateway = submission->gateway;
+	struct record *record = (*operation)->record;
+	const struct http_field fields[] = { { "X-Operation-Id", record->id },
+					     { "Preference-Applied", "respond-async" },
+					     {} };
+	struct answer answer;
+	int r;
+
+	record->keep = true;
+	answer_accepted(&answer, record);
+	answer.fields = fields;
+	r = ew_spawn_take(gateway->detached, serve_detached, gateway, operation);
+	if (r == 0)
+		return routes_answer(gateway, submission->request, &answer);
+	answer_deinit(&answer);
+	return routes_problem(gateway, submission->request, PROBLEM_INTERNAL, NULL, record->id, 0);
+}
+
+static bool wants_async(const struct http_request *request)
+{
+	const struct http_slice *prefer = http_head_find(request->head, "Prefer");
+
+	return prefer && http_slice_has_token(*prefer, "respond-async");
 }
 
 static int serve(struct submission *submission, struct route *route)
@@ -243,6 +305,8 @@ static int serve(struct submission *submission, struct route *route)
 	r = admit(submission, operation);
 	if (!operation->permit)
 		return r;
+	if (wants_async(submission->request))
+		return detach(submission, &operation);
 	r = operation_serve(&operation, say_failed, submission);
 	return r < 0 ? submission->answered : say_outcome(submission, operation);
 }

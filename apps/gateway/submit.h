@@ -5,3 +5,7 @@
 
 /* POST /ops/ROUTE */
 EW_SUSPENDS int submit(struct gateway *gateway, struct http_request *request);
+
+/* The worker's result of an operation, as a response */
+EW_SUSPENDS int submit_say_result(struct gateway *gateway, struct http_request *request,
+				  const char *id, const struct ew_amqp_delivery *result);

@@ -42,7 +42,8 @@ TEST(gateway_token_of_any_other_form_is_none)
 }
 
 static struct route_config config = { .name = "a" };
-static struct route route = { .config = &config };
+static struct gateway gateway;
+static struct route route = { .gateway = &gateway, .config = &config };
 static struct table table;
 
 static struct operation *begin(void)

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What is known of an operation by its id, while it lives and for a while afterwards: for GET and DELETE /ops/ID. The
+ * newest RECORDS_MAX that have ended are remembered, with results of at most RECORD_BYTES_MAX.
+ */
+
+#include <endwell/event.h>
+#include <endwell/scope.h>
+
+#include "amqp/message.h"
+
+#include "outcome.h"
+#include "token.h"
+
+#define RECORDS_MAX	 1024
+#define RECORD_BYTES_MAX (64 << 20)
+
+struct route;
+
+/**
+ * struct record - one; belongs to whoever holds it
+ * @scope:     that a cancel of the operation cancels; NULL: none just now
+ * @cancelled: somebody has asked for it
+ * @running:   it has a permit
+ * @keep:      its result is to be remembered
+ * @result:    NULL: there is none, or nobody was to keep it
+ * @ended:     set at the end
+ */
+struct record {
+	char id[ID_BYTES];
+	struct route *route;
+	struct ew_scope *scope;
+	bool cancelled;
+	bool running;
+	bool keep;
+	enum outcome outcome;
+	int64_t cancel_ns; /* what the cancel took */
+	struct ew_amqp_delivery *result;
+	struct ew_event ended;
+	/* -- private from here -- */
+	unsigned int holders;
+	struct record *next;  /* in its bucket */
+	struct record *newer; /* of those that have ended */
+};
+
+#define RECORD_BUCKETS 4096
+
+struct records {
+	struct record *buckets[RECORD_BUCKETS];
+	struct record *oldest;
+	struct record *newest;
+	size_t count;
+	size_t bytes;
+};
+
+/* One for a new operation, held; NULL without memory */
+struct record *record_new(struct records *records, struct route *route);
+
+/* Held by one more; NULL: there is none of this id */
+struct record *record_find(struct records *records, const char *id, size_t bytes);
+
+/* Held by one less; NULL is a no-op */
+void record_put(struct record *record);
+
+/**
+ * record_end() - the operation has ended; idempotent
+ * @result: taken if it is kept
+ */
+void record_end(struct records *records, struct record *record, enum outcome outcome,
+		int64_t cancel_ns, struct ew_amqp_delivery **result);
+
+/* Ask the operation to end; the end still comes. */
+void record_cancel(struct record *record);
+
+/* From now on @scope is what a cancel cancels; at once, if somebody has asked before. */
+void record_enter(struct record *record, struct ew_scope *scope);
+
+/* Forgets those that have ended. */
+void records_deinit(struct records *records);

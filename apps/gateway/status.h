@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+#include "gateway.h"
+
+/* GET /ops/ID, and GET /ops/ID/result */
+EW_SUSPENDS int status_get(struct gateway *gateway, struct http_request *request);
+
+/* DELETE /ops/ID: cancels it, and waits for the receipt */
+EW_SUSPENDS int status_delete(struct gateway *gateway, struct http_request *request);
