@@ -5,6 +5,7 @@
 help:
 	@echo "make build     install what is missing, compile into build/"
 	@echo "make run       and start ew-ingest with a private virus scanner   (LISTEN= BUCKET= SCANNER=)"
+	@echo "make run-gateway  the same for ew-gateway, with a private RabbitMQ and a worker  (LISTEN= CONFIG=)"
 	@echo "make test      and run every test; the last line counts them"
 	@echo "make check     format, clang-tidy, and dependencies that point downwards"
 	@echo "make asan      unit tests and apps with address and undefined behaviour sanitizers"
@@ -21,6 +22,9 @@ build: build-dependencies
 
 run: run-dependencies build
 	@LISTEN='$(LISTEN)' BUCKET='$(BUCKET)' SCANNER='$(SCANNER)' tools/run-ingest
+
+run-gateway: run-gateway-dependencies build
+	@LISTEN='$(LISTEN)' CONFIG='$(CONFIG)' tools/run-gateway
 
 test: test-dependencies
 	@tests/run
@@ -60,8 +64,8 @@ install: build
 clean:
 	@rm -rf build
 
-build-dependencies run-dependencies test-dependencies:
+build-dependencies run-dependencies run-gateway-dependencies test-dependencies:
 	@tools/install-deps $(@:-dependencies=)
 
-.PHONY: help build run test check asan tsan valgrind fuzz soak bench install clean
-.PHONY: build-dependencies run-dependencies test-dependencies
+.PHONY: help build run run-gateway test check asan tsan valgrind fuzz soak bench install clean
+.PHONY: build-dependencies run-dependencies run-gateway-dependencies test-dependencies
