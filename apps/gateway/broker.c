@@ -24,7 +24,7 @@
 
 #include "permits.h"
 
-#define RECEIVE_MAX    1024
+#define RECEIVE_MAX    64
 #define NOTICES_MAX    1024
 #define REOPEN_DELAY   EW_SECOND
 #define LEAVING_BUDGET (5 * EW_SECOND)
