@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Each delivery has a task, and a job that runs has a scope in it: a cancel by the gateway cancels that scope, the end of the
+ * connection the one around all. So what runs has ended before anything is said about it, and before the next connection
+ * is made.
+ */
+#include "contract.h"
+
+#include <amqp/dialer.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define CLAIM_WAIT_MS 10000
+#define TOKEN_BYTES   33
+
+enum decision { NONE, GRANT, REFUSE, CANCEL };
+
+struct session {
+	const struct contract_options *options;
+	struct ew_amqp_channel *work;
+	struct ew_amqp_channel *control;
+	char control_name[256];
+	struct contract_job *jobs;
+};
+
+struct contract_job {
+	struct session *session;
+	struct contract_job *next;
+	struct ew_amqp_delivery **delivery; /* the task's place */
+	char token[TOKEN_BYTES];
+	struct ew_event decided;
+	enum decision decision;	  /* the first one */
+	struct ew_scope *running; /* NULL: nothing runs */
+	bool cancelled;
+	bool refused; /* while it ran */
+};
+
+const struct ew_amqp_message *contract_message(const struct contract_job *job)
+{
+	return &(*job->delivery)->message;
+}
+
+static int64_t number(const struct contract_job *job, const char *name, int64_t otherwise)
+{
+	const char *text = ew_amqp_header_find(contract_message(job), name);
+	char *end;
+	int64_t value = text ? strtoll(text, &end, 10) : 0;
+
+	return text && *text && !*end ? value : otherwise;
+}
+
+static bool has(const struct contract_job *job, const char *header, const char *value)
+{
+	const char *text = ew_amqp_header_find(contract_message(job), header);
+
+	return text && strcmp(text, value) == 0;
+}
+
+/* Of a @message it takes type, reply_to, content type and body. */
+static int say(struct contract_job *job, struct ew_amqp_message message, const char *header,
+	       const char *value)
+{
+	const struct ew_amqp_header headers[] = { { "x-ew-claim", job->token }, { header, value } };
+
+	message.routing_key = contract_message(job)->reply_to;
+	message.correlation_id = contract_message(job)->correlation_id;
+	message.message_id = contract_message(job)->message_id;
+	message.headers = headers;
+	message.headers_count = header ? 2 : 1;
+	return ew_amqp_publish(job->session->work, &message, NULL);
+}
+
+static int say_word(struct contract_job *job, const char *type)
+{
+	return say(job, (struct ew_amqp_message){ .type = type }, NULL, NULL);
+}
+
+int contract_progress(struct contract_job *job, const void *body, size_t bytes)
+{
+	return say(
+		job,
+		(struct ew_amqp_message){ .type = "progress", .body = body, .body_bytes = bytes },
+		NULL, NULL);
+}
+
+static int say_result(struct contract_job *job, const struct contract_result *result)
+{
+	char status[16];
+
+	snprintf(status, sizeof(status), "%d", result->status ? result->status : 200);
+	return say(job,
+		   (struct ew_amqp_message){ .type = job->cancelled ? "too-late" : "reply",
+					     .content_type = result->content_type,
+					     .body = result->body,
+					     .body_bytes = result->body_bytes },
+		   "x-ew-status", status);
+}
+
+static int forget(struct contract_job *job)
+{
+	return ew_amqp_acknowledge(job->session->work, job->delivery);
+}
+
+static bool is_past_deadline(const struct contract_job *job)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 >
+	       number(job, "x-deadline", INT64_MAX);
+}
+
+/* ---- running ---- */
+
+static int work(struct contract_job *job, struct contract_result *ret_result)
+{
+	int r;
+
+	EW_SCOPE(scope);
+
+	job->running = &scope;
+	r = job->session->options->work(job, ret_result);
+	job->running = NULL;
+	return r;
+}
+
+/* If it is the connection that has ended, nothing can be said, and the calls here say so. */
+static int say_end(struct contract_job *job, int r, struct contract_result *result)
+{
+	if (job->refused)
+		return 0;
+	if (job->cancelled && (r == -ECANCELED || r == -EOWNERDEAD))
+		return say_word(job, r == -ECANCELED ? "stopped" : "unknown");
+	if (r < 0) {
+		result->status = 500;
+		result->content_type = "text/plain";
+		result->body = strdup(strerror(-r));
+		result->body_bytes = result->body ? strlen(result->body) : 0;
+	}
+	return say_result(job, result);
+}
+
+static int run(struct contract_job *job)
+{
+	struct contract_result result = {};
+	int r;
+
+	r = work(job, &result);
+	r = say_end(job, r, &result);
+	free(result.body);
+	return r < 0 ? r : forget(job);
+}
+
+/* ---- claiming ---- */
+
+static int claim(struct contract_job *job)
+{
+	uint64_t random[2];
+
+	arc4random_buf(random, sizeof(random));
+	snprintf(job->token, sizeof(job->token), "%016llx%016llx", (unsigned long long)random[0],
+		 (unsigned long long)random[1]);
+	return say(
+		job,
+		(struct ew_amqp_message){ .type = "claim", .reply_to = job->session->control_name },
+		"x-ew-redelivered", (*job->delivery)->redelivered ? "1" : "0");
+}
+
+static int obey(struct contract_job *job)
+{
+	int r = 0;
+
+	if (job->decision == GRANT)
+		return run(job);
+	if (job->decision == CANCEL)
+		r = say_word(job, "not-started");
+	return r < 0 ? r : forget(job);
+}
+
+static int claim_and_obey(struct contract_job *job)
+{
+	int64_t wait_ms = number(job, "x-ew-claim-wait-ms", CLAIM_WAIT_MS);
+	int r;
+
+	r = claim(job);
+	if (r < 0)
+		return r;
+	if (has(job, "x-ew-grant", "none"))
+		return run(job);
+	r = ew_event_wait(&job->decided, ew_after(wait_ms * EW_MILLISECOND));
+	if (r == -ETIMEDOUT)
+		return is_past_deadline(job)
+			       ? forget(job)
+			       : ew_amqp_reject(job->session->work, job->delivery, true);
+	return r < 0 ? r : obey(job);
+}
+
+static void leave(struct contract_job *job)
+{
+	struct contract_job **link = &job->session->jobs;
+
+	while (*link != job)
+		link = &(*link)->next;
+	*link = job->next;
+}
+
+/* An error is one of the channel, and ends the session. */
+static int handle(void *session, void *delivery)
+{
+	struct contract_job job = { .session = session, .delivery = delivery };
+	int r;
+
+	job.next = job.session->jobs;
+	job.session->jobs = &job;
+	r = claim_and_obey(&job);
+	leave(&job);
+	return r;
+}
+
+/* ---- a session: what a connection lasts for ---- */
+
+static struct contract_job *find(struct session *session, const char *token)
+{
+	struct contract_job *job = session->jobs;
+
+	while (job && (!token || strcmp(job->token, token) != 0))
+		job = job->next;
+	return job;
+}
+
+static void decide(struct contract_job *job, enum decision decision)
+{
+	if (job->decision == NONE)
+		job->decision = decision;
+	ew_event_set(&job->decided);
+	if (!job->running || decision == GRANT)
+		return;
+	job->cancelled = true;
+	job->refused = job->refused || decision == REFUSE;
+	ew_scope_cancel(job->running, EW_REASON_PEER);
+}
+
+static int hear(void *argument)
+{
+	static const char *const words[] = {
+		[GRANT] = "grant", [REFUSE] = "refuse", [CANCEL] = "cancel"
+	};
+	struct session *session = argument;
+	int r;
+
+	for (;;) {
+		EW_OWN(ew_amqp_delivery, delivery);
+
+		r = ew_amqp_receive(session->control, &delivery);
+		if (r < 0)
+			return r;
+		struct contract_job *job =
+			find(session, ew_amqp_header_find(&delivery->message, "x-ew-claim"));
+
+		for (int word = GRANT; job && delivery->message.type && word <= CANCEL; word++)
+			if (strcmp(delivery->message.type, words[word]) == 0)
+				decide(job, word);
+	}
+}
+
+static bool is_ours(const struct ew_amqp_message *message)
+{
+	const char *version = ew_amqp_header_find(message, "x-ew-version");
+
+	return message->type && strcmp(message->type, "op") == 0 && message->reply_to &&
+	       message->correlation_id && message->message_id && version &&
+	       strcmp(version, "1") == 0;
+}
+
+static int take(struct session *session, struct ew_scope *jobs)
+{
+	int r;
+
+	for (;;) {
+		EW_OWN(ew_amqp_delivery, delivery);
+
+		r = ew_amqp_receive(session->work, &delivery);
+		if (r < 0)
+			return r;
+		if (is_ours(&delivery->message) && !delivery->too_large)
+			r = ew_spawn_take(jobs, handle, session, &delivery);
+		else
+			r = ew_amqp_reject(session->work, &delivery, false);
+		if (r < 0)
+			return r;
+	}
+}
+
+static int consume(struct session *session)
+{
+	const struct ew_amqp_queue control = { .exclusive = true };
+	int r;
+
+	r = ew_amqp_queue_declare(session->control, &control, session->control_name);
+	if (r == 0)
+		r = ew_amqp_consume(session->control,
+				    &(struct ew_amqp_consumer){ .queue = session->control_name,
+								.no_ack = true });
+	if (r == 0)
+		r = ew_amqp_consume(
+			session->work,
+			&(struct ew_amqp_consumer){ .queue = session->options->queue,
+						    .prefetch_max = session->options->at_once });
+	return r;
+}
+
+static int serve(const struct contract_options *options, struct ew_amqp_connection *connection)
+{
+	struct session session = { .options = options };
+	int r;
+
+	EW_OWN(ew_amqp_channel, work);
+	EW_OWN(ew_amqp_channel, control);
+	EW_SCOPE(jobs);
+
+	r = ew_amqp_channel_open(connection, NULL, &work);
+	if (r == 0)
+		r = ew_amqp_channel_open(connection, NULL, &control);
+	session.work = work;
+	session.control = control;
+	if (r == 0)
+		r = consume(&session);
+	if (r == 0)
+		r = ew_spawn(&jobs, hear, &session);
+	if (r == 0)
+		r = take(&session, &jobs);
+	return ew_scope_finish(&jobs, r);
+}
+
+static int connect_and_serve(const struct contract_options *options, struct ew_scope *scope)
+{
+	struct ew_amqp_error error = {};
+	int r;
+
+	EW_OWN(ew_amqp_connection, connection);
+
+	r = ew_amqp_dial(options->dialer, scope, &error, &connection);
+	if (r == 0)
+		r = serve(options, connection);
+	printf("connection lost: %s\n", error.text[0] ? error.text : strerror(-r));
+	return r;
+}
+
+int contract_serve(const struct contract_options *options)
+{
+	int r;
+
+	EW_SCOPE(connections);
+
+	do
+		r = connect_and_serve(options, &connections);
+	while (!ew_cancel_requested());
+	return ew_scope_finish(&connections, r);
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* contract.h - the worker's side of docs/cancel-contract.md, on libendwell-amqp */
+
+#include <amqp/channel.h>
+#include <endwell/endwell.h>
+
+/**
+ * struct contract_result - of a job that has ended by itself
+ * @body: from malloc(); NULL: empty
+ */
+struct contract_result {
+	int status; /* 0: 200 */
+	const char *content_type;
+	char *body;
+	size_t body_bytes;
+};
+
+/** struct contract_job - one operation; the message is there while its function runs */
+struct contract_job;
+
+const struct ew_amqp_message *contract_message(const struct contract_job *job);
+
+/** contract_progress() - tell the client, where the route streams */
+EW_SUSPENDS int contract_progress(struct contract_job *job, const void *body, size_t bytes);
+
+/**
+ * contract_work_fn - do the job; calls that suspend return -ECANCELED when it is cancelled
+ * Return: 0 with a result, also after a cancel; -ECANCELED: stopped without one; -EOWNERDEAD: after a cancel nobody can tell
+ *         whether all that was started is over; other errors are answered with status 500
+ */
+typedef int contract_work_fn(struct contract_job *job, struct contract_result *ret_result);
+
+/**
+ * struct contract_options - a worker
+ * @dialer:  whom to connect to; its connections need 2 channels
+ * @queue:   work queue
+ * @at_once: operations at a time, at most 1,024
+ */
+struct contract_options {
+	struct ew_amqp_dialer *dialer;
+	const char *queue;
+	unsigned at_once;
+	contract_work_fn *work;
+};
+
+/**
+ * contract_serve() - serve a queue until the caller is cancelled
+ *
+ * A lost connection stops what runs; when it has stopped, the next one is made.
+ * Errors: -ECANCELED
+ */
+EW_SUSPENDS int contract_serve(const struct contract_options *options);

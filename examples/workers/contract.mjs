@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+// The worker's side of docs/cancel-contract.md, on amqplib: serve(address, queue, work, atOnce).
+//
+// work(job) is awaited; job.signal is an AbortSignal. It gives {body, contentType, status}, or throws Stopped if it has stopped
+// without a result, or Lost if it cannot tell whether all that it has started is over.
+
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import amqp from 'amqplib';
+
+const HEARTBEAT_S = 10;
+const CLAIM_WAIT_MS = 10000;
+const RECONNECT_MS = 1000;
+
+export class Stopped extends Error {}
+export class Lost extends Error {}
+
+// One delivery: claimed, then running, then gone.
+class Job {
+  constructor(worker, delivery) {
+    Object.assign(this, { worker, delivery, properties: delivery.properties, body: delivery.content });
+    this.headers = this.properties.headers ?? {};
+    this.id = this.properties.messageId;
+    this.claim = randomUUID();
+    this.abort = new AbortController();
+    this.signal = this.abort.signal;
+    this.isRefused = false;
+    this.running = null; // a promise
+  }
+
+  progress(body) {
+    this.worker.say(this, 'progress', { body });
+  }
+
+  // An integer, or its text; what is neither is not there.
+  number(header, otherwise) {
+    const value = Number.parseInt(this.headers[header], 10);
+    return Number.isNaN(value) ? otherwise : value;
+  }
+
+  isPastDeadline() {
+    return Date.now() > this.number('x-deadline', Infinity);
+  }
+}
+
+// A connection's worth: it is made anew for the next one.
+class Worker {
+  jobs = new Map();
+
+  constructor(work) {
+    this.work = work;
+  }
+
+  async connect(address) {
+    const parameters = new URL(address);
+    parameters.searchParams.set('heartbeat', HEARTBEAT_S);
+    this.connection = await amqp.connect(parameters.href);
+    this.closed = new Promise((resolve) => {
+      this.lost = resolve;
+      this.connection.on('close', resolve);
+    });
+    this.connection.on('error', (error) => console.log(`connection lost: ${error.message}`));
+  }
+
+  async consume(queue, atOnce) {
+    this.channel = await this.connection.createChannel();
+    this.channel.on('close', this.lost);
+    this.channel.on('error', (error) => console.log(`channel lost: ${error.message}`));
+    await this.channel.prefetch(atOnce);
+    this.control = (await this.channel.assertQueue('', { exclusive: true })).queue;
+    await this.channel.consume(this.control, (message) => message && this.hear(message), { noAck: true });
+    await this.channel.consume(queue, (delivery) => (delivery ? this.take(delivery) : this.lost()));
+  }
+
+  publish(replyTo, body, options) {
+    this.channel.publish('', replyTo, Buffer.from(body), options);
+  }
+
+  say(job, type, { body = '', contentType, headers, replyTo } = {}) {
+    const { correlationId, replyTo: to } = job.properties;
+    this.publish(to, body, {
+      type, correlationId, messageId: job.id, contentType, replyTo, headers: { 'x-ew-claim': job.claim, ...headers },
+    });
+  }
+
+  // It is over: acknowledged, after all that was to be said.
+  forget(job) {
+    this.jobs.delete(job.claim);
+    this.channel.ack(job.delivery);
+  }
+
+  take(delivery) {
+    const job = new Job(this, delivery);
+    const { type, replyTo, correlationId } = job.properties;
+    if (type !== 'op' || !replyTo || !correlationId || !job.id || job.number('x-ew-version', 0) !== 1) {
+      this.channel.nack(delivery, false, false);
+      return;
+    }
+    this.jobs.set(job.claim, job);
+    this.say(job, 'claim', { replyTo: this.control, headers: { 'x-ew-redelivered': delivery.fields.redelivered } });
+    if (job.headers['x-ew-grant'] === 'none') this.start(job);
+    else job.timer = setTimeout(() => this.giveBack(job), job.number('x-ew-claim-wait-ms', CLAIM_WAIT_MS));
+  }
+
+  // Nobody has answered the claim.
+  giveBack(job) {
+    if (job.isPastDeadline()) {
+      this.forget(job);
+    } else {
+      this.jobs.delete(job.claim);
+      this.channel.nack(job.delivery, false, true);
+    }
+  }
+
+  start(job) {
+    job.running = this.run(job);
+  }
+
+  async run(job) {
+    let answer = 'too-late';
+    let result;
+    try {
+      result = await this.work(job);
+    } catch (error) {
+      const known = error instanceof Stopped || error instanceof Lost;
+      if (known) answer = error instanceof Stopped ? 'stopped' : 'unknown';
+      result = { body: known ? '' : error.message, contentType: 'text/plain', status: known ? 503 : 500 };
+    }
+    try {
+      if (this.jobs.has(job.claim)) this.end(job, result, answer);
+    } catch {
+      this.lost(); // the channel has closed, and its event is still to come
+    }
+  }
+
+  end(job, { body, contentType = 'application/json', status = 200 }, answer) {
+    const type = job.signal.aborted ? answer : 'reply';
+    const hasResult = type === 'reply' || type === 'too-late';
+    if (!job.isRefused) this.say(job, type, hasResult ? { body, contentType, headers: { 'x-ew-status': status } } : {});
+    this.forget(job);
+  }
+
+  // grant, refuse or cancel
+  hear({ properties }) {
+    const job = this.jobs.get(properties.headers?.['x-ew-claim']);
+    if (!job) return;
+    if (job.running) {
+      job.isRefused ||= properties.type === 'refuse';
+      if (['cancel', 'refuse'].includes(properties.type)) job.abort.abort();
+    } else if (['grant', 'refuse', 'cancel'].includes(properties.type)) {
+      clearTimeout(job.timer);
+      this.decide(job, properties.type);
+    }
+  }
+
+  decide(job, type) {
+    if (type === 'grant') {
+      this.start(job);
+      return;
+    }
+    if (type === 'cancel') this.say(job, 'not-started');
+    this.forget(job);
+  }
+
+  // Nothing runs any more when this is over; only then may the next connection be made.
+  async stop() {
+    const jobs = [...this.jobs.values()];
+    this.jobs.clear();
+    jobs.forEach((job) => clearTimeout(job.timer));
+    jobs.forEach((job) => job.abort.abort());
+    await Promise.allSettled(jobs.map((job) => job.running));
+    await this.connection?.close().catch(() => {});
+  }
+}
+
+// For ever: a lost connection stops what runs, and is followed by another one.
+export async function serve(address, queue, work, atOnce = 1) {
+  for (;;) {
+    const worker = new Worker(work);
+    try {
+      await worker.connect(address);
+      await worker.consume(queue, atOnce);
+      await worker.closed;
+    } catch (error) {
+      console.log(`connection lost: ${error.message}`);
+    } finally {
+      await worker.stop();
+    }
+    await sleep(RECONNECT_MS);
+  }
+}

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's side of docs/cancel-contract.md, on pika: serve(address, queue, work, at_once).
+
+The connection's thread says and hears everything. Each job has a thread of its own, which calls work(job); job.cancelled is
+an Event, which it must look at. It returns a Result, or raises Stopped if it has stopped without one, or Lost if it cannot
+tell whether all that it has started is over.
+"""
+
+import functools
+import threading
+import time
+import uuid
+
+import pika
+
+HEARTBEAT_S = 10
+CLAIM_WAIT_MS = 10000
+RECONNECT_S = 1
+TOO_LATE, STOPPED, LOST = "too-late", "stopped", "unknown"
+
+
+class Stopped(Exception):
+    """The job has stopped, and nothing of it runs."""
+
+
+class Lost(Exception):
+    """Nobody can tell whether everything has stopped."""
+
+
+class Result:
+    def __init__(self, body, content_type="application/json", status=200):
+        self.body, self.content_type, self.status = body, content_type, status
+
+
+class Job:
+    """One delivery: claimed, then running, then gone."""
+
+    def __init__(self, worker, method, properties, body):
+        self.worker, self.tag, self.properties, self.body = worker, method.delivery_tag, properties, body
+        self.headers = properties.headers or {}
+        self.id = properties.message_id
+        self.claim = uuid.uuid4().hex
+        self.cancelled = threading.Event()
+        self.is_refused = False
+        self.thread = self.timer = None
+
+    def progress(self, body):
+        self.worker.soon(functools.partial(self.worker.say, self, "progress", body))
+
+    def number(self, header, default):
+        """An integer, or its text; what is neither is not there."""
+        try:
+            return int(self.headers[header])
+        except (KeyError, TypeError, ValueError):
+            return default
+
+    def is_past_deadline(self):
+        now_ms = time.time() * 1000
+        return now_ms > self.number("x-deadline", now_ms)
+
+
+class Worker:
+    """A connection's worth: it is made anew for the next one."""
+
+    def __init__(self, address, work):
+        parameters = pika.URLParameters(address)
+        parameters.heartbeat = HEARTBEAT_S
+        self.work, self.jobs = work, {}
+        self.connection = pika.BlockingConnection(parameters)
+        self.channel = self.control = None
+
+    def consume(self, queue, at_once):
+        self.channel = self.connection.channel()
+        self.channel.basic_qos(prefetch_count=at_once)
+        self.control = self.channel.queue_declare("", exclusive=True).method.queue
+        self.channel.basic_consume(self.control, self.hear, auto_ack=True)
+        self.channel.basic_consume(queue, self.take)
+        self.channel.start_consuming()
+
+    def soon(self, function):
+        """From a job's thread: in the connection's, if that is still there."""
+        if self.connection.is_open:
+            self.connection.add_callback_threadsafe(function)
+
+    def say(self, job, kind, body=b"", content_type=None, headers=None, reply_to=None):
+        self.channel.basic_publish("", job.properties.reply_to, body, pika.BasicProperties(
+            type=kind, correlation_id=job.properties.correlation_id, message_id=job.id, content_type=content_type,
+            reply_to=reply_to, headers={"x-ew-claim": job.claim, **(headers or {})}))
+
+    def forget(self, job):
+        """It is over: acknowledged, after all that was to be said."""
+        del self.jobs[job.claim]
+        self.channel.basic_ack(job.tag)
+
+    def take(self, _channel, method, properties, body):
+        job = Job(self, method, properties, body)
+        known = properties.type == "op" and properties.reply_to and properties.correlation_id and job.id
+        if not known or job.number("x-ew-version", 0) != 1:
+            self.channel.basic_reject(job.tag, requeue=False)
+            return
+        self.jobs[job.claim] = job
+        self.say(job, "claim", reply_to=self.control, headers={"x-ew-redelivered": method.redelivered})
+        if job.headers.get("x-ew-grant") == "none":
+            self.start(job)
+        else:
+            wait_ms = job.number("x-ew-claim-wait-ms", CLAIM_WAIT_MS)
+            job.timer = self.connection.call_later(wait_ms / 1000, lambda: self.give_back(job))
+
+    def give_back(self, job):
+        """Nobody has answered the claim."""
+        if job.is_past_deadline():
+            self.forget(job)
+        else:
+            del self.jobs[job.claim]
+            self.channel.basic_reject(job.tag, requeue=True)
+
+    def start(self, job):
+        job.thread = threading.Thread(target=self.run, args=(job,))
+        job.thread.start()
+
+    def run(self, job):
+        """In the job's thread."""
+        try:
+            result, answer = self.work(job), TOO_LATE
+        except Stopped:
+            result, answer = Result(b"", None, 503), STOPPED
+        except Lost:
+            result, answer = Result(b"", None, 503), LOST
+        except Exception as error:  # pylint: disable=broad-except
+            result, answer = Result(str(error).encode(), "text/plain", 500), TOO_LATE
+        self.soon(functools.partial(self.end, job, result, answer))
+
+    def end(self, job, result, answer):
+        kind = answer if job.cancelled.is_set() else "reply"
+        if job.is_refused:
+            pass
+        elif kind in ("reply", TOO_LATE):
+            self.say(job, kind, result.body, result.content_type, {"x-ew-status": result.status})
+        else:
+            self.say(job, kind)
+        self.forget(job)
+
+    def hear(self, _channel, _method, properties, _body):
+        """grant, refuse or cancel"""
+        claim, kind = (properties.headers or {}).get("x-ew-claim"), properties.type
+        job = self.jobs.get(claim)
+        if not job:
+            return
+        if job.thread:
+            job.is_refused = job.is_refused or kind == "refuse"
+            if kind in ("cancel", "refuse"):
+                job.cancelled.set()
+        elif kind in ("grant", "refuse", "cancel"):
+            self.connection.remove_timeout(job.timer)
+            self.decide(job, kind)
+
+    def decide(self, job, kind):
+        if kind == "grant":
+            self.start(job)
+            return
+        if kind == "cancel":
+            self.say(job, "not-started")
+        self.forget(job)
+
+    def stop(self):
+        """Nothing runs any more when this returns; only then may the next connection be made."""
+        running = [job for job in self.jobs.values() if job.thread]
+        for job in running:
+            job.cancelled.set()
+        for job in running:
+            job.thread.join()
+        if self.connection.is_open:
+            self.connection.close()
+
+
+def serve(address, queue, work, at_once=1):
+    """For ever: a lost connection stops what runs, and is followed by another one."""
+    while True:
+        worker = None
+        try:
+            worker = Worker(address, work)
+            worker.consume(queue, at_once)
+        except pika.exceptions.AMQPError as error:
+            print(f"connection lost: {error!r}", flush=True)
+        finally:
+            if worker:
+                worker.stop()
+        time.sleep(RECONNECT_S)

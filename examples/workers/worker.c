@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * A worker that renders: worker amqp://guest:guest@127.0.0.1:5672/ QUEUE [AT_ONCE]
+ *
+ * {"ms": 500} takes half a second, in steps of 10 ms, and is answered with their number. "on_cancel" says how it takes a
+ * cancel: "stop" (if nothing is said), "finish", or "lose": it does not know what became of its work.
+ */
+
+#include "contract.h"
+
+#include <amqp.h>
+#include <amqp/dialer.h>
+
+#include <errno.h>
+#include <jansson.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STEP_NS (10 * EW_MILLISECOND)
+
+struct wish {
+	json_int_t ms;
+	const char *on_cancel;
+	int progress;
+};
+
+static int step(struct contract_job *job, const struct wish *wish, int steps)
+{
+	char text[32];
+	int r;
+
+	if (strcmp(wish->on_cancel, "finish") == 0) {
+		EW_SHIELD(shield, .budget_ns = 60 * EW_SECOND);
+		return ew_sleep(STEP_NS);
+	}
+	r = ew_sleep(STEP_NS);
+	if (r == 0 && wish->progress)
+		r = contract_progress(job, text, (size_t)sprintf(text, "{\"steps\": %d}", steps));
+	return r == -ECANCELED && strcmp(wish->on_cancel, "lose") == 0 ? -EOWNERDEAD : r;
+}
+
+static int render_wish(struct contract_job *job, const struct wish *wish,
+		       struct contract_result *ret_result)
+{
+	int steps = 0, length, r = 0;
+
+	while (r == 0 && steps * STEP_NS < wish->ms * EW_MILLISECOND)
+		r = step(job, wish, ++steps);
+	if (r < 0)
+		return r;
+	length = asprintf(&ret_result->body, "{\"steps\": %d}", steps);
+	ret_result->body_bytes = length < 0 ? 0 : (size_t)length;
+	ret_result->content_type = "application/json";
+	return length < 0 ? -ENOMEM : 0;
+}
+
+static int render(struct contract_job *job, struct contract_result *ret_result)
+{
+	const struct ew_amqp_message *message = contract_message(job);
+	json_t *json = json_loadb(message->body, message->body_bytes, 0, NULL);
+	struct wish wish = { .on_cancel = "stop" };
+	int r = -EINVAL;
+
+	printf("begin %s\n", message->message_id);
+	if (json_unpack(json, "{s:I, s?s, s?b}", "ms", &wish.ms, "on_cancel", &wish.on_cancel,
+			"progress", &wish.progress) == 0)
+		r = render_wish(job, &wish, ret_result);
+	json_decref(json);
+	printf("end %s\n", message->message_id);
+	return r;
+}
+
+static int main_task(void *options)
+{
+	return contract_serve(options);
+}
+
+static struct addrinfo *look_up(struct amqp_connection_info *parts)
+{
+	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
+	struct addrinfo *found = NULL;
+	char port[16];
+	int r;
+
+	snprintf(port, sizeof(port), "%d", parts->port);
+	r = getaddrinfo(parts->host, port, &hints, &found);
+	if (r != 0)
+		fprintf(stderr, "worker: %s: %s\n", parts->host, gai_strerror(r));
+	return found;
+}
+
+static int serve(struct amqp_connection_info *parts, struct addrinfo *host, const char *queue,
+		 unsigned at_once)
+{
+	const struct ew_run_options run = { .workers_count = 1 };
+	const struct ew_amqp_endpoint endpoint = { host->ai_addr, host->ai_addrlen };
+	const struct ew_amqp_options options = { .user = parts->user,
+						 .password = parts->password,
+						 .virtual_host =
+							 parts->vhost[0] ? parts->vhost : "/" };
+	struct ew_amqp_dialer dialer = { .endpoints = &endpoint,
+					 .endpoints_count = 1,
+					 .options = &options };
+	struct contract_options contract = {
+		.dialer = &dialer, .queue = queue, .at_once = at_once, .work = render
+	};
+
+	return ew_run(&run, main_task, &contract) < 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct amqp_connection_info parts;
+	struct addrinfo *host;
+	int status;
+
+	if (argc < 3 || amqp_parse_url(argv[1], &parts) != 0) {
+		fprintf(stderr, "usage: worker amqp://USER:PASSWORD@HOST:PORT/ QUEUE [AT_ONCE]\n");
+		return 2;
+	}
+	host = look_up(&parts);
+	if (!host)
+		return 1;
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	status = serve(&parts, host, argv[2], argc > 3 ? (unsigned)atoi(argv[3]) : 1);
+	freeaddrinfo(host);
+	return status;
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""A worker that renders: worker.py amqp://guest:guest@127.0.0.1:5672/ QUEUE [AT_ONCE]
+
+{"ms": 500} takes half a second, in steps of 10 ms, and is answered with their number. "on_cancel" says how it takes a cancel:
+"stop" (if nothing is said), "finish", or "lose": it does not know what became of its work.
+"""
+
+import json
+import sys
+
+import contract
+
+STEP_MS = 10
+
+
+def render(job):
+    wish = json.loads(job.body)
+    on_cancel = wish.get("on_cancel", "stop")
+    steps = 0
+    print("begin", job.id, flush=True)
+    try:
+        while steps * STEP_MS < wish["ms"]:
+            if job.cancelled.wait(STEP_MS / 1000) and on_cancel != "finish":
+                raise contract.Lost if on_cancel == "lose" else contract.Stopped
+            steps += 1
+            if wish.get("progress"):
+                job.progress(json.dumps({"steps": steps}).encode())
+    finally:
+        print("end", job.id, flush=True)
+    return contract.Result(json.dumps({"steps": steps}).encode())
+
+
+if __name__ == "__main__":
+    contract.serve(sys.argv[1], sys.argv[2], render, int(sys.argv[3]) if len(sys.argv) > 3 else 1)
