@@ -1,0 +1,379 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The workers of examples/workers/ keep docs/cancel-contract.md: each row of its table about the worker is a test with each of them.
+
+The gateway is a script here, over direct reply-to on a real RabbitMQ. Whether a worker was silent and has acknowledged is
+seen by the next operation: with one at a time its claim is the next thing that is heard, and the first operation's is not.
+"""
+
+import contextlib
+import json
+import re
+import time
+import uuid
+
+import gateway
+import ingest
+from gateway import LANGUAGES, broker, fresh, pika
+from ingest import check, equal, wait_until
+
+PAGE = ingest.ROOT / "docs" / "cancel-contract.md"
+LONG = {"ms": 600000}
+MINE = {}
+
+
+class Script:
+    """A gateway that does what the test says; @named: the address of its answers outlives its connection."""
+
+    def __init__(self, queue, named=False):
+        self.queue, self.heard = queue, []
+        self.reply_to = fresh("replies") if named else "amq.rabbitmq.reply-to"
+        self.connect()
+
+    def connect(self):
+        self.connection = gateway.connect()
+        self.channel = self.connection.channel()
+        if self.reply_to.startswith("replies"):
+            self.channel.queue_declare(self.reply_to)
+        self.channel.basic_consume(self.reply_to, self.on_message, auto_ack=True)
+
+    def on_message(self, _channel, _method, properties, body):
+        self.heard.append((properties, body))
+
+    def publish(self, body, headers=None, **properties):
+        """An operation; its correlation id."""
+        correlation = uuid.uuid4().hex
+        known = {"type": "op", "message_id": uuid.uuid4().hex, "correlation_id": correlation, "reply_to": self.reply_to}
+        self.channel.basic_publish("", self.queue, body if isinstance(body, bytes) else json.dumps(body).encode(),
+                                   pika.BasicProperties(**{**known, **properties}, headers={
+                                       "x-ew-version": "1", "x-ew-grant": "required", "x-ew-attempt": "1",
+                                       "x-deadline": str(int(time.time() * 1000) + 600000), **(headers or {})}))
+        return correlation
+
+    def hears(self, kind, correlation):
+        """The next message is this one."""
+
+        def something():
+            self.connection.process_data_events(0.01)
+            return self.heard
+
+        wait_until(something, 60, f"{kind} is heard")
+        properties, body = self.heard.pop(0)
+        equal((properties.type, properties.correlation_id), (kind, correlation))
+        return properties, body
+
+    def says(self, kind, claim, token=None):
+        self.channel.basic_publish("", claim.reply_to, b"", pika.BasicProperties(
+            type=kind, correlation_id=claim.correlation_id, message_id=claim.message_id,
+            headers={"x-ew-claim": token or claim.headers["x-ew-claim"]}))
+
+    def claimed(self, body, headers=None, redelivered=False):
+        return self.hears_claim(self.publish(body, headers), redelivered)
+
+    def hears_claim(self, correlation, redelivered=False):
+        claim, body = self.hears("claim", correlation)
+        equal(body, b"")
+        equal(str(claim.headers["x-ew-redelivered"]) in ("1", "True"), redelivered, "x-ew-redelivered")
+        check(len(claim.headers["x-ew-claim"]) >= 32, "a token of 122 bits or more")
+        return claim
+
+    def hears_end(self, kind, claim, status=None):
+        properties, body = self.hears(kind, claim.correlation_id)
+        equal(properties.headers["x-ew-claim"], claim.headers["x-ew-claim"])
+        equal(properties.message_id, claim.message_id)
+        if status:
+            equal(int(properties.headers["x-ew-status"]), status)
+        return body
+
+    def sees_idle(self):
+        """Nothing more is said about what was before, and nothing comes again."""
+        claim = self.claimed({"ms": 0})
+        self.says("refuse", claim)
+
+
+class Place:
+    """A worker that lasts for all rows, and where its jobs are seen."""
+
+    def __init__(self, language, stack):
+        self.dead = fresh("dead")
+        connection = gateway.connect()
+        connection.channel().queue_declare(self.dead)
+        connection.close()
+        self.queue = stack.enter_context(gateway.work_queue({"x-dead-letter-exchange": "",
+                                                             "x-dead-letter-routing-key": self.dead}))
+        self.log, self.group = stack.enter_context(gateway.workers(language, self.queue))
+
+    def dead_count(self):
+        connection = gateway.connect()
+        count = connection.channel().queue_declare(self.dead, passive=True).method.message_count
+        connection.close()
+        return count
+
+    def began(self, claim):
+        wait_until(lambda: self.log.count(f"begin {claim.message_id}"), 60, "the job begins")
+
+    def has_ended(self, claim):
+        equal(self.log.count(f"end {claim.message_id}"), self.log.count(f"begin {claim.message_id}"), "the job has ended")
+
+    def never_began(self, claim):
+        equal(self.log.count(f"begin {claim.message_id}"), 0, "begun")
+
+
+def place_of(language):
+    if language not in MINE:
+        MINE[language] = Place(language, STACK)
+    return MINE[language]
+
+
+def running(script, place, body=None, headers=None):
+    """One that runs."""
+    claim = script.claimed({**LONG, **(body or {})}, headers)
+    script.says("grant", claim)
+    place.began(claim)
+    return claim
+
+
+# ---- the rows ----
+
+def idle_delivery(script, place):
+    claim = script.claimed({"ms": 0})
+    check(claim.reply_to, "an address")
+    place.never_began(claim)
+    script.says("refuse", claim)
+
+
+def idle_delivery_late(script, _place):
+    script.says("refuse", script.claimed({"ms": 0}, {"x-deadline": "1000"}))
+
+
+def idle_delivery_none(script, place):
+    claim = script.claimed({"ms": 20}, {"x-ew-grant": "none"})
+    equal(json.loads(script.hears_end("reply", claim, 200)), {"steps": 2})
+    claim = script.claimed(LONG, {"x-ew-grant": "none"})
+    place.began(claim)
+    script.says("cancel", claim)
+    script.hears_end("stopped", claim)
+    place.has_ended(claim)
+
+
+def is_rejected(script, place, **wrong):
+    before = place.dead_count()
+    script.publish({"ms": 0}, **wrong)
+    script.sees_idle()
+    wait_until(lambda: place.dead_count() == before + 1, 60, f"rejected: {wrong}")
+
+
+def idle_version(script, place):
+    is_rejected(script, place, headers={"x-ew-version": "2"})
+    is_rejected(script, place, headers={"x-ew-version": "a"})
+
+
+def idle_malformed(script, place):
+    is_rejected(script, place, type="job")
+    is_rejected(script, place, correlation_id=None)
+    is_rejected(script, place, message_id=None)
+    is_rejected(script, place, reply_to=None)
+
+
+def idle_cancel(script, place):
+    claim = script.claimed({"ms": 0})
+    script.says("grant", claim)
+    script.hears_end("reply", claim, 200)
+    for kind in ("cancel", "refuse", "grant"):
+        script.says(kind, claim)
+    claim = script.claimed({"ms": 0})
+    place.never_began(claim)
+    script.says("refuse", claim)
+
+
+def claimed_grant(script, _place):
+    claim = script.claimed({"ms": 30})
+    script.says("grant", claim)
+    equal(json.loads(script.hears_end("reply", claim, 200)), {"steps": 3})
+
+
+def claimed_grant_other(script, place):
+    claim = script.claimed({"ms": 0})
+    script.says("grant", claim, token="0" * 32)
+    script.says("cancel", claim)
+    script.hears_end("not-started", claim)
+    place.never_began(claim)
+
+
+def claimed_refuse(script, place):
+    claim = script.claimed(LONG)
+    script.says("refuse", claim)
+    script.sees_idle()
+    place.never_began(claim)
+
+
+def claimed_cancel(script, place):
+    claim = script.claimed(LONG)
+    script.says("cancel", claim)
+    script.hears_end("not-started", claim)
+    place.never_began(claim)
+
+
+def claimed_silence(script, place):
+    correlation = script.publish(LONG, {"x-ew-claim-wait-ms": "50"})
+    first = script.hears_claim(correlation)
+    second = script.hears_claim(correlation, redelivered=True)
+    check(first.headers["x-ew-claim"] != second.headers["x-ew-claim"], "a new token")
+    script.says("grant", first)
+    script.says("refuse", second)
+    place.never_began(first)
+
+
+def claimed_silence_late(script, place):
+    claim = script.claimed(LONG, {"x-ew-claim-wait-ms": "50", "x-deadline": "1000"})
+    script.sees_idle()
+    place.never_began(claim)
+
+
+def claimed_lost(script, place):
+    claim = script.claimed(LONG)
+    cut(script)
+    again = script.hears_claim(claim.correlation_id, redelivered=True)
+    check(claim.headers["x-ew-claim"] != again.headers["x-ew-claim"], "a new token")
+    place.never_began(claim)
+    script.says("refuse", again)
+
+
+def running_end(script, place):
+    claim = script.claimed({"ms": 20})
+    script.says("grant", claim)
+    equal(json.loads(script.hears_end("reply", claim, 200)), {"steps": 2})
+    place.has_ended(claim)
+
+
+def running_failure(script, _place):
+    claim = script.claimed(b"no JSON")
+    script.says("grant", claim)
+    script.hears_end("reply", claim, 500)
+
+
+def running_progress(script, _place):
+    claim = script.claimed({"ms": 20, "progress": True})
+    script.says("grant", claim)
+    for steps in (1, 2):
+        equal(json.loads(script.hears_end("progress", claim)), {"steps": steps})
+    script.hears_end("reply", claim, 200)
+
+
+def running_cancel(script, place):
+    claim = running(script, place)
+    script.says("cancel", claim)
+    equal(script.hears_end("stopped", claim), b"")
+    place.has_ended(claim)
+
+
+def running_cancel_finish(script, place):
+    claim = running(script, place, {"ms": 300, "on_cancel": "finish"})
+    script.says("cancel", claim)
+    equal(json.loads(script.hears_end("too-late", claim, 200)), {"steps": 30})
+    place.has_ended(claim)
+
+
+def running_cancel_lose(script, place):
+    claim = running(script, place, {"on_cancel": "lose"})
+    script.says("cancel", claim)
+    script.hears_end("unknown", claim)
+
+
+def running_cancel_twice(script, place):
+    claim = running(script, place)
+    script.says("cancel", claim)
+    script.says("cancel", claim)
+    script.hears_end("stopped", claim)
+
+
+def running_refuse(script, place):
+    claim = script.claimed(LONG, {"x-ew-grant": "none"})
+    place.began(claim)
+    script.says("refuse", claim)
+    script.sees_idle()
+    place.has_ended(claim)
+
+
+def running_lost(script, place):
+    claim = running(script, place)
+    cut(script)
+    again = script.hears_claim(claim.correlation_id, redelivered=True)
+    place.has_ended(claim)
+    check(claim.headers["x-ew-claim"] != again.headers["x-ew-claim"], "a new token")
+    script.says("refuse", again)
+
+
+def cut(script):
+    broker().control("close_all_connections", "for a test")
+    script.connect()
+
+
+def several_claim(script, place):
+    claim = running(script, place, {"ms": 100})
+    script.hears_end("reply", claim, 200)
+    equal(place.log.count(f"begin {claim.message_id}"), 1)
+
+
+def several_killed(script, place):
+    """Whoever runs it; the others have nothing to do."""
+    claim = running(script, place)
+    claims = []
+    for worker in place.group:
+        worker.kill()
+        if script_hears_within(script, place):
+            claims.append(script.hears_claim(claim.correlation_id, redelivered=True))
+            break
+    equal(len(claims), 1)
+    script.says("refuse", claims[0])
+
+
+def script_hears_within(script, place):
+    """After a worker was killed: it was the one, and the operation comes again; or the rest stays as it is."""
+    left = sum(worker.process.poll() is None for worker in place.group)
+    gateway.await_consumers(script.queue, left)
+    end = time.monotonic() + 2 * ingest.SCALE
+    while left and not script.heard and time.monotonic() < end:
+        script.connection.process_data_events(0.01)
+    return script.heard
+
+
+ROWS = {name.replace("_", ".", 1).replace("_", "-"): function for name, function in list(globals().items())
+        if re.match(r"(idle|claimed|running|several)_", name)}
+
+
+def run_row(row, language):
+    with contextlib.ExitStack() as stack:
+        place = place_of(language)
+        if row.startswith("several"):
+            place = Place.__new__(Place)
+            place.queue = stack.enter_context(gateway.work_queue())
+            place.log, place.group = stack.enter_context(gateway.workers(language, place.queue, 3))
+        script = Script(place.queue, named="lost" in row)
+        stack.callback(lambda: script.connection.close())
+        ROWS[row](script, place)
+        if not row.startswith("several"):
+            script.sees_idle()
+        equal(script.heard, [], "heard as well")
+
+
+def define(row, language):
+    def test():
+        run_row(row, language)
+
+    globals()[f"test_workers_{row.replace('.', '_').replace('-', '_')}_{language}"] = test
+
+
+def test_workers_each_row_of_the_contract_is_a_test():
+    rows = re.findall(r"^\| `((?:idle|claimed|running|several)\.[a-z-]+)` \|", PAGE.read_text(), re.MULTILINE)
+    equal(sorted(rows), sorted(ROWS))
+
+
+for one_row in ROWS:
+    for one_language in LANGUAGES:
+        define(one_row, one_language)
+
+
+if __name__ == "__main__":
+    with broker(), contextlib.ExitStack() as STACK:
+        ingest.main()
