@@ -5,14 +5,13 @@ import contextlib
 import itertools
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
-import threading
 
 import ingest
 import rabbitmq
@@ -24,6 +23,7 @@ except ImportError:  # the distribution's package, and a python3 that is not the
     sys.path.append("/usr/lib/python3/dist-packages")
     import pika
 
+GATEWAY = ingest.BUILD / "bin" / "ew-gateway"
 WORKERS = ingest.ROOT / "examples" / "workers"
 LANGUAGES = ("c", "python", "node")
 BROKER = rabbitmq.Broker()
@@ -142,3 +142,116 @@ def await_consumers(queue, count):
 
     wait_until(are_there, 60, f"{count} consumers of {queue}")
     connection.close()
+
+
+def messages(queue):
+    """How many wait in a queue."""
+    connection = connect()
+    count = connection.channel().queue_declare(queue, passive=True).method.message_count
+    connection.close()
+    return count
+
+
+class Client:
+    """A request for an operation that is on its way; how it leaves is up to the test."""
+
+    def __init__(self, server, body, route="render", announced=None):
+        self.socket = server.connect()
+        self.socket.sendall(b"POST /ops/%s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % (
+            route.encode(), announced or len(body)) + body)
+
+    def closes(self):
+        self.socket.close()
+
+    def resets(self):
+        ingest.reset(self.socket)
+
+    def half_closes(self):
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def hears(self):
+        """Everything until the gateway closes or has said enough: status and what follows."""
+        self.socket.settimeout(60 * ingest.SCALE)
+        text = self.socket.recv(65536)
+        return int(text.split()[1]) if text else 0, text
+
+
+class Gateway(ingest.Server):
+    """A gateway with routes: a dictionary of the keys of each."""
+
+    def __init__(self, routes, *arguments, **options):
+        super().__init__("none", *arguments, binary=GATEWAY, **options)
+        self.routes = routes
+
+    def start(self):
+        self.is_starting = True
+        self.log_path = self.folder / "log"
+        config = self.folder / "config"
+        config.write_text("".join(f"[route {name}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
+                                  for name, keys in self.routes.items()))
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen([str(self.binary), "serve", "--listen", "127.0.0.1:0", "--amqp", address(),
+                                             "--config", str(config), *self.arguments], stdin=subprocess.DEVNULL,
+                                            stdout=subprocess.PIPE, stderr=log, env=self.environment)
+        block = ""
+        for line in self.process.stdout:
+            block += line.decode(errors="replace")
+            if line.strip().startswith(b"try "):
+                break
+        else:
+            raise AssertionError(f"the gateway did not start: {self.log()[-2000:]}")
+        self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)", block).group(1))
+        self.is_starting = False
+        if self.wait_ready:
+            wait_until(self.is_ready, 30, lambda: f"ready: {self.log()[-500:]}")
+
+    def __exit__(self, *_):
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGCONT)
+        super().__exit__(*_)
+
+    def stops(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def goes_on(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def post(self, body, route="render", **options):
+        return self.request("POST", f"/ops/{route}", body, **options)
+
+    def metrics(self):
+        values = {}
+        for line in self.request("GET", "/metrics").body.decode().splitlines():
+            if line and not line.startswith("#"):
+                key, value = line.rsplit(" ", 1)
+                values[key] = float(value)
+        return values
+
+    def permits(self, route="render"):
+        """The states of a route's permits, which add up."""
+        states = self.request("GET", "/permits").json["routes"][route]
+        equal(sum(states[state] for state in ("free", "held", "cancelling", "presumed")), states["capacity"], "sum of permits")
+        return states
+
+    def are_permits(self, route="render", **wanted):
+        states = self.permits(route)
+        return all(states[state] == count for state, count in wanted.items())
+
+    def await_permits(self, route="render", **wanted):
+        wait_until(lambda: self.are_permits(route, **wanted), 60, lambda: f"{wanted} of {self.permits(route)}")
+
+    def is_at_rest(self, route="render"):
+        states = self.permits(route)
+        return states["free"] == states["capacity"]
+
+    def await_rest(self, route="render"):
+        wait_until(lambda: self.is_at_rest(route), 60, lambda: f"all permits are free: {self.permits(route)}")
+
+    def outcomes(self, kind="operations", route="render"):
+        """How many ended how."""
+        found = {}
+        for key, value in self.metrics().items():
+            match = re.fullmatch(rf'gateway_{kind}_total{{route="{route}",outcome="(.*)"}}', key)
+            if match and value:
+                found[match.group(1)] = int(value)
+        return found

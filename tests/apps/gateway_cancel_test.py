@@ -1,0 +1,323 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A client that leaves cancels its operation at the backend, and its permit is free when that is over and not before.
+
+At every stage of an operation, with each of the example workers, one and several on a queue, and a real RabbitMQ.
+"""
+
+import contextlib
+import json
+import os
+import signal
+
+import gateway
+import ingest
+from gateway import LANGUAGES, Client, Gateway, broker, messages
+from ingest import check, equal, wait_until
+
+LONG = json.dumps({"ms": 600000}).encode()
+PROOFS = {"refused", "not-started", "stopped", "too-late", "replied"}
+
+
+class Stage:
+    """A route, its queue and its workers, which are started when the stage wants them."""
+
+    def __init__(self, language, count, stack, **keys):
+        self.language, self.count, self.stack = language, count, stack
+        self.queue = stack.enter_context(gateway.work_queue())
+        self.log = stack.enter_context(gateway.Log())
+        self.group = []
+        self.gateway = stack.enter_context(Gateway({"render": {
+            "routing_key": self.queue, "concurrency": 2, "waiting_room": 10, "timeout": "10m", "cancel_deadline": "60s", **keys}}))
+
+    def start_workers(self):
+        self.group += [self.stack.enter_context(gateway.Worker(self.language, self.queue, self.log))
+                       for _ in range(self.count)]
+        gateway.await_consumers(self.queue, self.count)
+
+    def publish(self, body=LONG):
+        """A client whose operation is in the queue, or further."""
+        client = Client(self.gateway, body)
+        self.gateway.await_permits(held=1)
+        if not self.group:
+            wait_until(lambda: messages(self.queue) == 1, 60, "the operation is in the queue")
+        return client
+
+    def began(self, count=1):
+        wait_until(lambda: sum(line.startswith("begin ") for line in self.log.lines()) == count, 60, "the job runs")
+
+    def run(self, body=LONG):
+        """A client whose job runs."""
+        if not self.group:
+            self.start_workers()
+        client = self.publish(body)
+        self.began()
+        return client
+
+    def claim(self):
+        """The claim is with the broker, since the gateway hears nothing."""
+        client = self.publish()
+        self.gateway.stops()
+        self.start_workers()
+        wait_until(lambda: messages(self.queue) == 0, 60, "a worker has it")
+        return client
+
+    def is_over(self):
+        """Nothing runs, and the workers have nothing to do but what comes next."""
+        self.gateway.await_rest()
+        equal(self.log.running()[0], 0, "jobs that run")
+        if not self.group:
+            self.start_workers()
+        for _ in range(self.count):
+            equal(self.gateway.post(b'{"ms": 10}').json, {"steps": 1})
+        equal(messages(self.queue), 0)
+        self.gateway.await_rest()
+
+    def ended(self, proofs, began=None):
+        """One cancel, with one of these proofs."""
+        self.gateway.await_rest()
+        outcomes = self.gateway.outcomes()
+        check(len(outcomes) == 1 and set(outcomes) <= set(proofs) and sum(outcomes.values()) == 1, f"{outcomes}")
+        if set(outcomes) != {"replied"}:
+            equal(self.gateway.outcomes("cancels"), outcomes, "cancels")
+        if began is not None:
+            equal(sum(line.startswith("begin ") for line in self.log.lines()), began, "jobs that began")
+        self.is_over()
+
+
+# ---- the stages ----
+
+def in_the_body(stage):
+    Client(stage.gateway, b'{"ms"', announced=100).closes()
+    stage.is_over()
+    equal(stage.gateway.outcomes(), {"replied": stage.count})
+
+
+def waiting_for_a_permit(stage):
+    others = [Client(stage.gateway, LONG) for _ in range(2)]
+    stage.gateway.await_permits(held=2)
+    client = Client(stage.gateway, LONG)
+    wait_until(lambda: stage.gateway.metric('gateway_waiting{route="render"}') == 1, 60, "it waits")
+    client.closes()
+    wait_until(lambda: stage.gateway.metric('gateway_waiting{route="render"}') == 0, 60, "it does not wait")
+    equal(messages(stage.queue), 2)
+    for other in others:
+        other.closes()
+    stage.start_workers()
+    stage.gateway.await_rest()
+    equal(stage.gateway.outcomes(), {"refused": 2})
+    stage.is_over()
+
+
+def not_yet_confirmed(stage):
+    os.kill(broker().pid(), signal.SIGSTOP)
+    try:
+        client = Client(stage.gateway, LONG)
+        stage.gateway.await_permits(held=1)
+        client.closes()
+        stage.gateway.await_permits(cancelling=1)
+    finally:
+        os.kill(broker().pid(), signal.SIGCONT)
+    stage.start_workers()
+    stage.ended({"refused", "unsent"}, began=0)
+
+
+def in_the_queue(stage):
+    stage.publish().closes()
+    stage.gateway.await_permits(cancelling=1)
+    stage.start_workers()
+    stage.ended({"refused"}, began=0)
+
+
+def claimed(stage):
+    client = stage.claim()
+    client.closes()
+    stage.gateway.goes_on()
+    stage.ended({"refused", "not-started", "stopped"})
+
+
+def granted(stage):
+    client = stage.claim()
+    for worker in stage.group:
+        worker.process.send_signal(signal.SIGSTOP)
+    stage.gateway.goes_on()
+    wait_until(lambda: stage.gateway.metric('gateway_grants_total{route="render"}') == 1, 60, "granted")
+    client.closes()
+    stage.gateway.await_permits(cancelling=1)
+    for worker in stage.group:
+        worker.process.send_signal(signal.SIGCONT)
+    stage.ended({"not-started", "stopped"})
+
+
+def running(stage):
+    stage.run().closes()
+    stage.ended({"stopped"}, began=1)
+
+
+def running_and_not_to_be_stopped(stage):
+    """The permit is not free before the job has ended, however long that takes."""
+    client = stage.run(b'{"ms": 500, "on_cancel": "finish"}')
+    client.closes()
+    stage.gateway.await_permits(cancelling=1, free=1)
+    stage.ended({"too-late"}, began=1)
+
+
+def reply_on_its_way(stage):
+    client = stage.run(b'{"ms": 200}')
+    stage.gateway.stops()
+    wait_until(lambda: stage.log.running() == (0, 1), 60, "the job has ended")
+    client.closes()
+    stage.gateway.goes_on()
+    stage.ended({"replied", "too-late"}, began=1)
+
+
+STAGES = (in_the_body, waiting_for_a_permit, not_yet_confirmed, in_the_queue, claimed, granted, running,
+          running_and_not_to_be_stopped, reply_on_its_way)
+
+
+def define(stage, language, count):
+    def test():
+        with contextlib.ExitStack() as stack:
+            stage(Stage(language, count, stack))
+
+    globals()[f"test_gateway_client_gone_{stage.__name__}_{language}_{count}"] = test
+
+
+for one_stage in STAGES:
+    define(one_stage, "c", 5)
+    for one_language in LANGUAGES:
+        define(one_stage, one_language, 1)
+
+
+# ---- ways to leave ----
+
+def leaves(way):
+    with contextlib.ExitStack() as stack:
+        stage = Stage("c", 1, stack)
+        way(stage.run())
+        stage.ended({"stopped"}, began=1)
+
+
+def test_gateway_client_closes():
+    leaves(Client.closes)
+
+
+def test_gateway_client_resets():
+    leaves(Client.resets)
+
+
+def test_gateway_client_half_closes():
+    leaves(Client.half_closes)
+
+
+# ---- without a proof ----
+
+def test_gateway_worker_that_does_not_know_leaves_a_presumed_permit_until_the_hold_time():
+    with contextlib.ExitStack() as stack:
+        stage = Stage("python", 1, stack, cancel_deadline="300ms", presumed_hold="2s")
+        stage.run(b'{"ms": 600000, "on_cancel": "lose"}').closes()
+        stage.gateway.await_permits(presumed=1, free=1)
+        stage.gateway.await_rest()
+        equal(stage.gateway.metric('gateway_presumed_expired_total{route="render"}'), 1)
+        equal(stage.gateway.metric('gateway_heard_total{kind="unknown"}'), 1)
+
+
+def test_gateway_silent_worker_leaves_a_presumed_permit_until_its_late_word():
+    with contextlib.ExitStack() as stack:
+        stage = Stage("c", 1, stack, cancel_deadline="300ms", presumed_hold="10m")
+        client = stage.run()
+        stage.group[0].process.send_signal(signal.SIGSTOP)
+        client.closes()
+        stage.gateway.await_permits(presumed=1, free=1)
+        stage.group[0].process.send_signal(signal.SIGCONT)
+        stage.gateway.await_rest()
+        equal(stage.gateway.metric('gateway_presumed_proved_total{route="render"}'), 1)
+        equal(stage.gateway.outcomes(), {"silent": 1})
+        stage.is_over()
+
+
+def test_gateway_presumed_operation_that_needs_no_grant_is_not_free_while_it_runs():
+    with contextlib.ExitStack() as stack:
+        stage = Stage("c", 1, stack, cancel_deadline="100ms", presumed_hold="10m", grant="none")
+        stage.publish(b'{"ms": 1000, "on_cancel": "finish"}').closes()
+        stage.gateway.await_permits(presumed=1, free=1)
+        stage.start_workers()
+        stage.began()
+        wait_until(lambda: stage.gateway.is_at_rest() or stage.log.running()[0] == 0, 60, "free, or over")
+        equal(stage.log.running()[0], 0, "jobs that run")
+        stage.is_over()
+
+
+def test_gateway_deadline_cancels_at_the_backend():
+    with contextlib.ExitStack() as stack:
+        stage = Stage("c", 1, stack, timeout="700ms")
+        stage.start_workers()
+        stage.gateway.post(LONG).problem(504, "deadline")
+        stage.ended({"stopped", "refused"})
+
+
+# ---- trouble with workers ----
+
+def test_gateway_killed_worker_and_the_operation_runs_at_another():
+    with contextlib.ExitStack() as stack:
+        stage = Stage("c", 1, stack)
+        client = stage.run(b'{"ms": 1500}')
+        stage.group[0].kill()
+        stage.group.clear()
+        other = stack.enter_context(gateway.Worker("python", stage.queue, stage.log))
+        equal(client.hears()[0], 200)
+        equal(sum(line.startswith("begin ") for line in stage.log.lines()), 2)
+        other.kill()
+        stage.gateway.await_rest()
+
+
+def test_gateway_killed_worker_of_a_client_that_has_left_is_proved_over_by_the_next_claim():
+    with contextlib.ExitStack() as stack:
+        stage = Stage("c", 1, stack)
+        client = stage.run()
+        stage.group[0].process.send_signal(signal.SIGSTOP)
+        client.closes()
+        stage.gateway.await_permits(cancelling=1)
+        stage.group[0].kill()
+        stage.group.clear()
+        stack.enter_context(gateway.Worker("c", stage.queue, stage.log))
+        stage.gateway.await_rest()
+        equal(stage.gateway.outcomes("cancels"), {"refused": 1})
+
+
+# ---- a crowd ----
+
+CROWD = int(os.environ.get("EW_CROWD", "300"))
+
+
+def test_gateway_crowd_that_leaves_at_once():
+    """Half of them run at most; each ends in exactly one way, and never run more jobs than there are permits."""
+    with contextlib.ExitStack() as stack:
+        permits = CROWD // 2
+        stage = Stage("c", 2, stack, concurrency=permits, waiting_room=CROWD)
+        for _ in range(2):
+            stage.group.append(stack.enter_context(gateway.Worker("c", stage.queue, stage.log, min(permits // 4 + 1, 1000))))
+        gateway.await_consumers(stage.queue, 2)
+        stage.gateway.settle()
+        before = stage.gateway.descriptors()
+        clients = [Client(stage.gateway, LONG) for _ in range(CROWD)]
+        stage.gateway.await_permits(free=0, held=permits)
+        wait_until(lambda: stage.log.running()[0] >= permits // 2, 60, "many run")
+        for client in clients:
+            client.resets()
+        stage.gateway.await_rest()
+        wait_until(lambda: stage.log.running()[0] == 0, 60, "nothing runs")
+        outcomes = stage.gateway.outcomes("cancels")
+        equal(stage.gateway.outcomes(), outcomes)
+        check(set(outcomes) <= PROOFS, f"{outcomes}")
+        check(permits <= sum(outcomes.values()) <= CROWD, f"{outcomes}")
+        check(stage.log.running()[1] <= permits, f"{stage.log.running()} of {permits} permits")
+        equal(messages(stage.queue), 0)
+        stage.gateway.settle()
+        wait_until(lambda: stage.gateway.descriptors() == before, 60, "descriptors as before")
+        equal(stage.gateway.post(b'{"ms": 10}').json, {"steps": 1})
+
+
+if __name__ == "__main__":
+    with broker():
+        ingest.main()
