@@ -29,8 +29,9 @@
 #define REOPEN_DELAY   EW_SECOND
 #define LEAVING_BUDGET (5 * EW_SECOND)
 
-/* A claim that is to be refused. */
+/* A claim that is to be refused, or cancelled. */
 struct notice {
+	const char *type;
 	struct claim claim;
 	char correlation[256];
 	char id[256];
@@ -142,9 +143,10 @@ const char *broker_trouble(const struct route *route, bool *ret_blocked)
 
 /* ---- what comes ---- */
 
-static void note_refusal(struct gateway *gateway, const struct ew_amqp_message *message)
+static void note_refusal(struct gateway *gateway, const char *type,
+			 const struct ew_amqp_message *message)
 {
-	struct notice notice = {};
+	struct notice notice = { .type = type };
 
 	if (!claim_read(message, &notice.claim))
 		return;
@@ -168,7 +170,8 @@ static void hear(struct gateway *gateway, struct ew_amqp_delivery **delivery)
 		*delivery = NULL;
 		break;
 	case HEARD_NEWS: break;
-	case HEARD_REFUSE: note_refusal(gateway, message); break;
+	case HEARD_REFUSE: note_refusal(gateway, "refuse", message); break;
+	case HEARD_CANCEL: note_refusal(gateway, "cancel", message); break;
 	case HEARD_PROOF:
 		gateway->heard_late++;
 		permits_prove(gateway, operation);
@@ -267,13 +270,14 @@ static int refuse(struct gateway *gateway, const struct notice *notice)
 	struct operation *operation;
 	int r;
 
-	r = broker_say(&gateway->refusals, "refuse", &notice->claim, notice->correlation,
+	r = broker_say(&gateway->refusals, notice->type, &notice->claim, notice->correlation,
 		       notice->id);
 	if (r < 0)
 		return r;
 	gateway->refused++;
 	operation = table_find(&gateway->table, notice->correlation);
-	if (operation && operation->presumed)
+	/* A refusal proves nothing where workers start without being granted. */
+	if (operation && operation->presumed && !operation->route->config->grant_none)
 		permits_prove(gateway, operation);
 	return 0;
 }

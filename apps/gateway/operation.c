@@ -159,6 +159,11 @@ static enum heard hear_claim(struct operation *operation, const struct ew_amqp_m
 
 	if (!claim_read(message, &claim))
 		return HEARD_MALFORMED;
+	if (operation && operation->presumed && operation->route->config->grant_none) {
+		operation->claim = claim;
+		operation->started = true;
+		return HEARD_CANCEL;
+	}
 	if (!operation || operation->outcome != OUTCOME_NONE ||
 	    (operation->claim.token[0] && !is_redelivered(message)))
 		return HEARD_REFUSE;

@@ -100,6 +100,7 @@ enum heard {
 	HEARD_NEWS,   /* the operation has it, and its task will act */
 	HEARD_RESULT, /* the same, and the operation wants the delivery as its result */
 	HEARD_REFUSE, /* a claim that nobody wants: to be refused */
+	HEARD_CANCEL, /* the same, and its worker has started already: to be cancelled */
 	HEARD_PROOF,  /* one that is presumed has ended after all */
 	HEARD_PROGRESS,
 	HEARD_UNKNOWN,	 /* the worker does not know; that is no proof */
