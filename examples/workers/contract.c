@@ -33,7 +33,7 @@ struct contract_job {
 	struct ew_amqp_delivery **delivery; /* the task's place */
 	char token[TOKEN_BYTES];
 	struct ew_event decided;
-	enum decision decision;	  /* the first one */
+	enum decision decision;
 	struct ew_scope *running; /* NULL: nothing runs */
 	bool cancelled;
 	bool refused; /* while it ran */
@@ -157,6 +157,19 @@ static int run(struct contract_job *job)
 
 /* ---- claiming ---- */
 
+static void decide(struct contract_job *job, enum decision decision)
+{
+	/* What was granted and has not begun need not begin. */
+	if (job->decision == NONE || job->decision == GRANT)
+		job->decision = decision;
+	ew_event_set(&job->decided);
+	if (!job->running || decision == GRANT)
+		return;
+	job->cancelled = true;
+	job->refused = job->refused || decision == REFUSE;
+	ew_scope_cancel(job->running, EW_REASON_PEER);
+}
+
 static int claim(struct contract_job *job)
 {
 	uint64_t random[2];
@@ -190,7 +203,7 @@ static int claim_and_obey(struct contract_job *job)
 	if (r < 0)
 		return r;
 	if (has(job, "x-ew-grant", "none"))
-		return run(job);
+		decide(job, job->decision == NONE ? GRANT : job->decision);
 	r = ew_event_wait(&job->decided, ew_after(wait_ms * EW_MILLISECOND));
 	if (r == -ETIMEDOUT)
 		return is_past_deadline(job)
@@ -230,18 +243,6 @@ static struct contract_job *find(struct session *session, const char *token)
 	while (job && (!token || strcmp(job->token, token) != 0))
 		job = job->next;
 	return job;
-}
-
-static void decide(struct contract_job *job, enum decision decision)
-{
-	if (job->decision == NONE)
-		job->decision = decision;
-	ew_event_set(&job->decided);
-	if (!job->running || decision == GRANT)
-		return;
-	job->cancelled = true;
-	job->refused = job->refused || decision == REFUSE;
-	ew_scope_cancel(job->running, EW_REASON_PEER);
 }
 
 static int hear(void *argument)

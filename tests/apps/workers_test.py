@@ -214,6 +214,15 @@ def claimed_cancel(script, place):
     place.never_began(claim)
 
 
+def claimed_grant_cancel(script, place):
+    claim = script.claimed(LONG)
+    script.says("grant", claim)
+    script.says("cancel", claim)
+    wait_until(lambda: script.connection.process_data_events(0.01) or script.heard, 60, "an answer")
+    script.hears_end("stopped" if script.heard[0][0].type == "stopped" else "not-started", claim)
+    place.has_ended(claim)
+
+
 def claimed_silence(script, place):
     correlation = script.publish(LONG, {"x-ew-claim-wait-ms": "50"})
     first = script.hears_claim(correlation)
