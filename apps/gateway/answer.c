@@ -13,6 +13,8 @@ static const struct {
 	const char *remedy;
 	int status;
 } problems[PROBLEM_COUNT] = {
+	[PROBLEM_KEY] = { "bad-key", "This Idempotency-Key is not accepted",
+			  "Use 1 to 255 bytes, in one header field.", 400 },
 	[PROBLEM_ORIGIN] = { "foreign-origin", "Requests from this web page are not accepted",
 			     "If the page is yours, start the gateway with --origin and its origin.",
 			     403 },
@@ -24,10 +26,14 @@ static const struct {
 			     "The Allow header names the methods that do.", 405 },
 	[PROBLEM_CANCELLED] = { "cancelled", "The operation was cancelled",
 				"Somebody has asked for it by DELETE /ops/ID.", 409 },
+	[PROBLEM_IN_FLIGHT] = { "in-flight", "An operation with this Idempotency-Key runs already",
+				"Wait for it, or cancel it by DELETE /ops/ID.", 409 },
 	[PROBLEM_HOST] = { "unknown-host", "This server does not go by this host name",
 			   "Use the address that the server listens on, or start it with --host "
 			   "and the name.",
 			   421 },
+	[PROBLEM_KEY_BODY] = { "key-reused", "This Idempotency-Key came with another body",
+			       "Choose a new key for a new operation.", 422 },
 	[PROBLEM_INTERNAL] = { "internal", "Something went wrong in the gateway",
 			       "No operation was started. Try again; the log says more.", 500 },
 	[PROBLEM_UNROUTABLE] = { "unroutable", "There is no queue for this operation",

@@ -9,11 +9,14 @@
 
 /* Each has a stable type, `urn:endwell:problem:` and its word, and a remedy; see the table in answer.c. */
 enum problem {
+	PROBLEM_KEY,
 	PROBLEM_ORIGIN,
 	PROBLEM_NOT_FOUND,
 	PROBLEM_METHOD,
 	PROBLEM_CANCELLED,
+	PROBLEM_IN_FLIGHT,
 	PROBLEM_HOST,
+	PROBLEM_KEY_BODY,
 	PROBLEM_INTERNAL,
 	PROBLEM_UNROUTABLE,
 	PROBLEM_UNKNOWN,

@@ -174,7 +174,7 @@ static void hear(struct gateway *gateway, struct ew_amqp_delivery **delivery)
 	case HEARD_CANCEL: note_refusal(gateway, "cancel", message); break;
 	case HEARD_PROOF:
 		gateway->heard_late++;
-		permits_prove(gateway, operation);
+		permits_prove(gateway, operation, delivery);
 		break;
 	case HEARD_PROGRESS: gateway->heard_progress++; break;
 	case HEARD_UNKNOWN: gateway->heard_unknown++; break;
@@ -277,8 +277,10 @@ static int refuse(struct gateway *gateway, const struct notice *notice)
 	gateway->refused++;
 	operation = table_find(&gateway->table, notice->correlation);
 	/* A refusal proves nothing where workers start without being granted. */
-	if (operation && operation->presumed && !operation->route->config->grant_none)
-		permits_prove(gateway, operation);
+	if (operation && operation->presumed && !operation->route->config->grant_none) {
+		operation->outcome = OUTCOME_REFUSED;
+		permits_prove(gateway, operation, NULL);
+	}
 	return 0;
 }
 

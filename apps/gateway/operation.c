@@ -195,8 +195,10 @@ static enum outcome end_of(const char *type)
 
 static enum heard hear_end(struct operation *operation, enum outcome outcome)
 {
-	if (operation->presumed)
+	if (operation->presumed) {
+		operation->outcome = outcome;
 		return HEARD_PROOF;
+	}
 	if (operation->outcome != OUTCOME_NONE)
 		return HEARD_LATE;
 	operation->outcome = outcome;

@@ -51,12 +51,14 @@ static void end_presumed(struct gateway *gateway, struct operation *operation)
 	ew_abort(&operation);
 }
 
-void permits_prove(struct gateway *gateway, struct operation *operation)
+void permits_prove(struct gateway *gateway, struct operation *operation,
+		   struct ew_amqp_delivery **result)
 {
 	struct route *route = operation->route;
 
 	log_note("info", "presumed-proved", "%s", operation->id);
 	route->presumed_proved++;
+	record_prove(&gateway->records, operation->record, operation->outcome, result);
 	end_presumed(gateway, operation);
 	ew_semaphore_reclaim(route->permits, 1);
 }

@@ -11,8 +11,10 @@ void permits_release(struct gateway *gateway, struct operation *operation);
 /* Nothing was proved: the permit is presumed, and the operation goes to the table; NULL in the place. */
 void permits_presume(struct gateway *gateway, struct operation **operation);
 
-/* A presumed one has ended after all: its permit is free, and its memory is given back. */
-void permits_prove(struct gateway *gateway, struct operation *operation);
+/* A presumed one has ended after all, as its outcome says: its permit is free, and its memory is given back.
+ * @result: taken if it is kept; NULL: there is none */
+void permits_prove(struct gateway *gateway, struct operation *operation,
+		   struct ew_amqp_delivery **result);
 
 /* The task that frees presumed permits when their hold time has passed. @gateway is a struct gateway */
 EW_SUSPENDS int permits_run(void *gateway);

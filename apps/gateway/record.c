@@ -2,6 +2,7 @@
 
 #include "record.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +21,8 @@ struct record *record_new(struct records *records, struct route *route)
 		return NULL;
 	id_make(record->id);
 	record->route = route;
+	if (records->seed == 0)
+		arc4random_buf(&records->seed, sizeof(records->seed));
 	record->holders = 2; /* its operation, and the table */
 	bucket = bucket_of(records, record->id);
 	record->next = *bucket;
@@ -46,7 +49,80 @@ void record_put(struct record *record)
 	if (!record || --record->holders > 0)
 		return;
 	ew_abort(&record->result);
+	free(record->key);
 	free(record);
+}
+
+int record_hold_close(void *record)
+{
+	record_put(record);
+	return 0;
+}
+
+void record_hold_abort(void *record)
+{
+	record_put(record);
+}
+
+/* FNV-1a, with a start of this process, so that nobody chooses keys that meet. */
+static struct record **key_bucket_of(struct records *records, const char *key)
+{
+	uint64_t hash = UINT64_C(14695981039346656037) ^ records->seed;
+
+	for (; *key; key++)
+		hash = (hash ^ (unsigned char)*key) * UINT64_C(1099511628211);
+	return &records->keys[(hash >> 32 ^ hash) % RECORD_BUCKETS];
+}
+
+static struct record **key_link_of(struct records *records, const struct route *route,
+				   const char *key)
+{
+	struct record **link = key_bucket_of(records, key);
+
+	while (*link && ((*link)->route != route || strcmp((*link)->key, key) != 0))
+		link = &(*link)->next_key;
+	return link;
+}
+
+struct record *record_find_key(struct records *records, const struct route *route, const char *key)
+{
+	struct record *record = *key_link_of(records, route, key);
+
+	if (record)
+		record->holders++;
+	return record;
+}
+
+static void drop_key(struct records *records, struct record *record)
+{
+	struct record **link;
+
+	if (!record->key)
+		return;
+	link = key_link_of(records, record->route, record->key);
+	ew_assert(*link == record);
+	*link = record->next_key;
+	free(record->key);
+	record->key = NULL;
+}
+
+int record_set_key(struct records *records, struct record *record, const char *key,
+		   const uint8_t digest[RECORD_DIGEST_BYTES])
+{
+	struct record *other = *key_link_of(records, record->route, key), **bucket;
+	char *copy = strdup(key);
+
+	if (!copy)
+		return -ENOMEM;
+	if (other)
+		drop_key(records, other);
+	memcpy(record->digest, digest, sizeof(record->digest));
+	record->key = copy;
+	record->keep = true;
+	bucket = key_bucket_of(records, key);
+	record->next_key = *bucket;
+	*bucket = record;
+	return 0;
 }
 
 static void forget_oldest(struct records *records)
@@ -56,6 +132,7 @@ static void forget_oldest(struct records *records)
 	while (*link != record)
 		link = &(*link)->next;
 	*link = record->next;
+	drop_key(records, record);
 	records->oldest = record->newer;
 	if (!records->oldest)
 		records->newest = NULL;
@@ -63,6 +140,22 @@ static void forget_oldest(struct records *records)
 	if (record->result)
 		records->bytes -= record->result->message.body_bytes;
 	record_put(record);
+}
+
+static void keep_within_bounds(struct records *records)
+{
+	while (records->count > RECORDS_MAX || records->bytes > RECORD_BYTES_MAX)
+		forget_oldest(records);
+}
+
+static void keep_result(struct records *records, struct record *record,
+			struct ew_amqp_delivery **result)
+{
+	if (!record->keep || !result || !*result)
+		return;
+	record->result = *result;
+	*result = NULL;
+	records->bytes += record->result->message.body_bytes;
 }
 
 static void remember(struct records *records, struct record *record)
@@ -73,10 +166,7 @@ static void remember(struct records *records, struct record *record)
 		records->oldest = record;
 	records->newest = record;
 	records->count++;
-	if (record->result)
-		records->bytes += record->result->message.body_bytes;
-	while (records->count > RECORDS_MAX || records->bytes > RECORD_BYTES_MAX)
-		forget_oldest(records);
+	keep_within_bounds(records);
 }
 
 void record_end(struct records *records, struct record *record, enum outcome outcome,
@@ -87,12 +177,19 @@ void record_end(struct records *records, struct record *record, enum outcome out
 	record->outcome = outcome;
 	record->cancel_ns = cancel_ns;
 	record->scope = NULL;
-	if (record->keep) {
-		record->result = *result;
-		*result = NULL;
-	}
+	keep_result(records, record, result);
 	ew_event_set(&record->ended);
 	remember(records, record);
+}
+
+void record_prove(struct records *records, struct record *record, enum outcome outcome,
+		  struct ew_amqp_delivery **result)
+{
+	record->outcome = outcome;
+	/* One that is forgotten already has nobody left to ask for it. */
+	if (record->holders > 1)
+		keep_result(records, record, result);
+	keep_within_bounds(records);
 }
 
 void record_cancel(struct record *record)

@@ -17,6 +17,9 @@
 #define RECORDS_MAX	 1024
 #define RECORD_BYTES_MAX (64 << 20)
 
+#define RECORD_DIGEST_BYTES 32	/* SHA-256 */
+#define RECORD_KEY_BYTES    256 /* of an Idempotency-Key, NUL included */
+
 struct route;
 
 /**
@@ -25,6 +28,8 @@ struct route;
  * @cancelled: somebody has asked for it
  * @running:   it has a permit
  * @keep:      its result is to be remembered
+ * @key:       Idempotency-Key; NULL: none, or no longer
+ * @digest:    of the body that came with it
  * @result:    NULL: there is none, or nobody was to keep it
  * @ended:     set at the end
  */
@@ -35,24 +40,29 @@ struct record {
 	bool cancelled;
 	bool running;
 	bool keep;
+	char *key;
+	uint8_t digest[RECORD_DIGEST_BYTES];
 	enum outcome outcome;
 	int64_t cancel_ns; /* what the cancel took */
 	struct ew_amqp_delivery *result;
 	struct ew_event ended;
 	/* -- private from here -- */
 	unsigned int holders;
-	struct record *next;  /* in its bucket */
-	struct record *newer; /* of those that have ended */
+	struct record *next;	 /* in its bucket */
+	struct record *next_key; /* in its bucket by the key */
+	struct record *newer;	 /* of those that have ended */
 };
 
 #define RECORD_BUCKETS 4096
 
 struct records {
 	struct record *buckets[RECORD_BUCKETS];
+	struct record *keys[RECORD_BUCKETS];
 	struct record *oldest;
 	struct record *newest;
 	size_t count;
 	size_t bytes;
+	uint64_t seed; /* of the keys' hash */
 };
 
 /* One for a new operation, held; NULL without memory */
@@ -61,8 +71,19 @@ struct record *record_new(struct records *records, struct route *route);
 /* Held by one more; NULL: there is none of this id */
 struct record *record_find(struct records *records, const char *id, size_t bytes);
 
+/* Held by one more; NULL: no operation of this route has this key. */
+struct record *record_find_key(struct records *records, const struct route *route, const char *key);
+
+/* From now on the key finds this one, whose result is remembered for it; another that has it loses it. -ENOMEM */
+int record_set_key(struct records *records, struct record *record, const char *key,
+		   const uint8_t digest[RECORD_DIGEST_BYTES]);
+
 /* Held by one less; NULL is a no-op */
 void record_put(struct record *record);
+
+/* The same, as the endings of a guard */
+int record_hold_close(void *record);
+void record_hold_abort(void *record);
 
 /**
  * record_end() - the operation has ended; idempotent
@@ -70,6 +91,10 @@ void record_put(struct record *record);
  */
 void record_end(struct records *records, struct record *record, enum outcome outcome,
 		int64_t cancel_ns, struct ew_amqp_delivery **result);
+
+/* One whose outcome was no proof has one after all. @result: as above, or NULL */
+void record_prove(struct records *records, struct record *record, enum outcome outcome,
+		  struct ew_amqp_delivery **result);
 
 /* Ask the operation to end; the end still comes. */
 void record_cancel(struct record *record);

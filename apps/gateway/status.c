@@ -10,17 +10,6 @@
 
 static const char prefix[] = "/ops/", suffix[] = "/result";
 
-static void put(void *record)
-{
-	record_put(record);
-}
-
-static int put_and_say_so(void *record)
-{
-	record_put(record);
-	return 0;
-}
-
 static struct record *find(struct gateway *gateway, struct http_slice path, bool *ret_result)
 {
 	size_t bytes = sizeof(suffix) - 1;
@@ -45,7 +34,7 @@ static int answer_record(struct gateway *gateway, struct http_request *request,
 	struct answer answer;
 
 	if (wants_result && record->result)
-		return submit_say_result(gateway, request, record->id, record->result);
+		return submit_say_result(gateway, request, record->id, record->result, false);
 	if (wants_result)
 		return routes_problem(gateway, request, PROBLEM_NOT_FOUND,
 				      "This operation has no result, or not yet.", NULL, 0);
@@ -61,7 +50,7 @@ int status_get(struct gateway *gateway, struct http_request *request)
 	if (!record)
 		return say_unknown(gateway, request);
 
-	EW_GUARD(hold, record, .close = put_and_say_so, .abort = put);
+	EW_GUARD(hold, record, .close = record_hold_close, .abort = record_hold_abort);
 
 	return answer_record(gateway, request, record, wants_result);
 }
@@ -76,7 +65,7 @@ int status_delete(struct gateway *gateway, struct http_request *request)
 	if (!record)
 		return say_unknown(gateway, request);
 
-	EW_GUARD(hold, record, .close = put_and_say_so, .abort = put);
+	EW_GUARD(hold, record, .close = record_hold_close, .abort = record_hold_abort);
 
 	if (wants_result)
 		return routes_problem(gateway, request, PROBLEM_METHOD, NULL, NULL, 0);

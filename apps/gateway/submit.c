@@ -9,6 +9,7 @@
 #include "submit.h"
 
 #include <errno.h>
+#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -177,11 +178,13 @@ static int say_bad_reply(struct gateway *gateway, struct http_request *request, 
 }
 
 int submit_say_result(struct gateway *gateway, struct http_request *request, const char *id,
-		      const struct ew_amqp_delivery *result)
+		      const struct ew_amqp_delivery *result, bool replayed)
 {
 	const struct ew_amqp_message *message = &result->message;
 	const char *status_text = ew_amqp_header_find(message, "x-ew-status");
-	const struct http_field fields[] = { { "X-Operation-Id", id }, {} };
+	const struct http_field fields[] = { { "X-Operation-Id", id },
+					     { replayed ? "Idempotency-Replayed" : NULL, "true" },
+					     {} };
 	int status = status_text ? atoi(status_text) : 200;
 	int r;
 
@@ -200,11 +203,14 @@ int submit_say_result(struct gateway *gateway, struct http_request *request, con
 static int say_outcome(struct submission *submission, struct operation *operation)
 {
 	struct gateway *gateway = submission->gateway;
+	/* One that is remembered is the record's. */
+	const struct ew_amqp_delivery *result =
+		operation->record->result ? operation->record->result : operation->result;
 	enum problem problem = PROBLEM_STOPPED;
 
-	if (operation->result)
-		return submit_say_result(gateway, submission->request, operation->id,
-					 operation->result);
+	if (result)
+		return submit_say_result(gateway, submission->request, operation->id, result,
+					 false);
 	if (operation->outcome == OUTCOME_RETURNED)
 		problem = PROBLEM_UNROUTABLE;
 	if (operation->outcome == OUTCOME_NACKED)
@@ -215,6 +221,63 @@ static int say_outcome(struct submission *submission, struct operation *operatio
 			      problem == PROBLEM_NOT_TAKEN || problem == PROBLEM_BROKER
 				      ? BROKER_RETRY_SECONDS
 				      : 0);
+}
+
+static int say_known(struct submission *submission, const struct record *record,
+		     const uint8_t digest[RECORD_DIGEST_BYTES])
+{
+	struct gateway *gateway = submission->gateway;
+	enum problem problem = PROBLEM_UNKNOWN;
+
+	if (memcmp(record->digest, digest, RECORD_DIGEST_BYTES) != 0)
+		problem = PROBLEM_KEY_BODY;
+	else if (record->outcome == OUTCOME_NONE)
+		problem = PROBLEM_IN_FLIGHT;
+	else if (record->result)
+		return submit_say_result(gateway, submission->request, record->id, record->result,
+					 true);
+	return routes_problem(gateway, submission->request, problem, NULL, record->id, 0);
+}
+
+/* Whether an operation that had the key has left it to the next one: nothing of it runs, and there is no result. */
+static bool is_over_without_result(const struct record *record)
+{
+	return outcome_is_proof(record->outcome) && !record->result;
+}
+
+/* 1: the operation is to be served; else the answer has been given, and this is its result. */
+static int check_known(struct submission *submission, struct operation *operation, const char *key,
+		       const uint8_t digest[RECORD_DIGEST_BYTES])
+{
+	struct records *records = &submission->gateway->records;
+	struct record *known = record_find_key(records, operation->route, key);
+	int r;
+
+	EW_GUARD(hold, known, .close = record_hold_close, .abort = record_hold_abort);
+
+	if (known && !is_over_without_result(known))
+		return say_known(submission, known, digest);
+	r = record_set_key(records, operation->record, key, digest);
+	return r < 0 ? r : 1;
+}
+
+static int check_key(struct submission *submission, struct operation *operation)
+{
+	const struct http_slice *field =
+		http_head_find(submission->request->head, "Idempotency-Key");
+	uint8_t digest[RECORD_DIGEST_BYTES];
+	char key[RECORD_KEY_BYTES] = "";
+
+	if (!field)
+		return 1;
+	if (field->len == 0 || field->len >= sizeof(key))
+		return routes_problem(submission->gateway, submission->request, PROBLEM_KEY, NULL,
+				      NULL, 0);
+	memcpy(key, field->data, field->len);
+	if (EVP_Digest(operation->body, operation->body_bytes, digest, NULL, EVP_sha256(), NULL) !=
+	    1)
+		return -ENOMEM;
+	return check_known(submission, operation, key, digest);
 }
 
 static int enter_line(struct operation *operation, struct ew_permit **permit, bool *ret_waited)
@@ -302,6 +365,9 @@ static int serve(struct submission *submission, struct route *route)
 	if (r < 0)
 		return r;
 	operation->deadline_ns = operation->began_ns + route->config->timeout_ns;
+	r = check_key(submission, operation);
+	if (r != 1)
+		return r;
 	r = admit(submission, operation);
 	if (!operation->permit)
 		return r;

@@ -6,6 +6,7 @@
 /* POST /ops/ROUTE */
 EW_SUSPENDS int submit(struct gateway *gateway, struct http_request *request);
 
-/* The worker's result of an operation, as a response */
+/* The worker's result of an operation, as a response; @replayed: not for the first time */
 EW_SUSPENDS int submit_say_result(struct gateway *gateway, struct http_request *request,
-				  const char *id, const struct ew_amqp_delivery *result);
+				  const char *id, const struct ew_amqp_delivery *result,
+				  bool replayed);

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What is remembered of operations: by id and by key, within bounds. */
+#include "../ew_test.h"
+
+#include "gateway/record.h"
+
+static struct records records;
+static char a_route, another_route;
+#define ROUTE	((struct route *)&a_route)
+#define ANOTHER ((struct route *)&another_route)
+
+static const uint8_t digest[RECORD_DIGEST_BYTES] = { 1 };
+
+static struct record *ended(const char *key, enum outcome outcome)
+{
+	struct record *record = record_new(&records, ROUTE);
+	struct ew_amqp_delivery *none = NULL;
+
+	EXPECT(record != NULL);
+	if (key)
+		EXPECT_EQ(record_set_key(&records, record, key, digest), 0);
+	record_end(&records, record, outcome, 0, &none);
+	return record;
+}
+
+TEST(gateway_record_is_found_by_its_id_until_it_is_forgotten)
+{
+	struct record *first = ended(NULL, OUTCOME_STOPPED), *found;
+	char id[ID_BYTES];
+
+	strcpy(id, first->id);
+	found = record_find(&records, id, strlen(id));
+	EXPECT(found == first);
+	record_put(found);
+	record_put(first);
+	EXPECT(record_find(&records, id, strlen(id) - 1) == NULL);
+	for (int i = 1; i < RECORDS_MAX; i++)
+		record_put(ended(NULL, OUTCOME_STOPPED));
+	found = record_find(&records, id, strlen(id));
+	EXPECT(found != NULL);
+	record_put(ended(NULL, OUTCOME_STOPPED));
+	EXPECT(record_find(&records, id, strlen(id)) == NULL);
+	/* Whoever holds it still may look at it. */
+	EXPECT_STR(found->id, id);
+	EXPECT_EQ(found->outcome, OUTCOME_STOPPED);
+	record_put(found);
+	EXPECT_EQ(records.count, RECORDS_MAX);
+	records_deinit(&records);
+	EXPECT_EQ(records.count, 0);
+}
+
+TEST(gateway_record_that_lives_is_not_forgotten)
+{
+	struct record *living = record_new(&records, ROUTE), *found;
+	struct ew_amqp_delivery *none = NULL;
+
+	for (int i = 0; i < RECORDS_MAX + 1; i++)
+		record_put(ended(NULL, OUTCOME_STOPPED));
+	found = record_find(&records, living->id, strlen(living->id));
+	EXPECT(found == living);
+	record_put(found);
+	record_end(&records, living, OUTCOME_STOPPED, 0, &none);
+	record_put(living);
+	records_deinit(&records);
+}
+
+TEST(gateway_record_is_found_by_route_and_key)
+{
+	struct record *first = ended("k", OUTCOME_SILENT), *second, *found;
+
+	EXPECT(record_find_key(&records, ANOTHER, "k") == NULL);
+	EXPECT(record_find_key(&records, ROUTE, "j") == NULL);
+	found = record_find_key(&records, ROUTE, "k");
+	EXPECT(found == first);
+	record_put(found);
+	/* The next one with the key takes it over. */
+	second = ended("k", OUTCOME_SILENT);
+	found = record_find_key(&records, ROUTE, "k");
+	EXPECT(found == second);
+	EXPECT(first->key == NULL);
+	record_put(found);
+	record_put(first);
+	record_put(second);
+	records_deinit(&records);
+	EXPECT(record_find_key(&records, ROUTE, "k") == NULL);
+}
+
+TEST(gateway_record_ends_once)
+{
+	struct record *record = ended(NULL, OUTCOME_STOPPED);
+	struct ew_amqp_delivery *none = NULL;
+
+	record_end(&records, record, OUTCOME_UNSENT, 0, &none);
+	EXPECT_EQ(record->outcome, OUTCOME_STOPPED);
+	EXPECT_EQ(records.count, 1);
+	record_prove(&records, record, OUTCOME_REFUSED, NULL);
+	EXPECT_EQ(record->outcome, OUTCOME_REFUSED);
+	record_put(record);
+	records_deinit(&records);
+}
+
+TEST_MAIN()
