@@ -499,6 +499,13 @@ static void forget_hangup_now(void *socket)
 	ew_socket_forget_hangup(socket);
 }
 
+void http_half_close(struct http_request *request, bool finish)
+{
+	struct http_session *session = request->session;
+
+	ew_socket_cancel_on_hangup(session->socket, session->scope, !finish);
+}
+
 /* Runs the handler in a scope that the client's leaving cancels. The result is the connection's. */
 static int run_handler(struct http_request *request)
 {

@@ -128,6 +128,14 @@ EW_SUSPENDS int http_session_serve(struct http_service *service, struct ew_socke
 void http_service_drain(struct http_service *service);
 
 /**
+ * http_half_close() - say for this request what a client means that closes its sending side: preset by the service
+ * @finish: it waits for its answer; else it has left, and one that has closed it already leaves now
+ *
+ * By the handler, before it has responded. Does not suspend. A cancel is not taken back.
+ */
+void http_half_close(struct http_request *request, bool finish);
+
+/**
  * http_body_read() - the next piece of the body
  * @request:  the request
  * @ret_data: borrowed until the next call, or until the response

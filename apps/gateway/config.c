@@ -157,6 +157,11 @@ static int read_grant(struct reading *reading, const char *value)
 	return read_choice(reading, value, "required", "none", &reading->route->grant_none);
 }
 
+static int read_half_close(struct reading *reading, const char *value)
+{
+	return read_choice(reading, value, "cancel", "finish", &reading->route->half_close_finish);
+}
+
 static const struct {
 	const char *key;
 	int (*read)(struct reading *reading, const char *value);
@@ -171,6 +176,7 @@ static const struct {
 	{ "body_max", read_body_max },
 	{ "delivery_mode", read_delivery_mode },
 	{ "grant", read_grant },
+	{ "half_close", read_half_close },
 };
 
 static struct route_config *find(struct config *config, const char *name)

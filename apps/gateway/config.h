@@ -28,6 +28,7 @@ struct route_config {
 	uint64_t body_max_bytes; /* of a request, and of a reply */
 	bool transient;
 	bool grant_none;
+	bool half_close_finish;
 	uint32_t given; /* keys, by their place in the table */
 };
 

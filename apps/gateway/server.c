@@ -196,7 +196,9 @@ static void prepare_front(struct gateway *gateway)
 		.address_bytes = options->listen.bytes,
 		.service = { .handler = routes_handle,
 			     .refused = routes_refused,
-			     .userdata = gateway },
+			     .userdata = gateway,
+			     /* A route that means something else says so. */
+			     .half_close_finish = true },
 		.grace_ns = options->grace_ns,
 	};
 }

@@ -386,6 +386,7 @@ int submit(struct gateway *gateway, struct http_request *request)
 	if (!route)
 		return routes_problem(gateway, request, PROBLEM_NOT_FOUND,
 				      "There is no such route.", NULL, 0);
+	http_half_close(request, route->config->half_close_finish);
 	if (!may_start(&submission, route, &r))
 		return r;
 	return serve(&submission, route);

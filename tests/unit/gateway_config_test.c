@@ -58,6 +58,7 @@ TEST(gateway_config_takes_every_key)
 			"body_max = 1000\n"
 			"delivery_mode = transient\n"
 			"grant = none\n"
+			"half_close = finish\n"
 			"[route b]\n"
 			"routing_key = k\n",
 			error),
@@ -72,6 +73,8 @@ TEST(gateway_config_takes_every_key)
 	EXPECT_EQ(config.routes[0].body_max_bytes, 1000);
 	EXPECT(config.routes[0].transient);
 	EXPECT(config.routes[0].grant_none);
+	EXPECT(config.routes[0].half_close_finish);
+	EXPECT(!config.routes[1].half_close_finish);
 	EXPECT(!config.routes[1].transient);
 }
 

@@ -580,6 +580,53 @@ TEST(http_session_half_close_with_finish_still_gets_its_answer)
 	EXPECT_EQ(world.serve_result, 0);
 }
 
+/* The handler knows only now that such a client is not waited for. */
+static int handle_wait_unless_finished(struct http_request *request, void *userdata)
+{
+	http_half_close(request, false);
+	return handle_wait(request, userdata);
+}
+
+TEST(http_session_handler_may_take_a_half_close_for_leaving)
+{
+	struct world world = { .service = { .half_close_finish = true } };
+
+	run(&world, handle_wait_unless_finished, client_closes);
+	EXPECT_EQ(world.handler_result, -ECANCELED);
+	EXPECT_EQ(world.reason, EW_REASON_PEER);
+	EXPECT_EQ(world.serve_result, -ECONNRESET);
+}
+
+static int handle_when_finished(struct http_request *request, void *userdata)
+{
+	struct world *world = userdata;
+
+	ew_event_set(&world->started);
+	EXPECT_EQ(ew_event_wait(&world->go, EW_NEVER), 0);
+	http_half_close(request, false);
+	world->handler_result = ew_sleep(60 * EW_SECOND);
+	return world->handler_result;
+}
+
+static int client_has_finished_before(struct world *world)
+{
+	say(world->socket, GET);
+	EXPECT_EQ(ew_event_wait(&world->started, EW_NEVER), 0);
+	EXPECT_EQ(ew_socket_shutdown(world->socket, SHUT_WR), 0);
+	EXPECT_EQ(ew_sleep(20 * EW_MILLISECOND), 0);
+	ew_event_set(&world->go);
+	return 0;
+}
+
+TEST(http_session_handler_hears_of_a_half_close_that_came_before)
+{
+	struct world world = { .service = { .half_close_finish = true } };
+
+	run(&world, handle_when_finished, client_has_finished_before);
+	EXPECT_EQ(world.handler_result, -ECANCELED);
+	EXPECT_EQ(world.serve_result, -ECONNRESET);
+}
+
 TEST(http_session_reset_with_finish_cancels_all_the_same)
 {
 	struct world world = { .service = { .half_close_finish = true } };
