@@ -29,9 +29,14 @@
 #define REOPEN_DELAY   EW_SECOND
 #define LEAVING_BUDGET (5 * EW_SECOND)
 
-/* A claim that is to be refused, or cancelled. */
+/**
+ * struct notice - what is to be said to a claim that nobody waits for
+ * @type:   "refuse" or "cancel"
+ * @proves: that nothing of the operation runs, once it was said
+ */
 struct notice {
 	const char *type;
+	bool proves;
 	struct claim claim;
 	char correlation[256];
 	char id[256];
@@ -108,6 +113,7 @@ int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_rece
 		{ "x-ew-epoch", epoch },
 		{ "x-ew-grant", config->grant_none ? "none" : "required" },
 		{ "x-deadline", deadline },
+		{ "traceparent", operation->trace },
 	};
 	const struct ew_amqp_message message = {
 		.exchange = config->exchange,
@@ -143,10 +149,10 @@ const char *broker_trouble(const struct route *route, bool *ret_blocked)
 
 /* ---- what comes ---- */
 
-static void note_refusal(struct gateway *gateway, const char *type,
-			 const struct ew_amqp_message *message)
+static void note(struct gateway *gateway, const struct ew_amqp_message *message, const char *type,
+		 bool proves)
 {
-	struct notice notice = { .type = type };
+	struct notice notice = { .type = type, .proves = proves };
 
 	if (!claim_read(message, &notice.claim))
 		return;
@@ -170,8 +176,9 @@ static void hear(struct gateway *gateway, struct ew_amqp_delivery **delivery)
 		*delivery = NULL;
 		break;
 	case HEARD_NEWS: break;
-	case HEARD_REFUSE: note_refusal(gateway, "refuse", message); break;
-	case HEARD_CANCEL: note_refusal(gateway, "cancel", message); break;
+	case HEARD_REFUSE: note(gateway, message, "refuse", false); break;
+	case HEARD_REFUSE_LAST: note(gateway, message, "refuse", true); break;
+	case HEARD_STOP: note(gateway, message, "cancel", false); break;
 	case HEARD_PROOF:
 		gateway->heard_late++;
 		permits_prove(gateway, operation, delivery);
@@ -263,9 +270,9 @@ static int run_route(void *argument)
 	}
 }
 
-/* ---- what is said to claims that nobody wants ---- */
+/* ---- what is said to claims that nobody waits for ---- */
 
-static int refuse(struct gateway *gateway, const struct notice *notice)
+static int say_notice(struct gateway *gateway, const struct notice *notice)
 {
 	struct operation *operation;
 	int r;
@@ -275,23 +282,24 @@ static int refuse(struct gateway *gateway, const struct notice *notice)
 	if (r < 0)
 		return r;
 	gateway->refused++;
+	if (!notice->proves)
+		return 0;
 	operation = table_find(&gateway->table, notice->correlation);
-	/* A refusal proves nothing where workers start without being granted. */
-	if (operation && operation->presumed && !operation->route->config->grant_none) {
+	if (operation && operation->presumed) {
 		operation->outcome = OUTCOME_REFUSED;
 		permits_prove(gateway, operation, NULL);
 	}
 	return 0;
 }
 
-static int run_refusals(void *argument)
+static int run_notices(void *argument)
 {
 	struct gateway *gateway = argument;
 	struct notice notice;
 	int r;
 
 	while ((r = ew_channel_receive(gateway->notices, EW_NEVER, &notice)) > 0) {
-		r = refuse(gateway, &notice);
+		r = say_notice(gateway, &notice);
 		if (r == -ECANCELED)
 			return r;
 	}
@@ -306,7 +314,7 @@ static int run_tasks(struct gateway *gateway)
 
 	EW_SCOPE(tasks, .policy = EW_POLICY_INDEPENDENT);
 
-	r = ew_spawn(&tasks, run_refusals, gateway);
+	r = ew_spawn(&tasks, run_notices, gateway);
 	for (size_t i = 0; i < gateway->routes_count && r == 0; i++)
 		r = ew_spawn(&tasks, run_route, &gateway->routes[i]);
 	if (r == 0)

@@ -69,7 +69,7 @@ struct gateway {
 	struct door grants;
 	struct door cancels;
 	struct door refusals;
-	struct ew_channel *notices; /* claims to be refused */
+	struct ew_channel *notices; /* to claims that nobody waits for */
 
 	struct operation *presumed; /* oldest first */
 	struct operation **presumed_end;
@@ -79,7 +79,7 @@ struct gateway {
 	uint64_t heard_malformed;
 	uint64_t heard_progress;
 	uint64_t heard_unknown;
-	uint64_t refused;	   /* claims that were of nobody any more */
+	uint64_t refused;	   /* or cancelled: claims that nobody waits for */
 	uint64_t refusals_dropped; /* because too many waited */
 	uint64_t connected;
 	_Atomic uint64_t answers[6]; /* by hundreds of the status */

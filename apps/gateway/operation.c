@@ -153,20 +153,28 @@ static bool is_redelivered(const struct ew_amqp_message *message)
 	return value && strcmp(value, "1") == 0;
 }
 
+/* Of one that is presumed, and comes again or at last. Whoever needs no grant works on it already. */
+static enum heard hear_claim_afterwards(struct operation *operation, const struct claim *claim)
+{
+	if (!operation->presumed)
+		return HEARD_REFUSE;
+	if (!operation->route->config->grant_none)
+		return HEARD_REFUSE_LAST;
+	operation->claim = *claim;
+	operation->started = true;
+	return HEARD_STOP;
+}
+
 static enum heard hear_claim(struct operation *operation, const struct ew_amqp_message *message)
 {
 	struct claim claim;
 
 	if (!claim_read(message, &claim))
 		return HEARD_MALFORMED;
-	if (operation && operation->presumed && operation->route->config->grant_none) {
-		operation->claim = claim;
-		operation->started = true;
-		return HEARD_CANCEL;
-	}
-	if (!operation || operation->outcome != OUTCOME_NONE ||
-	    (operation->claim.token[0] && !is_redelivered(message)))
+	if (!operation || (operation->claim.token[0] && !is_redelivered(message)))
 		return HEARD_REFUSE;
+	if (operation->outcome != OUTCOME_NONE)
+		return hear_claim_afterwards(operation, &claim);
 	operation->claim = claim;
 	operation->claim_due = true;
 	operation->started = operation->route->config->grant_none;

@@ -14,6 +14,7 @@
 #include "outcome.h"
 #include "record.h"
 #include "token.h"
+#include "trace.h"
 
 #define CLAIM_BYTES   129
 #define ADDRESS_BYTES 256
@@ -48,6 +49,7 @@ struct operation {
 	char correlation[TOKEN_BYTES];
 
 	char content_type[ADDRESS_BYTES];
+	char trace[TRACE_BYTES]; /* traceparent */
 	char *body;
 	size_t body_bytes;
 
@@ -97,11 +99,12 @@ struct operation *table_at(const struct table *table, uint32_t slot);
 
 /** enum heard - what is to be done about a message */
 enum heard {
-	HEARD_NEWS,   /* the operation has it, and its task will act */
-	HEARD_RESULT, /* the same, and the operation wants the delivery as its result */
-	HEARD_REFUSE, /* a claim that nobody wants: to be refused */
-	HEARD_CANCEL, /* the same, and its worker has started already: to be cancelled */
-	HEARD_PROOF,  /* one that is presumed has ended after all */
+	HEARD_NEWS,	   /* the operation has it, and its task will act */
+	HEARD_RESULT,	   /* the same, and the operation wants the delivery as its result */
+	HEARD_REFUSE,	   /* a claim that nobody wants: to be refused */
+	HEARD_REFUSE_LAST, /* the same, of one that is presumed: with the refusal nothing of it runs */
+	HEARD_STOP,  /* a claim of one that is presumed and has started with it: to be cancelled */
+	HEARD_PROOF, /* one that is presumed has ended after all */
 	HEARD_PROGRESS,
 	HEARD_UNKNOWN,	 /* the worker does not know; that is no proof */
 	HEARD_LATE,	 /* counted, and nothing else */

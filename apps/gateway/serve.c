@@ -138,6 +138,7 @@ static void log_end_of(const struct operation *operation)
 	log_begin(&line, "info", "operation");
 	log_text(&line, "id", operation->id);
 	log_text(&line, "route", operation->route->config->name);
+	log_text(&line, "trace", operation->trace);
 	log_text(&line, "outcome", outcome_name(operation->outcome));
 	log_seconds(&line, "after", now - operation->began_ns);
 	if (operation->cancelling)

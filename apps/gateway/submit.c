@@ -96,7 +96,8 @@ static int keep(struct operation *operation, const char *data, size_t bytes, siz
 	return 0;
 }
 
-static int read_body(struct http_request *request, struct operation *operation)
+/* What the message takes over from the request. */
+static int read_request(struct http_request *request, struct operation *operation)
 {
 	const struct http_slice *type = http_head_find(request->head, "Content-Type");
 	const char *data;
@@ -105,6 +106,7 @@ static int read_body(struct http_request *request, struct operation *operation)
 
 	if (type && type->len < sizeof(operation->content_type))
 		memcpy(operation->content_type, type->data, type->len);
+	trace_make(http_head_find(request->head, "traceparent"), operation->trace);
 	request->body_bytes_max = (int64_t)operation->route->config->body_max_bytes;
 	while ((n = http_body_read(request, &data)) > 0) {
 		r = keep(operation, data, (size_t)n, &room);
@@ -361,7 +363,7 @@ static int serve(struct submission *submission, struct route *route)
 
 	r = operation_new(route, &operation);
 	if (r == 0)
-		r = read_body(submission->request, operation);
+		r = read_request(submission->request, operation);
 	if (r < 0)
 		return r;
 	operation->deadline_ns = operation->began_ns + route->config->timeout_ns;

@@ -194,7 +194,26 @@ TEST(gateway_operation_that_is_presumed_is_proved_by_its_own_end_only)
 	operation->presumed = true;
 	EXPECT_EQ(hear(operation, "stopped", "other", "0"), HEARD_LATE);
 	EXPECT_EQ(hear(operation, "unknown", "c", "0"), HEARD_UNKNOWN);
-	EXPECT_EQ(hear(operation, "claim", "d", "1"), HEARD_REFUSE);
+	/* The same message, published twice: its refusal says nothing of the first one. */
+	EXPECT_EQ(hear(operation, "claim", "d", "0"), HEARD_REFUSE);
+	EXPECT_EQ(hear(operation, "claim", "d", "1"), HEARD_REFUSE_LAST);
+	EXPECT_EQ(hear(operation, "stopped", "c", "0"), HEARD_PROOF);
+	EXPECT_EQ(operation->outcome, OUTCOME_STOPPED);
+	end(operation);
+	table_deinit(&table);
+}
+
+TEST(gateway_operation_that_is_presumed_and_needs_no_grant_is_stopped_by_its_claim)
+{
+	struct operation *operation;
+
+	EXPECT_EQ(table_init(&table, 1), 0);
+	config.grant_none = true;
+	operation = begin();
+	operation->outcome = OUTCOME_SILENT;
+	operation->presumed = true;
+	EXPECT_EQ(hear(operation, "claim", "c", "0"), HEARD_STOP);
+	EXPECT_EQ(hear(operation, "stopped", "other", "0"), HEARD_LATE);
 	EXPECT_EQ(hear(operation, "stopped", "c", "0"), HEARD_PROOF);
 	end(operation);
 	table_deinit(&table);
