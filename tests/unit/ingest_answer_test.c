@@ -4,8 +4,8 @@
 
 #include <jansson.h>
 
-#include "ingest/answer.h"
 #include "common/log.h"
+#include "ingest/answer.h"
 
 static json_t *parse(const struct answer *answer)
 {
