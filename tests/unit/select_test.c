@@ -741,6 +741,76 @@ TEST(select_that_loses_readiness_again_and_again_loses_no_byte)
 	EXPECT_EQ(run_workers_on(read_beside_an_event), 0);
 }
 
+/* A thread connects again and again; each connection is answered although every wait for one may lose to an event. */
+#define CONNECTIONS_COUNT 300
+
+static struct sockaddr_storage listening_at;
+
+static void *connect_again_and_again(void *argument)
+{
+	char byte;
+	int i, peer;
+
+	(void)argument;
+	for (i = 0; i < CONNECTIONS_COUNT; i++) {
+		peer = plain_connect(&listening_at, sizeof(struct sockaddr_in));
+		EXPECT_EQ(read(peer, &byte, 1), 1);
+		close(peer);
+	}
+	return NULL;
+}
+
+static int answer_one(struct ew_socket *socket)
+{
+	reset_when_closed(ew_socket_fd(socket));
+	return ew_socket_send(socket, "a", 1);
+}
+
+static int answer_all(struct ew_listener *listener)
+{
+	unsigned answered = 0, lost = 0;
+	int r = 0;
+
+	while (answered < CONNECTIONS_COUNT && r == 0) {
+		EW_OWN(ew_socket, socket);
+		struct ew_alternative alternatives[] = { ew_select_event(&with.events[0]),
+							 ew_select_accept(listener, &socket) };
+
+		r = ew_select(alternatives, 2, EW_NEVER);
+		EXPECT_EQ(socket != NULL, r == 1);
+		ew_event_reset(&with.events[0]);
+		lost += r == 0;
+		answered += r == 1;
+		if (r == 1)
+			r = answer_one(socket);
+	}
+	EXPECT(lost > 0);
+	return r;
+}
+
+static int listen_beside_an_event(void *argument)
+{
+	EW_OWN(ew_listener, listener);
+	struct sockaddr_in any = loopback(0);
+	pthread_t client;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_listener_open((struct sockaddr *)&any, sizeof(any), 16, &listener), 0);
+	EXPECT_EQ(ew_listener_address(listener, &listening_at), 0);
+	EXPECT_EQ(ew_spawn(&scope, flicker, NULL), 0);
+	EXPECT_EQ(pthread_create(&client, NULL, connect_again_and_again, NULL), 0);
+	EXPECT_EQ(answer_all(listener), 0);
+	pthread_join(client, NULL);
+	end_children(&scope);
+	return 0;
+}
+
+TEST(select_that_loses_an_accept_again_and_again_loses_no_connection)
+{
+	EXPECT_EQ(run_workers_on(listen_beside_an_event), 0);
+}
+
 /* ---- across workers ---- */
 
 #define NUMBERS_MAX 40000
