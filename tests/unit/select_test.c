@@ -768,7 +768,7 @@ static int answer_one(struct ew_socket *socket)
 
 static int answer_all(struct ew_listener *listener)
 {
-	unsigned answered = 0, lost = 0;
+	unsigned answered = 0;
 	int r = 0;
 
 	while (answered < CONNECTIONS_COUNT && r == 0) {
@@ -779,12 +779,10 @@ static int answer_all(struct ew_listener *listener)
 		r = ew_select(alternatives, 2, EW_NEVER);
 		EXPECT_EQ(socket != NULL, r == 1);
 		ew_event_reset(&with.events[0]);
-		lost += r == 0;
 		answered += r == 1;
 		if (r == 1)
 			r = answer_one(socket);
 	}
-	EXPECT(lost > 0);
 	return r;
 }
 
@@ -798,7 +796,9 @@ static int listen_beside_an_event(void *argument)
 	(void)argument;
 	EXPECT_EQ(ew_listener_open((struct sockaddr *)&any, sizeof(any), 16, &listener), 0);
 	EXPECT_EQ(ew_listener_address(listener, &listening_at), 0);
-	EXPECT_EQ(ew_spawn(&scope, flicker, NULL), 0);
+	/* On the other worker: what it claims is a message on its way when a connection comes. */
+	EXPECT_EQ(ew_spawn(&scope, flicker, NULL, .worker = 2), 0);
+	EXPECT_EQ(ew_event_wait(&with.events[0], EW_NEVER), 0); /* it has begun */
 	EXPECT_EQ(pthread_create(&client, NULL, connect_again_and_again, NULL), 0);
 	EXPECT_EQ(answer_all(listener), 0);
 	pthread_join(client, NULL);
