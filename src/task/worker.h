@@ -45,7 +45,7 @@ struct ew_worker {
 	const _Atomic int64_t *lanes_fed_until_ns; /* until then the leaving can wait */
 	int64_t now_ns;				   /* at the start of the turn */
 	_Atomic uint64_t turns; /* written by its own thread only, as switches_left */
-	uint32_t selects; /* that looked at their alternatives */
+	uint32_t selects;	/* that looked at their alternatives */
 	bool stop_asked;
 	unsigned transfers; /* what was handed to threads or to the reaper and has not ended */
 	struct ew__message *_Atomic inbox;

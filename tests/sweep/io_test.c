@@ -657,14 +657,16 @@ static int look_up(void *argument)
 	return r < 0 || r == 2 ? r : -EPROTO;
 }
 
+/*
+ * Not without memory: a query that c-ares could not send is sent again when its time is out, which virtual time does not
+ * reach while a socket is waited for.
+ */
+#define MODES_WITH_MEMORY ((1u << EW_SWEEP_MEMORY_ONCE) - 1)
+
 TEST(sweep_dns_lookup)
 {
-	/*
-	 * Not without memory: a query that c-ares could not send is sent again when its time is out, which virtual time
-	 * does not reach while a socket is waited for.
-	 */
 	struct ew_sweep_options options = {
-		.modes = (1u << EW_SWEEP_MEMORY_ONCE) - 1,
+		.modes = MODES_WITH_MEMORY,
 		.prepare = open_book,
 		.check = check_book,
 	};
@@ -691,6 +693,7 @@ static int connect_by_name(void *argument)
 
 TEST(sweep_dns_connect)
 {
+	struct ew_sweep_options options = { .modes = MODES_WITH_MEMORY };
 	struct sockaddr_in address;
 	int listener = plain_listener(&address);
 	struct ew_sweep_result result;
@@ -699,7 +702,7 @@ TEST(sweep_dns_connect)
 	name_server.hosts[0].s_addr = htonl(0x7f7f0001);
 	name_server.hosts[1] = address.sin_addr;
 	name_server.hosts_count = 2;
-	result = ew_sweep(NULL, connect_by_name, &address.sin_port);
+	result = ew_sweep(&options, connect_by_name, &address.sin_port);
 	if (result.failed)
 		ew_test_fail(__FILE__, __LINE__, "%s at point %u/%u, %s: %.150s",
 			     ew_sweep_mode_name(result.mode), result.index, result.second,

@@ -788,14 +788,16 @@ static int run_station(void *argument)
 	int r;
 
 	(void)argument;
-	EXPECT_EQ(ew_broadcast_new(1, sizeof(int), &broadcast), 0);
-	r = ew_spawn(&listeners, listen_in, broadcast);
+	r = ew_broadcast_new(1, sizeof(int), &broadcast);
+	if (r == 0)
+		r = ew_spawn(&listeners, listen_in, broadcast);
 	if (r == 0)
 		r = ew_spawn(&listeners, listen_in, broadcast);
 	if (r == 0)
 		r = ew_spawn(&speaker, send_news, broadcast);
 	r = ew_scope_finish(&speaker, r);
-	ew_broadcast_close(broadcast);
+	if (broadcast)
+		ew_broadcast_close(broadcast);
 	return ew_scope_finish(&listeners, r);
 }
 
