@@ -226,7 +226,7 @@ static int scenario(void *argument)
 
 TEST(amqp_client_under_all_faults)
 {
-	try_seeds(150, scenario, prepare, NULL);
+	try_seeds(400, scenario, prepare, NULL);
 }
 
 TEST_MAIN()

@@ -247,7 +247,7 @@ static int scenario(void *argument)
 
 TEST(http_session_under_all_faults)
 {
-	try_seeds(150, scenario, NULL, NULL);
+	try_seeds(400, scenario, NULL, NULL);
 }
 
 TEST_MAIN()

@@ -152,7 +152,7 @@ static int echo(void *argument)
 
 TEST(sim_echo_service_under_all_faults)
 {
-	try_seeds(150, echo, NULL, NULL);
+	try_seeds(400, echo, NULL, NULL);
 }
 
 /* ---- uploads ---- */
@@ -377,7 +377,7 @@ static const char *check_bucket(void *argument)
 TEST(sim_upload_service_under_all_faults)
 {
 	directory_make(&bucket);
-	try_seeds(150, uploads, NULL, check_bucket);
+	try_seeds(400, uploads, NULL, check_bucket);
 	directory_remove(&bucket);
 }
 
