@@ -699,9 +699,8 @@ TEST(sweep_dns_connect)
 	struct ew_sweep_result result;
 
 	name_server_start(&name_server);
-	name_server.hosts[0].s_addr = htonl(0x7f7f0001);
-	name_server.hosts[1] = address.sin_addr;
-	name_server.hosts_count = 2;
+	name_server_add_host(&name_server, htonl(0x7f7f0001));
+	name_server_add_host(&name_server, address.sin_addr.s_addr);
 	result = ew_sweep(&options, connect_by_name, &address.sin_port);
 	if (result.failed)
 		ew_test_fail(__FILE__, __LINE__, "%s at point %u/%u, %s: %.150s",

@@ -323,8 +323,8 @@ static void expect_peer(const struct ew_socket *socket, const struct sockaddr_in
 /* Nobody listens on these two. */
 static void add_closed_hosts(void)
 {
-	server.hosts[server.hosts_count++].s_addr = htonl(0x7f7f0001);
-	server.hosts[server.hosts_count++].s_addr = htonl(0x7f7f0002);
+	name_server_add_host(&server, htonl(0x7f7f0001));
+	name_server_add_host(&server, htonl(0x7f7f0002));
 }
 
 static int connect_past_closed(void *argument)
@@ -340,7 +340,7 @@ static int connect_past_closed(void *argument)
 		EXPECT_EQ(connect_to("here.test", address.sin_port, &socket), -ECONNREFUSED);
 		EXPECT(!socket);
 	}
-	server.hosts[server.hosts_count++] = address.sin_addr;
+	name_server_add_host(&server, address.sin_addr.s_addr);
 	{
 		EW_OWN(ew_socket, socket);
 		EXPECT_EQ(connect_to("here.test", address.sin_port, &socket), 0);
@@ -388,7 +388,7 @@ static int connect_past_hanging(void *argument)
 	hanging = address;
 	hanging.sin_addr.s_addr = htonl(0x7f7f0003);
 	full = full_listener(&hanging, inside, 4);
-	server.hosts[server.hosts_count++] = hanging.sin_addr;
+	name_server_add_host(&server, hanging.sin_addr.s_addr);
 	{
 		EW_SCOPE(patience, .deadline_ns = ew_after(50 * EW_MILLISECOND));
 		EXPECT_EQ(ew_scope_finish(&patience,
@@ -396,7 +396,7 @@ static int connect_past_hanging(void *argument)
 			  -ETIMEDOUT);
 		EXPECT(!socket);
 	}
-	server.hosts[server.hosts_count++] = address.sin_addr;
+	name_server_add_host(&server, address.sin_addr.s_addr);
 	EXPECT_EQ(connect_to("here.test", address.sin_port, &socket), 0);
 	expect_peer(socket, &address);
 	for (unsigned i = 0; i < 4; i++)
@@ -419,8 +419,8 @@ static int connect_by_families(void *argument)
 	EW_OWN(ew_socket, socket);
 
 	(void)argument;
-	server.host6 = in6addr_loopback; /* nobody listens there */
-	server.hosts[server.hosts_count++] = address.sin_addr;
+	name_server_set_host6(&server, in6addr_loopback); /* nobody listens there */
+	name_server_add_host(&server, address.sin_addr.s_addr);
 	EXPECT_EQ(connect_to("here.test", address.sin_port, &socket), 0);
 	expect_peer(socket, &address);
 	close(listener);

@@ -30,7 +30,8 @@ struct name_server {
 	_Atomic unsigned udp_questions;
 	_Atomic unsigned tcp_questions;
 	unsigned agains;
-	struct in_addr hosts[3]; /* for "here", IPv4 */
+	pthread_mutex_t mutex;	 /* around what is below */
+	struct in_addr hosts[4]; /* for "here", IPv4 */
 	struct in6_addr host6;	 /* and IPv6, if it is not :: */
 	unsigned hosts_count;
 };
@@ -73,13 +74,29 @@ static UNUSED void dns_put_example(struct dns_message *answer, bool six, unsigne
 	dns_put_address(answer, six, six ? v6 : v4);
 }
 
-static UNUSED void dns_put_hosts(const struct name_server *server, struct dns_message *answer,
-				 bool six)
+static UNUSED void name_server_add_host(struct name_server *server, in_addr_t host)
 {
+	pthread_mutex_lock(&server->mutex);
+	EXPECT(server->hosts_count < 4);
+	server->hosts[server->hosts_count++].s_addr = host;
+	pthread_mutex_unlock(&server->mutex);
+}
+
+static UNUSED void name_server_set_host6(struct name_server *server, struct in6_addr host)
+{
+	pthread_mutex_lock(&server->mutex);
+	server->host6 = host;
+	pthread_mutex_unlock(&server->mutex);
+}
+
+static UNUSED void dns_put_hosts(struct name_server *server, struct dns_message *answer, bool six)
+{
+	pthread_mutex_lock(&server->mutex);
 	if (six && !IN6_IS_ADDR_UNSPECIFIED(&server->host6))
 		dns_put_address(answer, true, &server->host6);
 	for (unsigned i = 0; i < server->hosts_count && !six; i++)
 		dns_put_address(answer, false, &server->hosts[i]);
+	pthread_mutex_unlock(&server->mutex);
 }
 
 /* Everything but the addresses; false: nothing is to be said. */
@@ -210,6 +227,7 @@ static UNUSED void name_server_start(struct name_server *server)
 	unsigned tries = 0;
 
 	memset(server, 0, sizeof(*server));
+	pthread_mutex_init(&server->mutex, NULL);
 	for (;;) {
 		server->tcp = plain_listener(&address);
 		server->udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
