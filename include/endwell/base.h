@@ -48,6 +48,10 @@ struct ew_site {
 		&ew__site;                                                                         \
 	}))
 
+/* The site of a declaration. Clang 14 forgets what a static holds that is declared inside an initializer list. */
+#define EW__SITE_OF(name_)                                                                         \
+	static const struct ew_site ew__site_of_##name_ = { #name_, __FILE__, __LINE__ }
+
 /** ew_report_fn - gets one line, without newline, about something that the program should hear of */
 typedef void ew_report_fn(void *argument, const char *line);
 

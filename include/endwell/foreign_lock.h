@@ -39,7 +39,7 @@ EW_API void ew__foreign_lock_leave(struct ew_foreign_lock *lock);
  * for the mutex is no suspension: the stall detector (stall_limit_ns) finds those that last.
  */
 #define EW_FOREIGN_LOCK(name_, mutex_)                                                             \
-	struct ew_foreign_lock name_                                                               \
-		__attribute__((cleanup(ew__foreign_lock_leave))) = { .mutex = (mutex_),            \
-								     .site = EW_SITE(#name_) };    \
+	EW__SITE_OF(name_);                                                                        \
+	struct ew_foreign_lock name_ __attribute__((cleanup(                                       \
+		ew__foreign_lock_leave))) = { .mutex = (mutex_), .site = &ew__site_of_##name_ };   \
 	ew__foreign_lock_enter(&name_)

@@ -102,10 +102,11 @@ static inline void ew__place_leave(struct ew_place *place)
  * &name and leave NULL in it. Only calls whose documentation says so may fill it.
  */
 #define EW_OWN(type_, name_)                                                                       \
+	EW__SITE_OF(name_);                                                                        \
 	struct type_ *name_ = NULL;                                                                \
 	struct ew_place name_##_place                                                              \
 		__attribute__((cleanup(ew__place_leave))) = { .variable = &name_,                  \
-							      .site = EW_SITE(#name_) };           \
+							      .site = &ew__site_of_##name_ };      \
 	ew__place_enter(&name_##_place)
 
 struct ew_guard {
@@ -139,8 +140,9 @@ static inline void ew__guard_leave(struct ew_guard *guard)
  * mandatory, with the meaning that struct ew_resource_type gives them.
  */
 #define EW_GUARD(name_, argument_, ...)                                                            \
+	EW__SITE_OF(name_);                                                                        \
 	struct ew_guard name_ __attribute__((cleanup(ew__guard_leave))) = {                        \
-		.argument = (argument_), .site = EW_SITE(#name_), __VA_ARGS__                      \
+		.argument = (argument_), .site = &ew__site_of_##name_, __VA_ARGS__                 \
 	};                                                                                         \
 	ew__guard_enter(&name_)
 

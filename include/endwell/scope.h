@@ -118,8 +118,9 @@ EW_API void ew__scope_leave(struct ew_scope *scope);
  * Inside a cancelled scope it opens, already cancelled.
  */
 #define EW_SCOPE(name_, ...)                                                                       \
+	EW__SITE_OF(name_);                                                                        \
 	struct ew_scope name_                                                                      \
-		__attribute__((cleanup(ew__scope_leave))) = { .site = EW_SITE(#name_),             \
+		__attribute__((cleanup(ew__scope_leave))) = { .site = &ew__site_of_##name_,        \
 							      ##__VA_ARGS__ };                     \
 	ew__scope_enter(&name_)
 

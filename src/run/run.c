@@ -320,6 +320,7 @@ static int run(struct ew__runtime *runtime, struct main_call *call)
 
 static int prepare(struct ew__runtime *runtime, const struct ew_run_options *options)
 {
+	static const struct ew_site site = { "run", __FILE__, __LINE__ };
 	struct ew__worker_thread *threads;
 	bool simulated;
 	char why[256];
@@ -346,7 +347,7 @@ static int prepare(struct ew__runtime *runtime, const struct ew_run_options *opt
 	if (!runtime->options.shutdown_budget_ns)
 		runtime->options.shutdown_budget_ns = SHUTDOWN_BUDGET_DEFAULT;
 	runtime->root = (struct ew_scope){
-		.site = EW_SITE("run"),
+		.site = &site,
 		/* Force comes before the end, so that what can still end has the time to. */
 		.budget_ns = runtime->options.shutdown_budget_ns -
 			     runtime->options.shutdown_budget_ns / 10,

@@ -616,8 +616,8 @@ static int failing_endings(void *argument)
 TEST(ending_error_keeps_the_first_and_gives_it_once)
 {
 	EXPECT_EQ(run_virtual(failing_endings, NULL), 0);
-	EXPECT(reported("one", "ending_test.c"));
-	EXPECT(reported("other", "ending_test.c"));
+	EXPECT(reported("close of one, declared at ", "ending_test.c:"));
+	EXPECT(reported("close of other, declared at ", "ending_test.c:"));
 	EXPECT(reported("error 28", NULL));
 }
 

@@ -608,7 +608,6 @@ static int in_scope(struct node *task, int depth)
 				cancel(node, EW_REASON_LEFT, ew_now());
 		}
 	}
-	look_at_deadline(node);
 	node->open = false;
 	CHECK(node->living == 0);
 	if (node->reason && node->budget_ns && node->cancelled_ns >= node->made_ns)
