@@ -65,7 +65,7 @@ void trace_make(const struct http_slice *given, char ret_text[TRACE_BYTES])
 		strcpy(text, "00-00000000000000000000000000000000-0000000000000000-00");
 		put_random(text + TRACE_ID_AT, 16);
 	}
-	memcpy(text, "00", 2);
+	text[0] = text[1] = '0';
 	put_random(text + PARENT_ID_AT, 8);
 	memcpy(ret_text, text, TRACE_BYTES);
 }
