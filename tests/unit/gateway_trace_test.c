@@ -30,8 +30,7 @@ TEST(gateway_trace_goes_on_with_a_parent_of_its_own)
 	EXPECT(goes_on());
 	EXPECT(strcmp(made, GIVEN) != 0);
 	/* A later version may have more. */
-	make("01"
-	     "-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more");
+	make("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more");
 	EXPECT(goes_on());
 }
 
