@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What a client can ask of an operation beside waiting for it: its state, its cancel, its result later, and not to run it twice.
+
+One gateway and one worker, which has room for all, for each test; a real RabbitMQ.
+"""
+
+import contextlib
+import json
+import signal
+
+import gateway
+import ingest
+from gateway import Gateway
+from ingest import check, equal, wait_until
+
+ASYNC = {"Prefer": "respond-async"}
+
+
+def job(milliseconds, **wishes):
+    return json.dumps({"ms": milliseconds, **wishes}).encode()
+
+
+LONG = job(600000)
+
+
+@contextlib.contextmanager
+def running(*arguments, **keys):
+    with gateway.work_queue() as queue, gateway.Log() as log, gateway.Worker("c", queue, log, 10), \
+            Gateway({"render": {"routing_key": queue, "concurrency": 2, "waiting_room": 5, "timeout": "10m",
+                                "cancel_deadline": "60s", **keys}}, *arguments) as server:
+        gateway.await_consumers(queue, 1)
+        yield server
+
+
+def begin(server, body=LONG, **headers):
+    """One that runs without its client; its path."""
+    answer = server.post(body, headers={**ASYNC, **headers})
+    equal(answer.status, 202)
+    equal(answer.headers["Location"], "/ops/" + answer.headers["X-Operation-Id"])
+    return answer.headers["Location"]
+
+
+def state(server, path):
+    return server.request("GET", path).json["state"]
+
+
+def await_grants(server, count):
+    wait_until(lambda: server.metric('gateway_grants_total{route="render"}') == count, 60, f"{count} are granted")
+
+
+def receipt(server, path):
+    answer = server.request("DELETE", path)
+    equal(answer.status, 200)
+    return answer.json["outcome"], answer.json["answer"]
+
+
+def test_gateway_delete_stops_the_job_and_tells_who_waits_for_it():
+    key = {"Idempotency-Key": "one"}
+    with running() as server:
+        waiting = ingest.in_background(lambda: server.post(LONG, headers=key))
+        await_grants(server, 1)
+        known = server.post(LONG, headers=key)
+        known.problem(409, "in-flight")
+        operation = "/ops/" + known.headers["X-Operation-Id"]
+        equal(state(server, operation), "running")
+        equal(receipt(server, operation), ("acknowledged", "stopped"))
+        waiting.result().problem(409, "cancelled")
+        equal(receipt(server, operation), ("acknowledged", "stopped"))
+        equal(state(server, operation), "ended")
+        equal(server.outcomes("cancels"), {"stopped": 1})
+        server.await_rest()
+
+
+def test_gateway_delete_of_one_that_waits_starts_nothing():
+    key = {"Idempotency-Key": "one"}
+    with running() as server:
+        others = [begin(server) for _ in range(2)]
+        waiting = ingest.in_background(lambda: server.post(LONG, headers=key))
+        wait_until(lambda: server.metric('gateway_waiting{route="render"}') == 1, 60, "one waits")
+        operation = "/ops/" + server.post(LONG, headers=key).headers["X-Operation-Id"]
+        equal(state(server, operation), "waiting")
+        equal(receipt(server, operation), ("acknowledged", "unsent"))
+        waiting.result().problem(409, "cancelled")
+        for other in others:
+            equal(receipt(server, other)[0], "acknowledged")
+        equal(server.metric('gateway_waiting{route="render"}'), 0)
+        check(server.metric('gateway_grants_total{route="render"}') <= 2, "grants")
+        server.await_rest()
+
+
+def test_gateway_delete_comes_too_late_for_what_has_ended():
+    with running() as server:
+        operation = begin(server, job(10))
+        wait_until(lambda: state(server, operation) == "ended", 60, "it has ended")
+        equal(receipt(server, operation), ("too-late", "replied"))
+
+
+def test_gateway_delete_of_a_job_that_does_not_stop_waits_for_its_result():
+    with running() as server:
+        operation = begin(server, job(300, on_cancel="finish"))
+        await_grants(server, 1)
+        equal(receipt(server, operation), ("too-late", "too-late"))
+        equal(server.request("GET", operation + "/result").json, {"steps": 30})
+
+
+def test_gateway_operation_without_a_client_is_asked_for_its_result():
+    with running() as server:
+        operation = begin(server, job(200))
+        server.request("GET", operation + "/result").problem(404, "not-found")
+        wait_until(lambda: state(server, operation) == "ended", 60, "it has ended")
+        known = server.request("GET", operation).json
+        equal((known["outcome"], known["result"], known["route"]), ("replied", operation + "/result", "render"))
+        result = server.request("GET", known["result"])
+        equal((result.status, result.json, result.headers["X-Operation-Id"]), (200, {"steps": 20}, known["id"]))
+
+
+def test_gateway_nobody_knows_an_id_that_was_made_up():
+    with running() as server:
+        for path in ("/ops/" + 32 * "0", "/ops/" + 31 * "0", "/ops/", "/ops/" + 32 * "0" + "/result"):
+            server.request("GET", path).problem(404, "not-found")
+            server.request("DELETE", path).problem(404, "not-found")
+
+
+def test_gateway_operation_without_a_client_is_cut_at_the_end_of_the_grace():
+    with running("--grace", "1") as server:
+        begin(server)
+        await_grants(server, 1)
+        server.process.send_signal(signal.SIGTERM)
+        equal(server.process.wait(60 * ingest.SCALE), 3)
+        check("outcome=stopped" in server.log(), server.log()[-500:])
+
+
+def test_gateway_key_replays_its_answer():
+    key = {"Idempotency-Key": "one"}
+    with running() as server:
+        first, second = (server.post(job(10), headers=key) for _ in range(2))
+        equal((first.status, second.status, first.body), (200, 200, second.body))
+        equal(second.headers["X-Operation-Id"], first.headers["X-Operation-Id"])
+        equal((first.headers.get("Idempotency-Replayed"), second.headers.get("Idempotency-Replayed")), (None, "true"))
+        equal(server.outcomes(), {"replied": 1})
+        server.post(job(20), headers=key).problem(422, "key-reused")
+        server.post(job(10), headers={"Idempotency-Key": 256 * "k"}).problem(400, "bad-key")
+
+
+def test_gateway_key_is_not_run_twice_and_free_when_it_was_stopped():
+    key = {"Idempotency-Key": "one"}
+    with running() as server:
+        operation = begin(server, **key)
+        server.post(LONG, headers=key).problem(409, "in-flight")
+        await_grants(server, 1)
+        equal(receipt(server, operation), ("acknowledged", "stopped"))
+        again = begin(server, **key)
+        check(again != operation, "a new operation")
+        await_grants(server, 2)
+        equal(receipt(server, again), ("acknowledged", "stopped"))
+
+
+def test_gateway_key_keeps_the_result_that_came_when_its_client_had_left():
+    body = job(300, on_cancel="finish")
+    with running() as server:
+        client = server.connect()
+        client.sendall(b"POST /ops/render HTTP/1.1\r\nHost: 127.0.0.1\r\nIdempotency-Key: one\r\n"
+                       b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        await_grants(server, 1)
+        client.close()
+        server.await_rest()
+        equal(server.outcomes(), {"too-late": 1})
+        answer = server.post(body, headers={"Idempotency-Key": "one"})
+        equal((answer.json, answer.headers.get("Idempotency-Replayed")), ({"steps": 30}, "true"))
+
+
+if __name__ == "__main__":
+    with gateway.broker():
+        ingest.main()
