@@ -15,6 +15,7 @@
 #include <time.h>
 
 #define CLAIM_WAIT_MS 10000
+#define SAY_AGAIN     (50 * EW_MILLISECOND) /* to a broker that takes no messages for the moment */
 #define TOKEN_BYTES   33
 
 enum decision { NONE, GRANT, REFUSE, CANCEL };
@@ -65,13 +66,17 @@ static int say(struct contract_job *job, struct ew_amqp_message message, const c
 	       const char *value)
 {
 	const struct ew_amqp_header headers[] = { { "x-ew-claim", job->token }, { header, value } };
+	int r;
 
 	message.routing_key = contract_message(job)->reply_to;
 	message.correlation_id = contract_message(job)->correlation_id;
 	message.message_id = contract_message(job)->message_id;
 	message.headers = headers;
 	message.headers_count = header ? 2 : 1;
-	return ew_amqp_publish(job->session->work, &message, NULL);
+	do
+		r = ew_amqp_publish(job->session->work, &message, NULL);
+	while (r == -EBUSY && (r = ew_sleep(SAY_AGAIN)) == 0);
+	return r;
 }
 
 static int say_word(struct contract_job *job, const char *type)
@@ -194,6 +199,14 @@ static int obey(struct contract_job *job)
 	return r < 0 ? r : forget(job);
 }
 
+/* One that comes again and again would keep those behind it from their turn. */
+static int give_back(struct contract_job *job)
+{
+	if ((*job->delivery)->redelivered || is_past_deadline(job))
+		return forget(job);
+	return ew_amqp_reject(job->session->work, job->delivery, true);
+}
+
 static int claim_and_obey(struct contract_job *job)
 {
 	int64_t wait_ms = number(job, "x-ew-claim-wait-ms", CLAIM_WAIT_MS);
@@ -206,9 +219,7 @@ static int claim_and_obey(struct contract_job *job)
 		decide(job, job->decision == NONE ? GRANT : job->decision);
 	r = ew_event_wait(&job->decided, ew_after(wait_ms * EW_MILLISECOND));
 	if (r == -ETIMEDOUT)
-		return is_past_deadline(job)
-			       ? forget(job)
-			       : ew_amqp_reject(job->session->work, job->delivery, true);
+		return give_back(job);
 	return r < 0 ? r : obey(job);
 }
 

@@ -102,9 +102,9 @@ class Worker {
     else job.timer = setTimeout(() => this.giveBack(job), job.number('x-ew-claim-wait-ms', CLAIM_WAIT_MS));
   }
 
-  // Nobody has answered the claim.
+  // Nobody has answered the claim. One that comes again and again would keep those behind it from their turn.
   giveBack(job) {
-    if (job.isPastDeadline()) {
+    if (job.delivery.fields.redelivered || job.isPastDeadline()) {
       this.forget(job);
     } else {
       this.jobs.delete(job.claim);

@@ -37,6 +37,7 @@ class Job:
 
     def __init__(self, worker, method, properties, body):
         self.worker, self.tag, self.properties, self.body = worker, method.delivery_tag, properties, body
+        self.is_redelivered = method.redelivered
         self.headers = properties.headers or {}
         self.id = properties.message_id
         self.claim = uuid.uuid4().hex
@@ -107,8 +108,8 @@ class Worker:
             job.timer = self.connection.call_later(wait_ms / 1000, lambda: self.give_back(job))
 
     def give_back(self, job):
-        """Nobody has answered the claim."""
-        if job.is_past_deadline():
+        """Nobody has answered the claim. One that comes again and again would keep those behind it from their turn."""
+        if job.is_redelivered or job.is_past_deadline():
             self.forget(job)
         else:
             del self.jobs[job.claim]

@@ -68,9 +68,19 @@ class Broker:
         with open(self.folder / "output", "wb") as output:
             self.epmd = subprocess.Popen(["epmd", "-port", str(names), "-address", "127.0.0.1"], stdout=output,
                                          stderr=output, stdin=subprocess.DEVNULL, start_new_session=True)
+        self.launch()
+
+    def launch(self):
+        with open(self.folder / "output", "ab") as output:
             self.server = subprocess.Popen([str(PROGRAMS / "rabbitmq-server")], stdout=output, stderr=output,
                                            stdin=subprocess.DEVNULL, start_new_session=True,
                                            env={**self.environment, **self.server_environment})
+
+    def restart(self):
+        """After kill(): on the same port, with what it has kept."""
+        self.server.wait(20 * ingest.SCALE)
+        self.launch()
+        wait_until(self.answers, 60, lambda: "RabbitMQ answers: " + self.output())
 
     def output(self):
         return (self.folder / "output").read_text(errors="replace")[-500:]

@@ -233,6 +233,14 @@ def claimed_silence(script, place):
     place.never_began(first)
 
 
+def claimed_silence_again(script, place):
+    correlation = script.publish(LONG, {"x-ew-claim-wait-ms": "50"})
+    claim = script.hears_claim(correlation)
+    script.hears_claim(correlation, redelivered=True)
+    script.sees_idle()
+    place.never_began(claim)
+
+
 def claimed_silence_late(script, place):
     claim = script.claimed(LONG, {"x-ew-claim-wait-ms": "50", "x-deadline": "1000"})
     script.sees_idle()

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Trouble with the broker while operations run: none is lost behind a success, what is not known is said to be unknown, and the
+gateway recovers without a restart.
+"""
+
+import contextlib
+import threading
+import time
+
+import gateway
+import ingest
+from gateway import Gateway, broker
+from ingest import check, equal, wait_until
+
+CLIENTS = 12
+
+
+class Load:
+    """Clients that ask one after the other until they are told to leave off; what they were answered."""
+
+    def __init__(self, server):
+        self.server, self.answers, self.is_over, self.lost = server, [], threading.Event(), []
+        self.threads = [threading.Thread(target=self.ask) for _ in range(CLIENTS)]
+
+    def ask(self):
+        while not self.is_over.is_set():
+            try:
+                answer = self.server.post(b'{"ms": 30}')
+                self.answers.append(answer)
+                if answer.status != 200:
+                    time.sleep(0.05)
+            except Exception as error:  # pylint: disable=broad-except
+                self.lost.append(error)
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        self.goes_well()
+        return self
+
+    def __exit__(self, *_):
+        self.is_over.set()
+        for thread in self.threads:
+            thread.join()
+
+    def count(self, status, word=None):
+        return sum(answer.status == status and (not word or answer.json["type"].endswith(":" + word))
+                   for answer in list(self.answers))
+
+    def goes_well(self):
+        before = self.count(200)
+        wait_until(lambda: self.count(200) >= before + CLIENTS, 120, lambda: f"answers: {self.kinds()}")
+
+    def kinds(self):
+        return {(answer.status, "" if answer.status == 200 else answer.json["type"]) for answer in list(self.answers)}
+
+
+@contextlib.contextmanager
+def under_load():
+    with contextlib.ExitStack() as stack:
+        queue = stack.enter_context(gateway.work_queue())
+        log, _ = stack.enter_context(gateway.workers("c", queue, 1, at_once=8))
+        server = stack.enter_context(Gateway({"render": {"routing_key": queue, "concurrency": 8, "waiting_room": 100,
+                                                         "presumed_hold": "2s", "timeout": "60s"}}))
+        with Load(server) as load:
+            yield server, load
+            load.goes_well()
+        equal(load.lost, [], "clients without an answer")
+        for answer in load.answers:
+            identity = answer.headers.get("X-Operation-Id")
+            if answer.status == 200:
+                check(log.count(f"end {identity}") >= 1, f"{identity}: 200, and it has not run")
+            elif answer.status == 503:
+                check(not identity or log.count(f"begin {identity}") == 0, f"{identity}: 503, and it has run")
+        unexpected = load.kinds() - {(200, "")} - {
+            (502, "urn:endwell:problem:outcome-unknown"), (503, "urn:endwell:problem:broker-unavailable"),
+            (503, "urn:endwell:problem:broker-blocked")}
+        equal(unexpected, set(), "answers")
+        server.await_rest()
+        equal(gateway.messages(queue), 0)
+
+
+def test_gateway_broker_closes_its_connections_and_nothing_is_lost_behind_a_success():
+    with under_load() as (server, load):
+        broker().control("close_all_connections", "for a test")
+        wait_until(lambda: server.metric("gateway_connections_total") == 2, 60, "connected again")
+        wait_until(lambda: load.count(502, "outcome-unknown"), 60, "what was in flight is unknown")
+
+
+def test_gateway_broker_raises_an_alarm_and_requests_are_shed_until_it_ends():
+    with under_load() as (server, load):
+        broker().control("set_vm_memory_high_watermark", "0.000001")
+        wait_until(lambda: not server.is_ready(), 60, lambda: f"the gateway knows: {load.kinds()}")
+        answer = server.post(b"{}")
+        answer.problem(503, "broker-blocked")
+        check(int(answer.headers["Retry-After"]) > 0, "Retry-After")
+        broker().control("set_vm_memory_high_watermark", "absolute", "512MB")
+    equal(load.count(502), 0, "unknown")
+
+
+def test_gateway_broker_is_killed_and_restarted_and_nothing_is_lost_behind_a_success():
+    with under_load() as (server, load):
+        broker().kill()
+        wait_until(lambda: load.count(503, "broker-unavailable"), 60, "refused while there is no broker")
+        check(not server.is_ready(), "not ready")
+        equal(server.request("GET", "/healthz").status, 200)
+        broker().restart()
+        wait_until(server.is_ready, 60, "ready")
+
+
+if __name__ == "__main__":
+    with broker():
+        ingest.main()
