@@ -18,7 +18,7 @@ def render(job):
     wish = json.loads(job.body)
     on_cancel = wish.get("on_cancel", "stop")
     steps = 0
-    print("begin", job.id, flush=True)
+    print(f"begin {job.id}\n", end="", flush=True)
     try:
         while steps * STEP_MS < wish["ms"]:
             if job.cancelled.wait(STEP_MS / 1000) and on_cancel != "finish":
@@ -27,7 +27,7 @@ def render(job):
             if wish.get("progress"):
                 job.progress(json.dumps({"steps": steps}).encode())
     finally:
-        print("end", job.id, flush=True)
+        print(f"end {job.id}\n", end="", flush=True)
     return contract.Result(json.dumps({"steps": steps}).encode())
 
 

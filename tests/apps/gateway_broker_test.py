@@ -10,7 +10,7 @@ import time
 
 import gateway
 import ingest
-from gateway import Gateway, broker
+from gateway import Client, Gateway, broker
 from ingest import check, equal, wait_until
 
 CLIENTS = 12
@@ -61,8 +61,8 @@ def under_load():
     with contextlib.ExitStack() as stack:
         queue = stack.enter_context(gateway.work_queue())
         log, _ = stack.enter_context(gateway.workers("c", queue, 1, at_once=8))
-        server = stack.enter_context(Gateway({"render": {"routing_key": queue, "concurrency": 8, "waiting_room": 100,
-                                                         "presumed_hold": "2s", "timeout": "60s"}}))
+        route = {"routing_key": queue, "concurrency": 8, "waiting_room": 100, "presumed_hold": "2s", "timeout": "60s"}
+        server = stack.enter_context(Gateway({"render": route, "other": route}))
         with Load(server) as load:
             yield server, load
             load.goes_well()
@@ -91,11 +91,14 @@ def test_gateway_broker_closes_its_connections_and_nothing_is_lost_behind_a_succ
 def test_gateway_broker_raises_an_alarm_and_requests_are_shed_until_it_ends():
     with under_load() as (server, load):
         broker().control("set_vm_memory_high_watermark", "0.000001")
+        # The broker tells who publishes, and all permits of the other route may be waiting for their replies.
+        client = Client(server, b'{"ms": 10}', route="other")
         wait_until(lambda: not server.is_ready(), 60, lambda: f"the gateway knows: {load.kinds()}")
         answer = server.post(b"{}")
         answer.problem(503, "broker-blocked")
         check(int(answer.headers["Retry-After"]) > 0, "Retry-After")
         broker().control("set_vm_memory_high_watermark", "absolute", "512MB")
+        equal(client.hears()[0], 200)
     equal(load.count(502), 0, "unknown")
 
 
