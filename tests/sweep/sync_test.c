@@ -757,7 +757,9 @@ static int listen_in(void *argument)
 	int number = 0, last = 0, r;
 	uint64_t missed_count;
 
-	EXPECT_EQ(ew_broadcast_subscribe(argument, &subscription), 0);
+	r = ew_broadcast_subscribe(argument, &subscription);
+	if (r < 0)
+		return r;
 	while ((r = ew_subscription_receive(subscription, EW_NEVER, &number, &missed_count)) > 0) {
 		EXPECT(last == 0 || number == last + 1 + (int)missed_count);
 		last = number;
