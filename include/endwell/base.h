@@ -17,8 +17,9 @@
  * EW_SUSPENDS - the call may let other tasks run, and its result must be looked at
  *
  * Between two such calls no task of the same worker runs and no cancel is delivered. Every such call
- * checks for a cancel, also when it need not wait; only joins and endings are never refused. Outside a
- * runtime it returns -ENOTSUP at once, with a report, and nothing has happened.
+ * checks for a cancel, also when it need not wait; only joins and endings are never refused. On a plain
+ * thread it blocks the thread instead; the first one there may also return what its driver cannot be made for
+ * (-EMFILE, -ENOMEM ...), with a report, and nothing has happened. Not for signal handlers.
  */
 #define EW_SUSPENDS __attribute__((warn_unused_result))
 

@@ -16,7 +16,7 @@
 struct ew_mutex_hold {
 	struct ew_resource resource;
 	/* -- private from here -- */
-	struct ew_task *task; /* NULL: locked on a plain thread */
+	struct ew_task *task; /* NULL: locked on a plain thread that had not suspended yet */
 	uint32_t drops;	      /* of the task, when it locked */
 };
 

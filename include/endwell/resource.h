@@ -13,8 +13,6 @@
 
 #include <endwell/private.h>
 
-struct ew__runtime;
-
 /**
  * struct ew_resource_type - how a kind of resource ends
  * @name:       for reports
@@ -41,7 +39,7 @@ struct ew_resource {
 	const struct ew_site *site; /* the line that made it */
 	struct ew_resource *next;   /* all that live, for the report at the end */
 	struct ew_resource *prev;
-	const struct ew__runtime *runtime; /* whose it is; NULL: a plain thread's, or a channel's */
+	const void *owner; /* the runtime or the plain thread whose it is; NULL: a channel, or nobody who looks */
 };
 
 /**
@@ -68,6 +66,15 @@ EW_SUSPENDS EW_API int ew_close(void *place);
 
 /** ew_abort() - end the resource in a place at once; never waits, never fails; NULL afterwards */
 EW_API void ew_abort(void *place);
+
+/**
+ * ew_adopt() - the resource in a place is the caller's runtime's, or plain thread's, from now on
+ * @place: address of the pointer that owns it; an empty one is a no-op
+ *
+ * For what came from elsewhere in any other way than through a channel: whose it is when its maker's runtime, or
+ * thread, ends is aborted then. Does not suspend; never fails.
+ */
+EW_API void ew_adopt(void *place);
 
 /** ew_ending_error() - first error of an implicit close in this task since the last call; 0: none */
 EW_API int ew_ending_error(void);

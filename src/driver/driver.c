@@ -45,15 +45,44 @@ int ew__driver_asked_for(const struct ew__driver_type **ret_type, char *why, siz
 	return -EINVAL;
 }
 
+/* Of a driver that is short of something others would be, too. */
+static bool is_shortage(int error)
+{
+	return error == -ENOMEM || error == -EMFILE || error == -ENFILE || error == -EAGAIN;
+}
+
 int ew__driver_open(struct ew__driver **ret_driver, const struct ew__driver_type *type, char *why,
 		    size_t why_bytes)
 {
 	return type->open(ret_driver, why, why_bytes);
 }
 
+int ew__driver_open_any(struct ew__driver **ret_driver, char *why, size_t why_bytes)
+{
+	const struct ew__driver_type *asked_for;
+	int r = ew__driver_asked_for(&asked_for, why, why_bytes);
+
+	if (r < 0)
+		return r;
+	if (asked_for)
+		return ew__driver_open(ret_driver, asked_for, why, why_bytes);
+	r = ew__driver_open(ret_driver, &ew__driver_uring, why, why_bytes);
+	if (r == 0 || is_shortage(r))
+		return r;
+	r = ew__driver_open(ret_driver, &ew__driver_epoll, why, why_bytes);
+	return r < 0 ? r : 1;
+}
+
 void ew__driver_close(struct ew__driver *driver)
 {
 	ew_assert(driver->in_flight == 0);
+	driver->type->close(driver);
+}
+
+void ew__driver_forget(struct ew__driver *driver)
+{
+	driver->in_flight = 0;
+	driver->forgotten = true;
 	driver->type->close(driver);
 }
 

@@ -82,8 +82,9 @@ struct ew__driver {
 	struct ew__op_line queued;
 	struct ew__op_line done;
 	unsigned in_flight;
-	int doorbell;  /* an eventfd */
-	char *buffers; /* EW__BUFFERS_COUNT times EW__BUFFER_BYTES */
+	bool forgotten; /* what is still registered with the kernel is the parent's */
+	int doorbell;	/* an eventfd */
+	char *buffers;	/* EW__BUFFERS_COUNT times EW__BUFFER_BYTES */
 };
 
 /* What is different; driver.c calls it. */
@@ -113,8 +114,14 @@ int ew__driver_asked_for(const struct ew__driver_type **ret_type, char *why, siz
 int ew__driver_open(struct ew__driver **ret_driver, const struct ew__driver_type *type, char *why,
 		    size_t why_bytes);
 
+/* The one that EW_DRIVER names, else uring. 1: that is refused here, for the cause in @why, and it is epoll. */
+int ew__driver_open_any(struct ew__driver **ret_driver, char *why, size_t why_bytes);
+
 /* Everything has ended: ew__driver_in_flight() is 0. */
 void ew__driver_close(struct ew__driver *driver);
+
+/* In the child of a fork, whose operations the kernel does not carry out for the parent's driver. */
+void ew__driver_forget(struct ew__driver *driver);
 
 void ew__driver_submit(struct ew__driver *driver, struct ew__op *op);
 

@@ -53,9 +53,20 @@ static void call_cancelled(struct ew__wait *wait)
 		ew__wait_end(wait, -ECANCELED);
 }
 
+/* Nobody else's turn is at stake. What came meanwhile is seen, as after any wait. */
+static int make_here(struct call *call)
+{
+	call->result = call->fn(call->argument);
+	ew__thread_look(ew__task());
+	ew__task()->outcome = EW_OUTCOME_DONE;
+	return 0;
+}
+
 /* 0: @fn has been called; -ECANCELED: it will not be. */
 static int make(dev_t device, struct call *call, const char *what)
 {
+	if (ew__unlikely(ew__thread_is_plain()))
+		return make_here(call);
 	call->job.run = call_run;
 	call->job.complete = call_completed;
 	call->job.what = what;
@@ -149,8 +160,7 @@ static void close_job_completed(struct ew__job *job)
 
 void ew__close_in_background(dev_t device, struct ew__close_job *close_job)
 {
-	if (!ew__worker) {
-		/* Outside a runtime nobody's turn is at stake. */
+	if (ew__thread_is_plain()) {
 		close_job->result = end_close_job(close_job);
 		close_job->gone(close_job);
 		return;

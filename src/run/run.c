@@ -31,7 +31,9 @@ static struct ew__runtime *_Atomic current_runtime;
 
 static struct ew__runtime *runtime_here(void)
 {
-	return ew__worker ? ew__worker->runtime : atomic_load(&current_runtime);
+	if (ew__worker && !ew__worker_is_plain(ew__worker))
+		return ew__worker->runtime;
+	return atomic_load(&current_runtime);
 }
 
 void ew__report(const char *format, ...)
@@ -72,14 +74,14 @@ unsigned ew_worker(void)
 
 unsigned ew_workers_count(void)
 {
-	return ew__worker ? ew__worker->runtime->workers_count : 0;
+	return ew__worker && ew__worker->runtime ? ew__worker->runtime->workers_count : 0;
 }
 
 const char *ew_task_name(void)
 {
 	struct ew_task *task = ew__task();
 
-	return task ? task->site->name : "";
+	return task && task->scope ? task->site->name : "";
 }
 
 enum ew_outcome ew_outcome(void)
@@ -95,6 +97,9 @@ const char *ew_driver_name(void)
 	struct ew__runtime *runtime = runtime_here();
 	const struct ew__driver_type *driver = runtime ? runtime->driver : NULL;
 
+	if (ew__worker && ew__worker->driver)
+		driver = ew__worker->driver->type;
+
 	snprintf(name, sizeof(name), "%s (kernel %s, stack guards by %s)",
 		 driver ? driver->name : "none", ew__kernel_name(),
 		 ew__stack_guards_are_markers() ? "madvise" : "mprotect");
@@ -108,7 +113,7 @@ struct ew_scope *ew__scope_of_run(void)
 
 void(ew_shutdown)(void)
 {
-	ew_assert(ew__worker);
+	ew_assert(ew__worker && ew__worker->runtime);
 	(ew_scope_cancel)(ew__scope_of_run(), EW_REASON_SHUTDOWN);
 }
 
@@ -123,7 +128,7 @@ static void end_by(struct ew__runtime *runtime, int64_t deadline_ns)
 
 void ew_end_by(int64_t deadline_ns)
 {
-	ew_assert(ew__worker);
+	ew_assert(ew__worker && ew__worker->runtime);
 	end_by(ew__worker->runtime, deadline_ns);
 }
 
@@ -162,7 +167,8 @@ static void *worker_main(void *argument)
 	int r;
 
 	ew__worker = &thread->worker;
-	r = ew__worker_open(&thread->worker, thread->worker.runtime->driver, thread->why,
+	ew__worker_init(&thread->worker);
+	r = ew__driver_open(&thread->worker.driver, thread->worker.runtime->driver, thread->why,
 			    sizeof(thread->why));
 	if (r == 0)
 		ew__overflow_watch_thread();
@@ -253,30 +259,24 @@ static int run_main(struct ew__runtime *runtime, struct main_call *call)
 	ew__worker_loop_until(&threads[0].worker, &runtime->root.children_count);
 	if (runtime->root.first_error && runtime->main_result == 0)
 		runtime->main_result = runtime->root.first_error; /* it panicked */
-	ew__resources_abort_forgotten();
+	ew__resources_abort_forgotten("runtime");
 	return 0;
-}
-
-/* Of a driver that is short of something others would be, too. */
-static bool is_shortage(int error)
-{
-	return error == -ENOMEM || error == -EMFILE || error == -ENFILE || error == -EAGAIN;
 }
 
 /* Worker 1's; the others get the same. */
 static int open_first(struct ew__runtime *runtime, char *why, size_t why_bytes)
 {
 	struct ew_worker *worker = &runtime->threads[0].worker;
-	const struct ew__driver_type *asked_for = runtime->driver;
 	int r;
 
-	runtime->driver = asked_for ? asked_for : &ew__driver_uring;
-	r = ew__worker_open(worker, runtime->driver, why, why_bytes);
-	if (r == 0 || asked_for || is_shortage(r))
+	ew__worker_init(worker);
+	r = ew__driver_open_any(&worker->driver, why, why_bytes);
+	if (r < 0)
 		return r;
-	ew__report("%s; epoll is used instead", why);
-	runtime->driver = &ew__driver_epoll;
-	return ew__worker_open(worker, runtime->driver, why, why_bytes);
+	if (r > 0)
+		ew__report("%s; epoll is used instead", why);
+	runtime->driver = worker->driver->type;
+	return 0;
 }
 
 static int run(struct ew__runtime *runtime, struct main_call *call)
@@ -379,15 +379,20 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 {
 	struct ew__runtime runtime = { 0 };
 	struct main_call call = { &runtime, fn, argument };
+	struct ew_worker *thread = ew__worker;
+	struct ew__head *task = ew__current;
 	sigset_t blocked, before;
 	int r;
 
-	if (ew__worker) {
+	if (thread && !ew__worker_is_plain(thread)) {
 		ew__report(
 			"ew_run() inside task %s: a runtime is running here; open a scope and spawn into it",
 			ew_task_name());
 		return -EDEADLK;
 	}
+	ew_assert(task || !thread); /* not inside a plain thread's scheduler */
+	ew__worker = NULL;
+	ew__current = NULL;
 	atomic_store(&current_runtime, &runtime);
 	r = prepare(&runtime, options);
 	if (r < 0 && r != -EINVAL)
@@ -412,5 +417,7 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 	atomic_store(&current_runtime, NULL);
 	ew__pool_free(runtime.pool);
 	free(runtime.threads);
+	ew__worker = thread;
+	ew__current = task;
 	return r;
 }

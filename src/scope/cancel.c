@@ -61,7 +61,8 @@ static bool is_leaving(const struct ew_task *task)
 
 void ew__cancel_update(struct ew_task *task)
 {
-	uint8_t refuse = task->head.refuse & (EW__REFUSE_SWEEP | EW__REFUSE_LOCKED);
+	uint8_t refuse = task->head.refuse &
+			 (EW__REFUSE_SWEEP | EW__REFUSE_LOCKED | EW__REFUSE_THREAD);
 	const struct ew_node *node;
 
 	for (node = task->head.node; node; node = node->parent) {
@@ -230,7 +231,13 @@ void ew__refused(struct ew_task *task)
 int ew__refuse(void)
 {
 	struct ew_task *task = ew__task();
+	int r;
 
+	if (task->head.refuse & EW__REFUSE_THREAD) {
+		r = ew__thread_prepare(task);
+		if (r < 0)
+			return r;
+	}
 	if ((task->head.refuse & EW__REFUSE_SWEEP) && ew__sweep_point)
 		ew__sweep_point(task);
 	if (task->head.refuse & EW__REFUSE_LOCKED)
@@ -245,12 +252,6 @@ int ew__refuse(void)
 	ew__refused(task);
 	task->outcome = EW_OUTCOME_NONE;
 	return -ECANCELED;
-}
-
-int ew__outside(void)
-{
-	ew__report("a suspending call outside a task: refused; start it from a task of ew_run()");
-	return -ENOTSUP;
 }
 
 bool ew_cancel_requested(void)

@@ -5,6 +5,7 @@
  * Cancel, inside: the check that begins each suspending call, and how a cancel spreads
  */
 
+#include "scope/thread.h"
 #include "task/run_queue.h"
 
 #include <errno.h>
@@ -14,6 +15,7 @@
 #define EW__REFUSE_FORCE  2 /* and a droppable task may be ended */
 #define EW__REFUSE_SWEEP  4 /* a sweep counts suspension points */
 #define EW__REFUSE_LOCKED 8 /* the task holds a pthread mutex: suspending is reported */
+#define EW__REFUSE_THREAD 16 /* the task is a plain thread, which looks around first */
 
 /* Of durations; budgets and reserves of all the time there is may stand one above the other. */
 static inline int64_t ew__add_ns(int64_t one_ns, int64_t other_ns)
@@ -24,7 +26,6 @@ static inline int64_t ew__add_ns(int64_t one_ns, int64_t other_ns)
 }
 
 int ew__refuse(void);
-int ew__outside(void);
 
 /* Of a task that is about to suspend. */
 void ew__foreign_locks_report(struct ew_task *task);
@@ -39,13 +40,24 @@ void ew__refused(struct ew_task *task);
 static inline int ew__enter(void)
 {
 	struct ew__head *head = ew__current;
+	int r;
 
-	if (ew__unlikely(!head))
-		return ew__outside();
+	if (ew__unlikely(!head)) {
+		r = ew__thread_enter();
+		if (r < 0)
+			return r;
+		head = ew__current;
+	}
 	if (ew__unlikely(head->refuse))
 		return ew__refuse();
 	head->refusals = 0;
 	return 0;
+}
+
+/* The same in calls that are never refused: 0, or why a plain thread cannot be a task. */
+static inline int ew__enter_anyway(void)
+{
+	return ew__likely(ew__current != NULL) ? 0 : ew__thread_enter();
 }
 
 /* Set by libendwell-testing: called at each suspension point of tasks that carry EW__REFUSE_SWEEP. */

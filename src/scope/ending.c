@@ -79,9 +79,11 @@ static int64_t budget_end(struct ew_task *task, int64_t budget_ns)
 
 void ew__shield_enter(struct ew_shield *shield)
 {
-	struct ew_task *task = ew__task();
+	struct ew_task *task;
 
-	ew_assert(task);		  /* there is nothing to shield outside a task */
+	if (ew__unlikely(!ew__current))
+		ew__thread_enter_or_die();
+	task = ew__task();
 	ew_assert(shield->budget_ns > 0); /* a shield without an end would be a hang */
 	shield_enter(shield, EW__ENTRY_SHIELD, budget_end(task, shield->budget_ns));
 }
@@ -102,10 +104,23 @@ static void run_abort(struct ew_task *task, void (*abort_fn)(void *), void *argu
 		task->head.no_drop--;
 }
 
+/* The task whose close may wait. NULL: inside the scheduler, or on a plain thread that lacks what waiting needs. */
+static struct ew_task *task_to_end_in(void)
+{
+	struct ew_task *task;
+
+	if (!ew__current && (ew__worker || ew__thread_enter() < 0))
+		return NULL;
+	task = ew__task();
+	if (ew__unlikely(task->head.refuse & EW__REFUSE_THREAD) && ew__thread_prepare(task) < 0)
+		return NULL;
+	return task;
+}
+
 int ew__end(int (*close_fn)(void *), void (*abort_fn)(void *), void *argument, int64_t budget_ns)
 {
 	struct ending ending = { .abort = abort_fn, .argument = argument };
-	struct ew_task *task = ew__task();
+	struct ew_task *task = task_to_end_in();
 	int64_t end_ns;
 	int r = -ECANCELED;
 
@@ -192,8 +207,7 @@ int ew_close(void *place)
 {
 	struct ew_resource *resource;
 
-	if (!ew__task())
-		return ew__outside();
+	ew_assert(ew__current || !ew__worker); /* inside the scheduler nothing can wait */
 	resource = take(place);
 	if (!resource)
 		return 0;
@@ -240,8 +254,7 @@ void ew__guard_end(struct ew_guard *guard)
 
 int ew_guard_run(struct ew_guard *guard)
 {
-	if (!ew__task())
-		return ew__outside();
+	ew_assert(ew__current || !ew__worker); /* inside the scheduler nothing can wait */
 	return guard_run(guard);
 }
 
@@ -310,10 +323,12 @@ _Noreturn void ew_panic(const char *format, ...)
 	va_end(arguments);
 	if (in_signal_handler())
 		end_in_signal_handler(task, text);
-	if (!task || task->head.no_drop) {
+	if (!task || !task->scope || task->head.no_drop) {
 		ew__report("panic %s: %s; the process ends",
-			   task ? "in a stretch that must not be left (EW_NO_DROP, or an abort)"
-				: "outside a task",
+			   !task	  ? "outside a task"
+			   : !task->scope ? "on a plain thread"
+					  : "in a stretch that must not be left (EW_NO_DROP, or "
+					    "an abort)",
 			   text);
 		abort();
 	}

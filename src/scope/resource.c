@@ -8,6 +8,7 @@
 #include "scope/resource.h"
 
 #include "scope/scope.h"
+#include "scope/thread.h"
 #include "task/lock.h"
 
 static struct {
@@ -15,9 +16,12 @@ static struct {
 	struct ew_resource *first;
 } living;
 
-static const struct ew__runtime *runtime_here(void)
+/* NULL: a plain thread that has not suspended yet, and is not looked after at its end. */
+static const void *owner_here(void)
 {
-	return ew__worker ? ew__worker->runtime : NULL;
+	if (!ew__worker || !ew__worker_is_plain(ew__worker))
+		return ew__worker ? ew__worker->runtime : NULL;
+	return ew__worker;
 }
 
 void ew_resource_init(struct ew_resource *resource, const struct ew_resource_type *type,
@@ -28,7 +32,7 @@ void ew_resource_init(struct ew_resource *resource, const struct ew_resource_typ
 	resource->type = type;
 	resource->site = site ? site : &unknown;
 	resource->prev = NULL;
-	resource->runtime = runtime_here();
+	resource->owner = owner_here();
 	ew__lock(&living.lock);
 	resource->next = living.first;
 	if (living.first)
@@ -49,21 +53,30 @@ void ew_resource_deinit(struct ew_resource *resource)
 	ew__unlock(&living.lock);
 }
 
-static void set_runtime(struct ew_resource *resource, const struct ew__runtime *runtime)
+static void set_owner(struct ew_resource *resource, const void *owner)
 {
 	ew__lock(&living.lock);
-	resource->runtime = runtime;
+	resource->owner = owner;
 	ew__unlock(&living.lock);
 }
 
 void ew__resource_leave_runtime(struct ew_resource *resource)
 {
-	set_runtime(resource, NULL);
+	set_owner(resource, NULL);
 }
 
 void ew__resource_enter_runtime(struct ew_resource *resource)
 {
-	set_runtime(resource, runtime_here());
+	set_owner(resource, owner_here());
+}
+
+void ew_adopt(void *place)
+{
+	struct ew_resource *resource;
+
+	__builtin_memcpy(&resource, place, sizeof(resource));
+	if (resource)
+		ew__resource_enter_runtime(resource);
 }
 
 const struct ew_resource *ew__resources_newest(void)
@@ -76,28 +89,28 @@ const struct ew_resource *ew__resources_newest(void)
 	return newest;
 }
 
-/* The newest that was made in @runtime: what was made outside is owned there, whatever runs and ends meanwhile. */
-static struct ew_resource *newest_of(const struct ew__runtime *runtime)
+/* The newest of @owner's: what was made elsewhere is owned there, whatever runs and ends meanwhile. */
+static struct ew_resource *newest_of(const void *owner)
 {
 	struct ew_resource *resource;
 
 	ew__lock(&living.lock);
 	for (resource = living.first; resource; resource = resource->next)
-		if (resource->runtime == runtime)
+		if (resource->owner == owner)
 			break;
 	ew__unlock(&living.lock);
 	return resource;
 }
 
-unsigned ew__resources_abort_forgotten(void)
+unsigned ew__resources_abort_forgotten(const char *what)
 {
 	struct ew_resource *resource;
 	unsigned count = 0;
 
-	while ((resource = newest_of(ew__worker->runtime))) {
-		ew__report("%s made at %s:%d (%s) has no owner at the end of the runtime: aborted",
+	while ((resource = newest_of(owner_here()))) {
+		ew__report("%s made at %s:%d (%s) has no owner at the end of the %s: aborted",
 			   resource->type->name, resource->site->file, resource->site->line,
-			   resource->site->name);
+			   resource->site->name, what);
 		resource->type->abort(resource);
 		count++;
 	}

@@ -7,8 +7,8 @@
 
 #include <endwell/resource.h>
 
-/* At the end of a runtime: reports and aborts what nobody owns. Returns how many there were. */
-unsigned ew__resources_abort_forgotten(void);
+/* At the end of a runtime, or of a plain thread: reports and aborts what it still has. Returns how many there were. */
+unsigned ew__resources_abort_forgotten(const char *what);
 
 /* The newest of those that live; NULL: there is none. */
 const struct ew_resource *ew__resources_newest(void);

@@ -152,9 +152,11 @@ void ew__scope_init_root(struct ew_scope *scope, struct ew_worker *worker)
 
 void ew__scope_enter(struct ew_scope *scope)
 {
-	struct ew_task *task = ew__task();
+	struct ew_task *task;
 
-	ew_assert(task); /* a scope needs a task to own its children */
+	if (ew__unlikely(!ew__current))
+		ew__thread_enter_or_die();
+	task = ew__task();
 	init(scope, task->worker);
 	scope->owner = task;
 	ew__entry_enter(&scope->entry, EW__ENTRY_SCOPE);
@@ -183,6 +185,11 @@ static inline void await_children(struct ew_scope *scope)
 			 !ew__scope_is_joined(scope, scope->next_wanted)))
 		ew__foreign_locks_report(scope->owner);
 	while (!ew__scope_is_joined(scope, scope->next_wanted)) {
+		if (ew__unlikely(ew__worker_is_plain(scope->worker))) {
+			/* There are no children: the cancel is on its way, and nothing is needed to see it come. */
+			ew__thread_look(scope->owner);
+			continue;
+		}
 		scope->joiner = &scope->join_wait;
 		ew__suspend(&scope->join_wait, "children of a scope");
 	}
@@ -280,8 +287,8 @@ static inline void join(struct ew_scope *scope)
 
 int ew_scope_join(struct ew_scope *scope)
 {
-	if (!ew__task())
-		return ew__outside();
+	if (ew__enter_anyway() < 0)
+		return -ENOMEM;
 	join(scope);
 	return children_result(scope);
 }
@@ -290,8 +297,8 @@ int ew_scope_join_next(struct ew_scope *scope, struct ew_child **ret_child)
 {
 	struct ew_child *child;
 
-	if (!ew__task())
-		return ew__outside();
+	if (ew__enter_anyway() < 0)
+		return -ENOMEM;
 	ew_assert(scope->owner == ew__task()); /* there is one joiner */
 	scope->next_wanted = true;
 	if (!scope->ended)
@@ -308,8 +315,8 @@ int ew_scope_finish(struct ew_scope *scope, int r)
 {
 	int children;
 
-	if (!ew__task())
-		return ew__outside();
+	if (ew__enter_anyway() < 0)
+		return -ENOMEM;
 	if (r < 0 && scope->children_count)
 		ew__scope_cancel_here(scope, EW_REASON_LEFT, scope->owner->site, scope->site);
 	join(scope);
@@ -357,8 +364,8 @@ int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns, enum ew_reason r
 
 	if (!scope)
 		return 0;
-	if (!ew__task())
-		return ew__outside();
+	if (ew__enter_anyway() < 0)
+		return -ENOMEM;
 	ew_assert(scope->owner == ew__task()); /* there is one joiner */
 	ew_assert(reason != EW_REASON_NONE);
 	grace.why = ew__enter();

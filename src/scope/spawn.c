@@ -128,15 +128,25 @@ _Noreturn void ew__task_drop(struct ew_task *task)
 	__builtin_unreachable();
 }
 
-static inline bool is_cancelled(const struct ew_scope *scope)
+static inline bool refuses(const struct ew_scope *scope)
 {
 	const struct ew__head *head = ew__current;
 
 	/* The innermost scope of the running task is open, and the task has the answer in its own byte. */
 	if (ew__likely(head && head->node == &scope->node))
-		return head->refuse & EW__REFUSE_CANCEL;
+		return head->refuse & (EW__REFUSE_CANCEL | EW__REFUSE_THREAD);
 	ew_assert(scope->open && scope->worker == ew__worker);
-	return ew_scope_is_cancelled(scope);
+	return ew_scope_is_cancelled(scope) || ew__worker_is_plain(scope->worker);
+}
+
+static int refuse(const struct ew_scope *scope, const struct ew_site *site)
+{
+	if (!ew__worker_is_plain(scope->worker))
+		return -ECANCELED;
+	ew__report("%s:%d: %s cannot be spawned on a plain thread, which is one task and has no "
+		   "others: ew_run() has",
+		   site->file, site->line, site->name);
+	return -ENOTSUP;
 }
 
 /* @child: where its result is kept; NULL: nowhere. */
@@ -171,10 +181,10 @@ static inline void inherit_cancel(struct ew_task *task, const struct ew_scope *s
 }
 
 /* 0: it may be spawned. */
-static inline int admit(const struct ew_scope *scope, unsigned worker)
+static inline int admit(const struct ew_scope *scope, unsigned worker, const struct ew_site *site)
 {
-	if (ew__unlikely(is_cancelled(scope)))
-		return -ECANCELED;
+	if (ew__unlikely(refuses(scope)))
+		return refuse(scope, site);
 	if (ew__unlikely(worker && !ew__worker_by_number(scope->worker->runtime, worker)))
 		return -EINVAL;
 	return 0;
@@ -233,7 +243,7 @@ int ew__spawn(struct ew_scope *scope, ew_task_fn *fn, void *argument,
 	struct ew_task *task;
 	int r;
 
-	r = admit(scope, options.worker);
+	r = admit(scope, options.worker, site);
 	if (r < 0)
 		return r;
 	task = begin_life(scope, fn, argument, options, site);
@@ -258,7 +268,7 @@ int ew__spawn_take(struct ew_scope *scope, ew_task_take_fn *fn, void *argument, 
 	void *nothing = NULL;
 	int r;
 
-	r = admit(scope, options.worker);
+	r = admit(scope, options.worker, site);
 	if (r < 0)
 		return r;
 	task = begin_life(scope, call_take, argument, options, site);

@@ -82,12 +82,18 @@ static void release(struct ew_mutex *mutex, bool died)
 	ew__waiters_wake(woken, lost ? -ENOTRECOVERABLE : 0);
 }
 
+static bool is_holder(const struct ew_mutex_hold *hold, const struct ew_task *task)
+{
+	return hold->task == task || !hold->task;
+}
+
 static void end(struct ew_mutex_hold *hold)
 {
 	struct ew_task *task = ew__task();
-	bool died = task ? task->drops != hold->drops : hold->task != NULL; /* NULL: forgotten */
+	/* No task now: forgotten. None when it began: a plain thread that had not suspended yet, which cannot be dropped. */
+	bool died = task && hold->task ? task->drops != hold->drops : hold->task != NULL;
 
-	ew_assert(!task || hold->task == task); /* a lock is ended by the task that holds it */
+	ew_assert(!task || is_holder(hold, task)); /* a lock is ended by the task that holds it */
 	ew_resource_deinit(&hold->resource);
 	release(ew__mutex_of(hold), died);
 }
@@ -177,7 +183,7 @@ void ew_mutex_make_consistent(struct ew_mutex_hold *hold)
 {
 	struct ew_mutex *mutex = ew__mutex_of(hold);
 
-	ew_assert(mutex->held && hold->task == ew__task());
+	ew_assert(mutex->held && is_holder(hold, ew__task()));
 	ew__lock(&mutex->lock);
 	mutex->state = CONSISTENT;
 	ew__unlock(&mutex->lock);

@@ -59,13 +59,11 @@ int64_t ew_after(int64_t duration_ns)
 	return deadline_ns;
 }
 
-int ew__worker_open(struct ew_worker *worker, const struct ew__driver_type *type, char *why,
-		    size_t why_bytes)
+void ew__worker_init(struct ew_worker *worker)
 {
 	worker->now_ns = ew_now();
 	ew__wheel_init(&worker->wheel, worker->now_ns);
 	ew__context_adopt_thread(&worker->scheduler);
-	return ew__driver_open(&worker->driver, type, why, why_bytes);
 }
 
 void ew__worker_close(struct ew_worker *worker)
@@ -193,7 +191,7 @@ static void run_leaving(struct ew_worker *worker)
 	}
 }
 
-static void run_tasks(struct ew_worker *worker)
+void ew__worker_run_tasks(struct ew_worker *worker)
 {
 	atomic_store_explicit(&worker->switches_left, SWITCHES_PER_TURN, memory_order_relaxed);
 	if (worker->ready)
@@ -267,20 +265,30 @@ static bool is_reached(const struct ew_worker *worker, const uint32_t *count)
 	return count ? *count == 0 : is_finished(worker);
 }
 
+void ew__worker_look(struct ew_worker *worker)
+{
+	worker->now_ns = ew_now();
+	deliver_messages(worker);
+	ew__wheel_advance(&worker->wheel, worker->now_ns);
+}
+
+void ew__worker_wait(struct ew_worker *worker, const uint32_t *count)
+{
+	ew__worker_look(worker);
+	if (!worker->ready && has_leaving(worker) && lanes_are_fed(worker))
+		nap(worker);
+	else if (worker->ready || has_leaving(worker) || give_back_stacks(worker))
+		visit_driver(worker, EW_NOW);
+	else if (!is_reached(worker, count))
+		rest(worker);
+	atomic_store_explicit(&worker->turns, worker->turns + 1, memory_order_relaxed);
+}
+
 static void turn_until(struct ew_worker *worker, const uint32_t *count)
 {
 	while (!is_reached(worker, count)) {
-		run_tasks(worker);
-		worker->now_ns = ew_now();
-		deliver_messages(worker);
-		ew__wheel_advance(&worker->wheel, worker->now_ns);
-		if (!worker->ready && has_leaving(worker) && lanes_are_fed(worker))
-			nap(worker);
-		else if (worker->ready || has_leaving(worker) || give_back_stacks(worker))
-			visit_driver(worker, EW_NOW);
-		else if (!is_reached(worker, count))
-			rest(worker);
-		atomic_store_explicit(&worker->turns, worker->turns + 1, memory_order_relaxed);
+		ew__worker_run_tasks(worker);
+		ew__worker_wait(worker, count);
 	}
 }
 

@@ -22,6 +22,13 @@ struct ew__chore {
 	void (*run)(struct ew__chore *chore);
 };
 
+/* An operation that is in flight only while its thread waits: a plain one has nobody who would hear of its end else. */
+struct ew__standing {
+	struct ew__standing *next;
+	struct ew__standing **link; /* NULL: it does not stand */
+	struct ew__op *op;
+};
+
 struct ew_worker {
 	struct ew_task *ready,
 		*ready_last; /* the run queue; ready_last counts only while ready is set */
@@ -40,8 +47,8 @@ struct ew_worker {
 	struct ew_task *tasks;
 	struct ew__context scheduler;
 	struct ew__driver *driver;
-	struct ew__runtime *runtime;
-	struct ew__pool *pool;
+	struct ew__runtime *runtime;		   /* NULL: a plain thread's */
+	struct ew__pool *pool;			   /* NULL: calls that block are made on the spot */
 	const _Atomic int64_t *lanes_fed_until_ns; /* until then the leaving can wait */
 	int64_t now_ns;				   /* at the start of the turn */
 	_Atomic uint64_t turns; /* written by its own thread only, as switches_left */
@@ -51,6 +58,7 @@ struct ew_worker {
 	struct ew__message *_Atomic inbox;
 	_Atomic bool asleep;
 	_Atomic uint32_t posting;			      /* threads inside ew__post() */
+	struct ew__standing *standing;			      /* of a plain thread */
 	struct ew__buffer_waiter *buffer_first, *buffer_last; /* sockets with bytes and no buffer */
 	unsigned buffers_lent;
 	struct ew__wheel wheel;
@@ -98,15 +106,21 @@ static inline struct ew_task *ew__task_take(struct ew_worker *worker)
 /* The virtual clock's value; 0: the clock is real. Of the thread of the only worker. */
 extern __thread int64_t ew__virtual_now_ns;
 
-/* Everything up to the first turn, on the worker's own thread. */
-int ew__worker_open(struct ew_worker *worker, const struct ew__driver_type *type, char *why,
-		    size_t why_bytes);
+/* Everything up to the first turn but the driver, on the worker's own thread. */
+void ew__worker_init(struct ew_worker *worker);
+
+/* Deliver messages and expire timers, without a look at the driver. */
+void ew__worker_look(struct ew_worker *worker);
 
 /* Turns until stop_asked is set and tasks, operations and transfers have ended. */
 void ew__worker_loop(struct ew_worker *worker);
 
 /* Turns until *@count is 0. */
 void ew__worker_loop_until(struct ew_worker *worker, const uint32_t *count);
+
+/* The parts of a turn: run what is ready, and then see what else has become of the world. */
+void ew__worker_run_tasks(struct ew_worker *worker);
+void ew__worker_wait(struct ew_worker *worker, const uint32_t *count);
 
 void ew__worker_close(struct ew_worker *worker);
 

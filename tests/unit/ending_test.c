@@ -812,11 +812,11 @@ TEST(place_overwritten_is_reported_with_both_lines_and_aborted)
 	ew_semaphore_free(semaphore);
 }
 
-/* Nothing can wait on a plain thread: what a block leaves is aborted. */
-TEST(place_left_outside_a_runtime_is_aborted)
+/* A plain thread waits by blocking: what a block leaves is closed there, too. */
+TEST(place_left_outside_a_runtime_is_closed)
 {
-	static struct thing thing;
-	struct probe probe = { .name = "guard" };
+	static struct thing thing = { .probe.takes_ns = EW_MILLISECOND };
+	struct probe probe = { .name = "guard", .takes_ns = EW_MILLISECOND };
 
 	{
 		EW_OWN(thing, owned);
@@ -824,9 +824,9 @@ TEST(place_left_outside_a_runtime_is_aborted)
 
 		owned = THING_OPEN(&thing, "thing");
 	}
-	EXPECT_STR(traced, "abort-guard abort-thing");
-	EXPECT_EQ(thing.probe.aborted, 1);
-	EXPECT_EQ(probe.aborted, 1);
+	EXPECT_STR(traced, "close-guard close-thing");
+	EXPECT_EQ(thing.probe.closed, 1);
+	EXPECT_EQ(probe.closed, 1);
 }
 
 static int borrow(void *argument)

@@ -687,12 +687,4 @@ TEST(file_open_of_a_task_that_is_dropped_leaves_nothing)
 	expect_same_descriptors(&before);
 }
 
-TEST(file_outside_a_runtime_is_refused)
-{
-	struct ew_file *file = NULL;
-
-	EXPECT_EQ(ew_file_open(NULL, "/dev/null", O_RDONLY, 0, &file), -ENOTSUP);
-	EXPECT(!file);
-}
-
 TEST_MAIN()

@@ -264,13 +264,4 @@ TEST(offload_cancelled_at_random_is_made_once_or_refused)
 	EXPECT_EQ(run_with_threads(3, call_many, NULL), 0);
 }
 
-TEST(offload_outside_a_runtime_is_refused)
-{
-	struct once once = { 0 };
-	int returned = 0;
-
-	EXPECT_EQ(ew_offload(once_call, &once, &returned), -ENOTSUP);
-	EXPECT_EQ(once.calls, 0);
-}
-
 TEST_MAIN()

@@ -658,16 +658,4 @@ TEST(pipe_that_would_be_overwritten_is_reported_and_aborted)
 	EXPECT_EQ(reports_count, 1);
 }
 
-TEST(pipe_outside_a_runtime_opens_and_refuses_to_wait)
-{
-	struct ew_pipe *source = NULL, *sink = NULL;
-	char byte;
-
-	EXPECT_EQ(ew_pipe_open(&source, &sink), 0);
-	EXPECT_EQ(ew_pipe_read(source, &byte, 1), -ENOTSUP);
-	EXPECT_EQ(ew_pipe_write(sink, "x", 1), -ENOTSUP);
-	ew_abort(&source);
-	ew_abort(&sink);
-}
-
 TEST_MAIN()

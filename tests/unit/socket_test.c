@@ -455,16 +455,6 @@ TEST(socket_recv_fd_cancelled_at_random_loses_no_descriptor)
 	expect_same_descriptors(&before);
 }
 
-TEST(socket_outside_a_runtime_is_refused)
-{
-	struct sockaddr_in address = loopback(1);
-	struct ew_socket *socket = NULL;
-
-	EXPECT_EQ(ew_socket_connect((struct sockaddr *)&address, sizeof(address), &socket),
-		  -ENOTSUP);
-	EXPECT(!socket);
-}
-
 /* ---- who has nobody left runs behind those who have ---- */
 
 struct told {

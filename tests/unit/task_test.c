@@ -629,50 +629,6 @@ TEST(task_knows_its_name_and_worker)
 	EXPECT_EQ(run_virtual(ask_who, NULL), 0);
 }
 
-/* Outside a runtime nothing waits: refused, and said so. */
-TEST(suspending_call_outside_a_runtime_is_refused)
-{
-	struct ew_semaphore *semaphore = ew_semaphore_new(1, 1);
-	struct ew_permit *permit = NULL;
-	struct ew_scope scope = { 0 };
-	struct ew_child *child = NULL;
-	struct ew_event event = { .set = true };
-	struct probe probe = { .name = "guard" };
-	struct ew_guard guard = {
-		.argument = &probe, .close = probe_close, .abort = probe_abort, .armed = true
-	};
-
-	EXPECT_EQ(ew_yield(), -ENOTSUP);
-	EXPECT_EQ(ew_sleep(1), -ENOTSUP);
-	EXPECT_EQ(ew_sleep_until(1), -ENOTSUP);
-	EXPECT_EQ(ew_event_wait(&event, EW_NEVER), -ENOTSUP);
-	EXPECT_EQ(ew_semaphore_acquire(semaphore, EW_NEVER, &permit), -ENOTSUP);
-	EXPECT(permit == NULL);
-	EXPECT_EQ(ew_semaphore_count(semaphore).free, 1);
-	EXPECT_EQ(ew_scope_join(&scope), -ENOTSUP);
-	EXPECT_EQ(ew_scope_join_next(&scope, &child), -ENOTSUP);
-	EXPECT_EQ(ew_scope_finish(&scope, 0), -ENOTSUP);
-	EXPECT_EQ(ew_scope_close(&scope, EW_NOW, EW_REASON_LEFT), -ENOTSUP);
-	EXPECT_EQ(ew_scope_wait_cancel(&scope, EW_NOW), -ENOTSUP);
-	EXPECT_EQ(ew_close(&permit), -ENOTSUP);
-	EXPECT_EQ(ew_guard_run(&guard), -ENOTSUP);
-	EXPECT_EQ(probe.closed + probe.aborted, 0);
-	ew_semaphore_free(semaphore);
-}
-
-static void suspend_outside(void)
-{
-	(void)!ew_yield();
-}
-
-TEST(suspending_call_outside_a_runtime_is_reported)
-{
-	struct ended ended = run_process(suspend_outside);
-
-	EXPECT_EQ(ended.status, 0);
-	EXPECT(strstr(ended.text, "outside a task"));
-}
-
 /* What needs no task answers outside one, too. */
 TEST(questions_outside_a_runtime_have_answers)
 {
