@@ -8,7 +8,7 @@
 #include <endwell/base.h>
 
 /**
- * ew_offload() - run @fn(@argument) on a pool thread and wait for it
+ * ew_offload() - run @fn(@argument) on a pool thread and wait for it; on a plain thread, on the spot
  * @ret_result: what it returned
  *
  * Cancellation: while it waits for a thread: -ECANCELED, not started. Once started it is waited for,

@@ -39,7 +39,8 @@ struct ew_resource {
 	const struct ew_site *site; /* the line that made it */
 	struct ew_resource *next;   /* all that live, for the report at the end */
 	struct ew_resource *prev;
-	const void *owner; /* the runtime or the plain thread whose it is; NULL: a channel, or nobody who looks */
+	const void *
+		owner; /* the runtime or the plain thread whose it is; NULL: a channel, or nobody who looks */
 };
 
 /**

@@ -76,6 +76,6 @@ EW_API void ew_end_by(int64_t deadline_ns);
 /**
  * ew_driver_name() - what carries operations out here, and on what: "uring (kernel 6.18, stack guards by madvise)"
  *
- * "epoll (...)" where io_uring is not to be had; "none (...)" outside a runtime.
+ * "epoll (...)" where io_uring is not to be had; "none (...)" on a plain thread that has not suspended.
  */
 EW_API const char *ew_driver_name(void);

@@ -40,7 +40,7 @@ EW_MUST_CHECK EW_API int ew__spawn_take(struct ew_scope *scope, ew_task_take_fn 
  *
  * Does not suspend; must be called by a task on the scope's own worker. The child is started even if it is cancelled first.
  * Errors:       -ECANCELED the scope is cancelled, -EAGAIN no memory for a stack, -EINVAL there is no such
- *               worker; nothing is taken.
+ *               worker, -ENOTSUP a plain thread, with a report; nothing is taken.
  */
 #define ew_spawn(scope, fn, argument, ...)                                                         \
 	ew__spawn(scope, fn, argument, (struct ew_spawn_options){ __VA_ARGS__ }, EW_SITE(#fn))
@@ -77,7 +77,7 @@ EW_SUSPENDS EW_API int ew_sleep(int64_t duration_ns);
  *
  * Its registry runs on its own stack with all frames alive, newest first, endings may wait; then the
  * stack is discarded and the scope gets -ENOTRECOVERABLE. Inside an ending: that one is aborted, the
- * older ones go on. In a stretch marked EW_NO_DROP, outside a task, or in a signal handler (of which nobody knows
+ * older ones go on. In a stretch marked EW_NO_DROP, on a plain thread, or in a signal handler (of which nobody knows
  * what it has interrupted), the process ends with a report.
  */
 EW_API _Noreturn void ew_panic(const char *format, ...) __attribute__((format(printf, 1, 2)));

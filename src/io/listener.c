@@ -6,6 +6,7 @@
  */
 
 #include "driver/system.h"
+#include "io/away.h"
 #include "io/op.h"
 #include "io/socket.h"
 #include "scope/resource.h"
@@ -24,13 +25,15 @@
 struct ew_listener {
 	struct ew_resource resource;
 	struct ew__op accept;
-	struct ew__message abort_message;
-	struct ew_worker *worker;  /* that accepts */
-	struct ew__wait *waiting;  /* the accepting task, or the closing one */
-	struct ew__choice *choice; /* of the accepting task, if it waits for other things as well */
+	struct ew__message end_message;	  /* to the worker, when another one ends the listener */
+	struct ew__away *away;		  /* the close that waits for the worker */
+	struct ew_worker *_Atomic worker; /* that accepts; NULL: none, and it needs none to end */
+	struct ew__wait *waiting;	  /* the accepting task, or the closing one */
+	struct ew__choice *choice;	  /* of the accepting task, if it waits for other things as well */
 	int fd;
 	int backlog;
 	int error;
+	bool one_by_one;
 	bool armed;
 	bool aborted;
 	unsigned queue_first;
@@ -48,10 +51,14 @@ static bool has_news(const struct ew_listener *listener)
 	return listener->queue_count > 0 || listener->error;
 }
 
+/* A plain thread accepts while it waits, and not ahead. */
 static void arm(struct ew_listener *listener)
 {
+	bool one = listener->one_by_one || ew__thread_is_plain();
+
 	if (listener->armed)
 		return;
+	listener->accept.flags = one ? EW__ACCEPT_ONE : 0;
 	listener->worker = ew__worker;
 	listener->armed = true;
 	ew__driver_submit(listener->worker->driver, &listener->accept);
@@ -96,6 +103,14 @@ static void finish(struct ew_listener *listener)
 	free(listener);
 }
 
+/* The last touch on this worker, unless a select wants more: from now on it is anybody's. */
+static void rest(struct ew_listener *listener)
+{
+	wake(listener);
+	if (!listener->armed)
+		listener->worker = NULL;
+}
+
 static void accept_completed(struct ew__op *op)
 {
 	struct ew_listener *listener = listener_of(op);
@@ -106,22 +121,56 @@ static void accept_completed(struct ew__op *op)
 		listener->error = op->result;
 	if (listener->aborted)
 		finish(listener);
+	else if (listener->away)
+		ew__away_answer(listener->away);
 	else
-		wake(listener);
+		rest(listener);
+}
+
+/* The other worker that has something of it; NULL: there is none. */
+static struct ew_worker *elsewhere(const struct ew_listener *listener)
+{
+	struct ew_worker *worker = listener->worker;
+
+	return worker == ew__worker ? NULL : worker;
+}
+
+static void deliver_close(struct ew__message *message)
+{
+	struct ew_listener *listener = ew__container_of(message, struct ew_listener, end_message);
+
+	if (listener->armed)
+		ew__driver_cancel(listener->worker->driver, &listener->accept);
+	else
+		ew__away_answer(listener->away);
+}
+
+/* It accepts no more. Not refused. */
+static void stop(struct ew_listener *listener)
+{
+	struct ew__wait wait = { .cancel = NULL };
+
+	if (listener->armed)
+		ew__driver_cancel(listener->worker->driver, &listener->accept);
+	while (listener->armed) {
+		listener->waiting = &wait;
+		ew__suspend(&wait, "the last completion of a listener");
+	}
+	listener->waiting = NULL;
 }
 
 static int listener_close(void *resource)
 {
 	struct ew_listener *listener = resource;
-	struct ew__wait wait = { .cancel = NULL };
+	struct ew_worker *worker = elsewhere(listener);
+	struct ew__away away;
 
-	if (listener->armed) {
-		ew_assert(listener->worker == ew__worker);
-		ew__driver_cancel(listener->worker->driver, &listener->accept);
-	}
-	while (listener->armed) {
-		listener->waiting = &wait;
-		ew__suspend(&wait, "the last completion of a listener");
+	if (worker) {
+		listener->away = &away;
+		listener->end_message.deliver = deliver_close;
+		ew__away_ask(&away, worker, &listener->end_message, "a listener's other worker");
+	} else {
+		stop(listener);
 	}
 	ew_resource_deinit(&listener->resource);
 	finish(listener);
@@ -142,20 +191,21 @@ static void abort_here(struct ew_listener *listener)
 
 static void deliver_abort(struct ew__message *message)
 {
-	abort_here(ew__container_of(message, struct ew_listener, abort_message));
+	abort_here(ew__container_of(message, struct ew_listener, end_message));
 }
 
 static void listener_abort(void *resource)
 {
 	struct ew_listener *listener = resource;
+	struct ew_worker *worker = elsewhere(listener);
 
 	ew_resource_deinit(&listener->resource);
-	if (!listener->worker || listener->worker == ew__worker) {
+	if (!worker) {
 		abort_here(listener);
 		return;
 	}
-	listener->abort_message.deliver = deliver_abort;
-	ew__post(listener->worker, &listener->abort_message);
+	listener->end_message.deliver = deliver_abort;
+	ew__post(worker, &listener->end_message);
 }
 
 static const struct ew_resource_type listener_type = {
@@ -259,7 +309,7 @@ int(ew_listener_share)(struct ew_listener *listener, struct ew_listener **ret_li
 void ew_listener_one_by_one(struct ew_listener *listener)
 {
 	ew_assert(!listener->armed);
-	listener->accept.flags = EW__ACCEPT_ONE;
+	listener->one_by_one = true;
 }
 
 int ew_listener_address(const struct ew_listener *listener, struct sockaddr_storage *ret_address)
@@ -292,17 +342,12 @@ static int take(struct ew_listener *listener, const struct ew_site *site,
 	return 0;
 }
 
-int(ew_listener_accept)(struct ew_listener *listener, struct ew_socket **ret_socket)
+/* Until there is something to take. */
+static int await_news(struct ew_listener *listener)
 {
-	const struct ew_site *site = ew__made_at;
 	struct ew__wait wait;
-	int r = ew__enter();
+	int r;
 
-	if (r < 0)
-		return r;
-	ew__place_must_be_empty(ret_socket, site);
-	ew_assert(!listener->waiting); /* one task accepts at a time */
-	ew_assert(!listener->armed || listener->worker == ew__worker);
 	while (!has_news(listener)) {
 		arm(listener);
 		wait.cancel = accept_cancelled;
@@ -315,7 +360,23 @@ int(ew_listener_accept)(struct ew_listener *listener, struct ew_socket **ret_soc
 		if (r < 0)
 			return r;
 	}
-	return take(listener, site, ret_socket);
+	return 0;
+}
+
+int(ew_listener_accept)(struct ew_listener *listener, struct ew_socket **ret_socket)
+{
+	const struct ew_site *site = ew__made_at;
+	int r = ew__enter();
+
+	if (r < 0)
+		return r;
+	ew__place_must_be_empty(ret_socket, site);
+	ew_assert(!listener->waiting); /* one task accepts at a time */
+	ew_assert(!listener->armed || listener->worker == ew__worker);
+	r = await_news(listener);
+	if (ew__thread_is_plain())
+		stop(listener);
+	return r < 0 ? r : take(listener, site, ret_socket);
 }
 
 /* ---- among alternatives ---- */
@@ -357,6 +418,8 @@ static void select_leave(struct ew__stand *stand)
 static void select_end(struct ew__stand *stand, bool won)
 {
 	select_leave(stand);
+	if (ew__thread_is_plain())
+		stop(stand->alternative->object);
 	if (won)
 		stand->result =
 			take(stand->alternative->object, stand->site, stand->alternative->value);

@@ -163,17 +163,24 @@ int ew_pipe_read(struct ew_pipe *pipe, void *buffer, size_t size)
 	return transfer(pipe, &read, "bytes from a pipe");
 }
 
-/*
- * The kernel's SIGPIPE is blocked in this thread and stays pending; it would be delivered when the
- * runtime's end gives the thread its signal mask back.
- */
-static void take_back_signal(void)
+static sigset_t broken_pipe(void)
 {
-	const struct timespec at_once = { 0 };
 	sigset_t set;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGPIPE);
+	return set;
+}
+
+/*
+ * The kernel's SIGPIPE is blocked in this thread and stays pending; it would be delivered when the
+ * runtime's end, or that of the call, gives the thread its signal mask back.
+ */
+static void take_back_signal(void)
+{
+	const struct timespec at_once = { 0 };
+	sigset_t set = broken_pipe();
+
 	(void)sigtimedwait(&set, NULL, &at_once);
 }
 
@@ -195,7 +202,7 @@ int ew__pipe_write_some(struct ew_pipe *pipe, const void *data, size_t size)
 	return r;
 }
 
-int ew_pipe_write(struct ew_pipe *pipe, const void *data, size_t size)
+static int write_all(struct ew_pipe *pipe, const void *data, size_t size)
 {
 	size_t done = 0;
 	int r;
@@ -210,6 +217,19 @@ int ew_pipe_write(struct ew_pipe *pipe, const void *data, size_t size)
 	if (r < 0 && done > 0)
 		ew__task()->outcome = EW_OUTCOME_PARTIAL;
 	return r < 0 ? r : 0;
+}
+
+int ew_pipe_write(struct ew_pipe *pipe, const void *data, size_t size)
+{
+	sigset_t set = broken_pipe(), before;
+	int r;
+
+	if (!ew__thread_is_plain())
+		return write_all(pipe, data, size);
+	pthread_sigmask(SIG_BLOCK, &set, &before);
+	r = write_all(pipe, data, size);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return r;
 }
 
 int ew_pipe_close(struct ew_pipe **pipe)

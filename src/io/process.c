@@ -153,6 +153,7 @@ static void reap_polled(struct ew__op *op)
 static void process_abort(void *resource)
 {
 	struct ew_process *process = resource;
+	siginfo_t info;
 
 	ew_resource_deinit(&process->resource);
 	if (!process->pid || look(process)) {
@@ -160,6 +161,14 @@ static void process_abort(void *resource)
 		return;
 	}
 	(void)send_signal(process, SIGKILL);
+	if (ew__thread_is_plain()) {
+		/* Whose next turn may be far: the kernel is quick, and nobody else's turn is at stake. */
+		while (waitid(P_PIDFD, (id_t)process->pidfd, &info, WEXITED | WNOWAIT) < 0 &&
+		       errno == EINTR)
+			;
+		bury(process);
+		return;
+	}
 	submit_reap(process);
 }
 

@@ -14,6 +14,7 @@
 #include "io/socket.h"
 
 #include "driver/system.h"
+#include "io/away.h"
 #include "io/op.h"
 #include "scope/resource.h"
 #include "scope/scope.h"
@@ -36,10 +37,13 @@ struct ew_socket {
 	struct ew_resource resource;
 	struct ew__op hangup;
 	struct ew__chore hangup_cancel;
-	struct ew__message abort_message;
+	struct ew__message end_message; /* to the worker, when another one ends the socket */
+	struct ew__away *away;		/* the close that waits for the worker */
+	struct ew__standing standing;
 	struct ew_scope *hangup_scope;
 	struct ew__wait *closing;
-	struct ew_worker *worker; /* whose driver has the poll, or whose buffer is lent */
+	struct ew_worker
+		*worker; /* whose driver has the poll, or whose buffer is lent; NULL: none */
 	int fd;
 	int buffer; /* lent; -1: none */
 	bool armed;
@@ -109,6 +113,14 @@ static void return_buffer(struct ew_worker *worker, unsigned number)
 	tell_of_buffer(worker);
 }
 
+/* The last touch on its worker, when that has nothing of it: from now on the socket is anybody's. */
+static void rest(struct ew_socket *socket)
+{
+	if (socket->buffer < 0 && !socket->armed && !socket->standing.link &&
+	    !socket->hangup_cancel.link)
+		socket->worker = NULL;
+}
+
 void ew_socket_release(struct ew_socket *socket)
 {
 	if (socket->buffer < 0)
@@ -116,11 +128,11 @@ void ew_socket_release(struct ew_socket *socket)
 	ew_assert(socket->worker == ew__worker);
 	return_buffer(socket->worker, (unsigned)socket->buffer);
 	socket->buffer = -1;
+	rest(socket);
 }
 
 static void finish(struct ew_socket *socket)
 {
-	ew__chore_remove(socket->worker, &socket->hangup_cancel);
 	ew__system_close(socket->fd);
 	free(socket);
 }
@@ -143,14 +155,29 @@ static void cancel_on_hangup(struct ew__chore *chore)
 	if (socket->hangup_scope && peer_has_gone(socket))
 		ew__scope_cancel_here(socket->hangup_scope, EW_REASON_PEER, NULL,
 				      socket->resource.site);
+	rest(socket);
+}
+
+static void note_events(struct ew_socket *socket, int events)
+{
+	socket->finished |= (events & POLLRDHUP) != 0;
+	socket->gone |= (events & (POLLHUP | POLLERR)) != 0;
+}
+
+/* On a plain thread nothing has watched it since the last call. */
+static void look_at_peer(struct ew_socket *socket)
+{
+	struct pollfd pollfd = { .fd = socket->fd, .events = POLLRDHUP };
+
+	if (poll(&pollfd, 1, 0) > 0)
+		note_events(socket, pollfd.revents);
 }
 
 static void hangup_seen(struct ew__op *op, int32_t events)
 {
 	struct ew_socket *socket = socket_of(op);
 
-	socket->finished |= (events & POLLRDHUP) != 0;
-	socket->gone |= (events & (POLLHUP | POLLERR)) != 0;
+	note_events(socket, events);
 	if (peer_has_gone(socket) && !socket->hangup_cancel.link)
 		ew__chore_add(socket->worker, &socket->hangup_cancel);
 }
@@ -160,27 +187,83 @@ static void hangup_completed(struct ew__op *op)
 	struct ew_socket *socket = socket_of(op);
 
 	socket->armed = false;
+	if (socket->aborted || socket->away || socket->closing)
+		ew__chore_remove(socket->worker, &socket->hangup_cancel);
 	if (socket->aborted)
 		finish(socket);
+	else if (socket->away)
+		ew__away_answer(socket->away);
 	else if (socket->closing)
 		ew__wait_end(socket->closing, 0);
-	/* Else the kernel gave it up, unasked: armed again by the next request. */
+	else
+		rest(socket); /* the kernel gave it up, unasked: armed again by the next request */
+}
+
+/* The other worker that has something of it; NULL: there is none. */
+static struct ew_worker *elsewhere(const struct ew_socket *socket)
+{
+	struct ew_worker *worker = socket->worker;
+
+	return worker == ew__worker ? NULL : worker;
+}
+
+/* On the socket's worker: what it has of it goes. The poll may still have to be awaited. */
+static void detach(struct ew_socket *socket)
+{
+	ew_socket_release(socket);
+	socket->hangup_scope = NULL;
+	ew__standing_remove(&socket->standing);
+	if (socket->worker)
+		ew__chore_remove(socket->worker, &socket->hangup_cancel);
+	if (socket->armed)
+		ew__driver_cancel(socket->worker->driver, &socket->hangup);
+}
+
+static void deliver_close(struct ew__message *message)
+{
+	struct ew_socket *socket = ew__container_of(message, struct ew_socket, end_message);
+
+	detach(socket);
+	if (!socket->armed)
+		ew__away_answer(socket->away);
+}
+
+static void socket_abort(void *resource);
+
+/* A plain thread may not be heard of for long: it ends the rest with its next call, or at its own end. */
+static int close_elsewhere(struct ew_socket *socket, struct ew_worker *worker)
+{
+	struct ew__away away;
+
+	(void)ew__system_shutdown(socket->fd, SHUT_RDWR);
+	if (ew__worker_is_plain(worker)) {
+		socket_abort(socket);
+		return 0;
+	}
+	socket->away = &away;
+	socket->end_message.deliver = deliver_close;
+	ew__away_ask(&away, worker, &socket->end_message, "a socket's other worker");
+	ew_resource_deinit(&socket->resource);
+	finish(socket);
+	return 0;
 }
 
 static int socket_close(void *resource)
 {
 	struct ew_socket *socket = resource;
+	struct ew_worker *worker = elsewhere(socket);
 	struct ew__wait wait = { .cancel = NULL };
 
+	if (worker)
+		return close_elsewhere(socket, worker);
 	ew_socket_release(socket);
 	socket->hangup_scope = NULL;
 	/* Of ten thousand that end at once, those that give space back go first. */
 	if (ew__current && ew__current->leaving)
 		ew__yield_to_leaving();
 	(void)ew__system_shutdown(socket->fd, SHUT_RDWR);
+	detach(socket);
 	if (socket->armed) {
-		ew_assert(socket->worker == ew__worker);
-		ew__driver_cancel(socket->worker->driver, &socket->hangup);
 		socket->closing = &wait;
 		ew__suspend(&wait, "the last completion of a socket");
 	}
@@ -192,33 +275,31 @@ static int socket_close(void *resource)
 /* On the socket's worker. */
 static void abort_here(struct ew_socket *socket)
 {
-	ew_socket_release(socket);
-	socket->hangup_scope = NULL;
 	(void)ew__system_shutdown(socket->fd, SHUT_RDWR);
-	if (!socket->armed) {
+	detach(socket);
+	if (socket->armed)
+		socket->aborted = true;
+	else
 		finish(socket);
-		return;
-	}
-	socket->aborted = true;
-	ew__driver_cancel(socket->worker->driver, &socket->hangup);
 }
 
 static void deliver_abort(struct ew__message *message)
 {
-	abort_here(ew__container_of(message, struct ew_socket, abort_message));
+	abort_here(ew__container_of(message, struct ew_socket, end_message));
 }
 
 static void socket_abort(void *resource)
 {
 	struct ew_socket *socket = resource;
+	struct ew_worker *worker = elsewhere(socket);
 
 	ew_resource_deinit(&socket->resource);
-	if (!socket->worker || socket->worker == ew__worker) {
+	if (!worker) {
 		abort_here(socket);
 		return;
 	}
-	socket->abort_message.deliver = deliver_abort;
-	ew__post(socket->worker, &socket->abort_message);
+	socket->end_message.deliver = deliver_abort;
+	ew__post(worker, &socket->end_message);
 }
 
 static const struct ew_resource_type socket_type = {
@@ -247,6 +328,8 @@ int ew__socket_new(int fd, const struct ew_site *site, struct ew_socket **ret_so
 		.complete = hangup_completed,
 	};
 	socket->hangup_cancel.run = cancel_on_hangup;
+	socket->standing.op = &socket->hangup;
+	socket->standing.armed = &socket->armed;
 	ew_resource_init(&socket->resource, &socket_type, site);
 	*ret_socket = socket;
 	return 0;
@@ -387,18 +470,18 @@ int ew_socket_receive(struct ew_socket *socket, const char **ret_data)
 {
 	struct ew__task_op receive = { .op = { .code = EW__OP_RECEIVE, .fd = socket->fd },
 				       .watched = socket->armed };
-	struct ew_worker *worker = ew__worker;
+	struct ew_worker *worker;
 	int r;
 
 	ew_socket_release(socket);
-	ew_assert(!socket->armed || socket->worker == worker);
+	ew_assert(!socket->armed || socket->worker == ew__worker);
 	r = ew__op_run_polled(&receive, "bytes from a peer");
 	if (r == -ENOBUFS)
 		r = receive_in_line(socket, &receive);
 	if (r <= 0)
 		return r;
 	ew_assert(receive.op.has_buffer);
-	socket->worker = worker;
+	worker = socket->worker = ew__worker;
 	worker->buffers_lent++;
 	socket->buffer = receive.op.buffer;
 	*ret_data = ew__driver_buffer(worker->driver, receive.op.buffer);
@@ -640,6 +723,8 @@ void ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope
 	ew_assert(!socket->armed || socket->worker == ew__worker);
 	socket->hangup_scope = scope;
 	socket->half_close = half_close;
+	if (ew__thread_is_plain())
+		look_at_peer(socket);
 	if (peer_has_gone(socket)) {
 		ew__scope_cancel_here(scope, EW_REASON_PEER, NULL, socket->resource.site);
 		return;
@@ -647,6 +732,10 @@ void ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope
 	if (socket->armed)
 		return;
 	socket->worker = ew__worker;
+	if (ew__thread_is_plain()) {
+		ew__standing_add(socket->worker, &socket->standing);
+		return;
+	}
 	socket->armed = true;
 	ew__driver_submit(socket->worker->driver, &socket->hangup);
 }
@@ -654,6 +743,8 @@ void ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope
 void ew_socket_forget_hangup(struct ew_socket *socket)
 {
 	socket->hangup_scope = NULL;
+	ew__standing_remove(&socket->standing);
+	rest(socket);
 }
 
 int ew_socket_close(struct ew_socket **socket)

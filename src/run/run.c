@@ -26,29 +26,48 @@
 
 #define SHUTDOWN_BUDGET_DEFAULT (30 * EW_SECOND)
 
-/* Where reports go when no worker of a runtime is at hand: the last one that was started. */
-static struct ew__runtime *_Atomic current_runtime;
+/*
+ * Where reports go when no worker of a runtime is at hand: the last one that was started, and stderr when that has ended.
+ * It does not end while a thread reports to it.
+ */
+static struct ew__runtime *current_runtime;
+static pthread_rwlock_t current_lock = PTHREAD_RWLOCK_INITIALIZER;
+
+static void set_current(struct ew__runtime *runtime)
+{
+	pthread_rwlock_wrlock(&current_lock);
+	current_runtime = runtime;
+	pthread_rwlock_unlock(&current_lock);
+}
 
 static struct ew__runtime *runtime_here(void)
 {
-	if (ew__worker && !ew__worker_is_plain(ew__worker))
-		return ew__worker->runtime;
-	return atomic_load(&current_runtime);
+	return ew__worker ? ew__worker->runtime : NULL;
+}
+
+static void report_to(const struct ew__runtime *runtime, const char *line)
+{
+	if (runtime && runtime->options.report)
+		runtime->options.report(runtime->options.report_argument, line);
+	else
+		fprintf(stderr, "endwell: %s\n", line);
 }
 
 void ew__report(const char *format, ...)
 {
-	struct ew__runtime *runtime = runtime_here();
 	char line[1024];
 	va_list arguments;
 
 	va_start(arguments, format);
 	vsnprintf(line, sizeof(line), format, arguments);
 	va_end(arguments);
-	if (runtime && runtime->options.report)
-		runtime->options.report(runtime->options.report_argument, line);
-	else
-		fprintf(stderr, "endwell: %s\n", line);
+	if (runtime_here()) {
+		report_to(runtime_here(), line);
+		return;
+	}
+	pthread_rwlock_rdlock(&current_lock);
+	report_to(current_runtime, line);
+	pthread_rwlock_unlock(&current_lock);
 }
 
 _Noreturn void ew__assert_failed(const char *condition, const char *file, int line)
@@ -393,7 +412,7 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 	ew_assert(task || !thread); /* not inside a plain thread's scheduler */
 	ew__worker = NULL;
 	ew__current = NULL;
-	atomic_store(&current_runtime, &runtime);
+	set_current(&runtime);
 	r = prepare(&runtime, options);
 	if (r < 0 && r != -EINVAL)
 		ew__report("no memory or thread for the runtime (%s)", strerror(-r));
@@ -414,7 +433,7 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 			ew__virtual_now_ns = 0;
 		pthread_sigmask(SIG_SETMASK, &before, NULL);
 	}
-	atomic_store(&current_runtime, NULL);
+	set_current(NULL);
 	ew__pool_free(runtime.pool);
 	free(runtime.threads);
 	ew__worker = thread;

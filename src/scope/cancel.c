@@ -219,7 +219,7 @@ void ew__cancel_spread(struct ew_task *task, struct ew_entry *oldest)
 
 void ew__refused(struct ew_task *task)
 {
-	if (task->head.refusals) {
+	if (task->head.refusals && !(task->head.refuse & EW__REFUSE_THREAD)) {
 		/* With virtual time such a loop would also stop the clock that leads to its force. */
 		if (ew__virtual_now_ns)
 			ew__virtual_now_ns += REFUSAL_COSTS_NS;

@@ -20,6 +20,7 @@
 
 #include "scope/resource.h"
 #include "scope/scope.h"
+#include "task/run_queue.h"
 
 #include <endwell/clock.h>
 #include <pthread.h>
@@ -78,13 +79,13 @@ static void free_thread(struct thread *thread)
 
 	ew__context_deinit(&thread->worker.scheduler, stack.bottom, thread);
 	ew__stack_put(&stack);
-	thread_here = NULL;
 }
 
 /* Its frames have gone, and with them whatever is still in the registry. */
 static void end_thread(void *argument)
 {
 	struct thread *thread = argument;
+	bool lends;
 
 	if (thread->task->head.newest)
 		ew__report("a thread has ended inside a block with a scope, place or guard, which "
@@ -96,9 +97,16 @@ static void end_thread(void *argument)
 		leave_to_parent(thread);
 	if (thread->worker.driver)
 		drain(&thread->worker);
-	close_driver(thread);
+	lends = thread->worker.standing || thread->worker.buffers_lent;
+	if (!lends)
+		close_driver(thread);
 	ew__worker = NULL;
-	free_thread(thread);
+	if (!lends)
+		free_thread(thread);
+	else
+		ew__report("a thread has ended while a socket that it gave away has a buffer of "
+			   "it, or its peer is watched here: what it needs for that is leaked");
+	thread_here = NULL;
 }
 
 /* exit(3): the frames of the caller are still there, and others may use what it has made. The kernel ends all that. */
@@ -154,8 +162,10 @@ static void submit_standing(struct ew_worker *worker)
 	struct ew__standing *standing;
 
 	for (standing = worker->standing; standing; standing = standing->next)
-		if (standing->op->state == EW__OP_IDLE)
+		if (!*standing->armed) {
+			*standing->armed = true;
 			ew__driver_submit(worker->driver, standing->op);
+		}
 }
 
 static bool standing_in_flight(const struct ew_worker *worker)
@@ -163,7 +173,7 @@ static bool standing_in_flight(const struct ew_worker *worker)
 	const struct ew__standing *standing;
 
 	for (standing = worker->standing; standing; standing = standing->next)
-		if (standing->op->state != EW__OP_IDLE)
+		if (*standing->armed)
 			return true;
 	return false;
 }
@@ -185,6 +195,17 @@ static bool task_is_ready(const struct ew_worker *worker)
 	return worker->ready || worker->leaving || worker->parting;
 }
 
+/* What the wait has brought belongs to the call that waited. */
+static void run_chores(struct ew_worker *worker)
+{
+	struct ew__chore *chore;
+
+	while ((chore = worker->chores)) {
+		ew__chore_remove(worker, chore);
+		chore->run(chore);
+	}
+}
+
 static void schedule(void)
 {
 	struct ew_worker *worker;
@@ -194,10 +215,12 @@ static void schedule(void)
 	worker = ew__worker;
 	for (;;) {
 		submit_standing(worker);
-		do
+		do {
 			ew__worker_wait(worker, &never);
-		while (!task_is_ready(worker));
+			run_chores(worker);
+		} while (!task_is_ready(worker));
 		recall_standing(worker, &never);
+		run_chores(worker);
 		ew__worker_run_tasks(worker);
 	}
 }
@@ -301,6 +324,9 @@ int ew__thread_prepare(struct ew_task *task)
 		leave_to_parent(thread);
 	if (!thread->worker.driver)
 		r = open_driver(thread);
-	ew__thread_look(task);
+	if (r == 0 && thread->worker.standing)
+		ew__yield(); /* a turn, in which they stand */
+	else
+		ew__thread_look(task);
 	return r;
 }

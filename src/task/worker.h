@@ -27,6 +27,7 @@ struct ew__standing {
 	struct ew__standing *next;
 	struct ew__standing **link; /* NULL: it does not stand */
 	struct ew__op *op;
+	bool *armed; /* it is in flight; cleared by its complete() */
 };
 
 struct ew_worker {
