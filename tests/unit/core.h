@@ -6,7 +6,7 @@
  * and child processes for what ends a process.
  */
 
-#include "ew_test.h"
+#include "plain.h"
 
 #include <endwell/clock.h>
 #include <endwell/event.h>

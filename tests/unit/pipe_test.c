@@ -5,7 +5,7 @@
  * descriptor back.
  */
 
-#include "ew_test.h"
+#include "plain.h"
 #include "task/worker.h"
 
 #include <endwell/clock.h>

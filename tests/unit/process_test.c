@@ -6,7 +6,7 @@
  * has gone. Each test ends by looking for zombies and descriptors.
  */
 
-#include "ew_test.h"
+#include "plain.h"
 
 #include <dirent.h>
 #include <endwell/clock.h>

@@ -4,7 +4,7 @@
  * Signals: each that is sent is received once, by somebody who waits, or stays pending.
  */
 
-#include "ew_test.h"
+#include "plain.h"
 #include "task/worker.h"
 
 #include <endwell/clock.h>
