@@ -53,11 +53,10 @@ static void call_cancelled(struct ew__wait *wait)
 		ew__wait_end(wait, -ECANCELED);
 }
 
-/* Nobody else's turn is at stake. What came meanwhile is seen, as after any wait. */
+/* Nobody else's turn is at stake. What comes meanwhile is seen by the next call. */
 static int make_here(struct call *call)
 {
 	call->result = call->fn(call->argument);
-	ew__thread_look(ew__task());
 	ew__task()->outcome = EW_OUTCOME_DONE;
 	return 0;
 }

@@ -645,8 +645,8 @@ TEST(listener_between_calls_of_a_thread_is_anybodys)
 	}
 	one = plain_connect(&address, sizeof(any));
 	other = plain_connect(&address, sizeof(any));
-	EXPECT_EQ(ew_listener_accept(listener, &socket), 0);
 	EXPECT_EQ(run_workers(1, accept_in_a_run, listener), 0);
+	EXPECT_EQ(ew_listener_accept(listener, &socket), 0);
 	close(one);
 	close(other);
 }
@@ -678,6 +678,33 @@ TEST(thread_whose_peer_leaves_sees_it_in_a_call_that_need_not_wait)
 	close(peer);
 	EXPECT_EQ(ew_offload(add_one, &calls, &result), -ECANCELED);
 	EXPECT_EQ(calls, 1);
+}
+
+static int receive_in_a_run(void *argument)
+{
+	struct ew_socket *socket = argument;
+	const char *data;
+	EW_SCOPE(scope);
+
+	ew_socket_cancel_on_hangup(socket, &scope, false);
+	EXPECT_EQ(ew_socket_receive(socket, &data), 1);
+	return ew_socket_close(&socket);
+}
+
+/* It was watched in two calls of the thread, and then in a runtime. */
+TEST(socket_between_calls_of_a_thread_is_anybodys)
+{
+	struct ew_socket *socket = NULL;
+	int peer = unix_peer(&socket);
+	EW_SCOPE(scope);
+
+	ew_socket_cancel_on_hangup(socket, &scope, false);
+	EXPECT_EQ(ew_sleep(1), 0);
+	EXPECT_EQ(ew_sleep(1), 0);
+	ew_socket_forget_hangup(socket);
+	EXPECT_EQ(write(peer, "x", 1), 1);
+	EXPECT_EQ(run_workers(1, receive_in_a_run, socket), 0);
+	close(peer);
 }
 
 /* ---- another worker ends it ---- */
@@ -793,6 +820,28 @@ TEST(close_of_what_a_plain_thread_has_is_a_message_to_it)
 	EXPECT_EQ(read(peer, &byte, 1), 0);
 	EXPECT_EQ(ew_sleep(1), 0);
 	close(peer);
+}
+
+static void *lend_and_end(void *argument)
+{
+	struct held held = { 0 };
+	const char *data;
+
+	*(int *)argument = unix_peer(&held.socket);
+	EXPECT_EQ(write(*(int *)argument, "x", 1), 1);
+	EXPECT_EQ(ew_socket_receive(held.socket, &data), 1);
+	on_thread(close_on_thread, &held);
+	return NULL;
+}
+
+TEST(close_of_what_a_plain_thread_has_is_done_when_that_ends)
+{
+	struct descriptors before = descriptors_now();
+	int peer;
+
+	on_thread(lend_and_end, &peer);
+	close(peer);
+	expect_same_descriptors(&before);
 }
 
 /* ---- a thread and its runs ---- */
