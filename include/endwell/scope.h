@@ -240,7 +240,7 @@ EW_API int64_t ew_scope_bound(const struct ew_scope *scope);
  * that does not end says the same.
  *
  * Does not suspend; a task may ask about its own scope.
- * Errors: -EXDEV another worker's scope: only the first part is said; -ENOTSUP outside a task.
+ * Errors: -EXDEV another worker's scope: only the first part is said; -ENOTSUP there is none, on a plain thread.
  */
 EW_API int ew_cancel_report(const struct ew_scope *scope, ew_report_fn *report, void *argument);
 

@@ -127,7 +127,7 @@ const char *ew_driver_name(void)
 
 struct ew_scope *ew__scope_of_run(void)
 {
-	return &ew__worker->runtime->root;
+	return ew__worker->runtime ? &ew__worker->runtime->root : NULL;
 }
 
 void(ew_shutdown)(void)

@@ -124,12 +124,10 @@ int64_t ew_scope_bound(const struct ew_scope *scope)
 {
 	int64_t bound_ns;
 
-	if (!ew__task()) {
-		(void)ew__outside();
-		return EW_NEVER;
-	}
-	if (!scope)
+	if (!scope && ew__worker)
 		scope = ew__scope_of_run();
+	if (!scope)
+		return EW_NEVER;
 	if (scope->worker != ew__worker)
 		return ladder_bound(scope);
 	bound_ns = scope->owner ? registry_bound(scope->owner, &scope->entry, 0)

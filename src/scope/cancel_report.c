@@ -219,23 +219,24 @@ static void say_tasks(struct reporter *reporter, const struct ew_scope *scope)
 	say(reporter, line);
 }
 
+/* NULL: a plain thread that has none open, or has not been a task yet. */
 static const struct ew_scope *innermost_scope(const struct ew_task *task)
 {
-	const struct ew_node *node = task->head.node;
+	const struct ew_node *node = task ? task->head.node : NULL;
 
-	while (node->kind != EW__NODE_SCOPE)
+	while (node && node->kind != EW__NODE_SCOPE)
 		node = node->parent;
-	return ew__container_of(node, const struct ew_scope, node);
+	return node ? ew__container_of(node, const struct ew_scope, node) : NULL;
 }
 
 int ew_cancel_report(const struct ew_scope *scope, ew_report_fn *report, void *argument)
 {
 	struct reporter reporter = { .report = report, .argument = argument };
 
-	if (!ew__task())
-		return ew__outside();
 	if (!scope)
 		scope = innermost_scope(ew__task());
+	if (!scope)
+		return -ENOTSUP;
 	say_where_from(&reporter, &scope->node);
 	if (scope->worker != ew__worker)
 		return -EXDEV;

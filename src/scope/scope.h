@@ -14,7 +14,7 @@ void ew__scope_init_root(struct ew_scope *scope, struct ew_worker *worker);
 /* The scope's tokens whose wait is over. On its worker. */
 void ew__scope_wake_waiters(struct ew_scope *scope);
 
-/* The scope around the main task of the calling task's run. */
+/* The scope around the main task of the calling task's run; NULL on a plain thread. */
 struct ew_scope *ew__scope_of_run(void);
 
 /* Its block waits for children; no longer. */
