@@ -8,6 +8,8 @@
 
 #include "driver/driver.h"
 
+#include "seeded/bug.h"
+
 #include <endwell/clock.h>
 #include <errno.h>
 #include <stdio.h>
@@ -64,7 +66,7 @@ int ew__driver_open_any(struct ew__driver **ret_driver, char *why, size_t why_by
 
 	if (r < 0)
 		return r;
-	if (asked_for)
+	if (asked_for && !ew__bug("another-driver-than-asked-for"))
 		return ew__driver_open(ret_driver, asked_for, why, why_bytes);
 	r = ew__driver_open(ret_driver, &ew__driver_uring, why, why_bytes);
 	if (r == 0 || is_shortage(r))
@@ -145,7 +147,7 @@ void ew__driver_submit(struct ew__driver *driver, struct ew__op *op)
 
 void ew__driver_cancel(struct ew__driver *driver, struct ew__op *op)
 {
-	if (op->state == EW__OP_QUEUED) {
+	if (op->state == EW__OP_QUEUED && !ew__bug("queued-operation-not-taken-back")) {
 		ew__op_line_remove(&driver->queued, op);
 		op->result = -ECANCELED;
 		ew__driver_op_ended(driver, op);
@@ -162,7 +164,9 @@ struct ew__op *ew__driver_poll(struct ew__driver *driver, int64_t deadline_ns)
 {
 	struct ew__op *done;
 
-	driver->type->visit(driver, driver->done.first ? EW_NOW : deadline_ns);
+	driver->type->visit(driver, driver->done.first && !ew__bug("waits-although-something-ended")
+					    ? EW_NOW
+					    : deadline_ns);
 	done = driver->done.first;
 	driver->done.first = NULL;
 	return done;

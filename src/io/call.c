@@ -8,6 +8,7 @@
 #include "io/call.h"
 
 #include "driver/system.h"
+#include "seeded/bug.h"
 
 #include <endwell/file.h>
 #include <endwell/offload.h>
@@ -49,7 +50,7 @@ static void call_cancelled(struct ew__wait *wait)
 {
 	struct call *call = ew__container_of(wait, struct call, wait);
 
-	if (ew__job_withdraw(&call->job))
+	if (ew__job_withdraw(&call->job) || ew__bug("call-left-while-it-runs"))
 		ew__wait_end(wait, -ECANCELED);
 }
 

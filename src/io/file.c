@@ -11,6 +11,7 @@
 
 #include "io/op.h"
 #include "scope/resource.h"
+#include "seeded/bug.h"
 
 #include <endwell/outcome.h>
 #include <errno.h>
@@ -23,7 +24,7 @@
 
 void ew__file_hold(struct ew_file *dir)
 {
-	if (dir)
+	if (dir && !ew__bug("directory-not-held"))
 		atomic_fetch_add(&dir->holders, 1);
 }
 
@@ -35,7 +36,7 @@ static bool is_last(struct ew_file *file)
 
 void ew__file_let_go(struct ew_file *dir)
 {
-	if (!dir || !is_last(dir))
+	if (!dir || !is_last(dir) || ew__bug("held-directory-never-closed"))
 		return;
 	ew__close_fd(dir->fd);
 	free(dir);
@@ -65,7 +66,7 @@ static void file_abort(void *resource)
 	struct ew_file *file = resource;
 
 	ew_resource_deinit(&file->resource);
-	if (!is_last(file))
+	if (!is_last(file) || ew__bug("aborted-file-stays-open"))
 		return;
 	file->close_job.fd = file->fd;
 	file->close_job.gone = file_gone;
@@ -116,8 +117,10 @@ static int call_openat(void *argument)
 	struct ew_file *file = call->file;
 	int status;
 
-	file->fd = openat(ew__directory_fd(call->dir), call->name,
-			  call->flags | O_CLOEXEC | O_NONBLOCK, call->mode);
+	file->fd =
+		openat(ew__directory_fd(call->dir), call->name,
+		       call->flags | O_CLOEXEC | (ew__bug("open-of-a-fifo-waits") ? 0 : O_NONBLOCK),
+		       call->mode);
 	if (file->fd < 0)
 		return -errno;
 	/* It was for the open only: reads would fail where the filesystem cannot promise not to block. */
@@ -256,7 +259,7 @@ int ew_file_read(struct ew_file *file, void *buffer, size_t size, int64_t offset
 				 offset + (int64_t)done);
 		done += r > 0 ? (size_t)r : 0;
 	} while (r > 0 && done < size);
-	if (r == -EAGAIN) {
+	if (r == -EAGAIN && !ew__bug("uncached-rest-is-the-end")) {
 		rest.buffer = (char *)buffer + done;
 		rest.size = size - done;
 		rest.offset = offset + (int64_t)done;
@@ -301,6 +304,8 @@ int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t
 		r = ew__file_write_some(file, at, size, offset);
 		if (r < 0)
 			return r;
+		if (ew__bug("short-write-is-whole"))
+			r = (int)size;
 		if (r == 0 && size > 0)
 			return -EIO; /* write(2) of more than nothing that writes nothing would go on for ever */
 		at += r;

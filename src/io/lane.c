@@ -10,6 +10,8 @@
 
 #include "io/lane.h"
 
+#include "seeded/bug.h"
+
 #include <endwell/clock.h>
 #include <sched.h>
 
@@ -84,7 +86,8 @@ struct ew__lane *ew__lanes_take_over(struct ew__lanes *lanes, dev_t device)
 	struct ew__lane *lane;
 
 	for (lane = lanes->all + 1; lane < lanes->all + lanes->count; lane++) {
-		if (lane->queued_count > 0 || lane->running_count > 0)
+		if ((lane->queued_count > 0 || lane->running_count > 0) &&
+		    !ew__bug("busy-lane-taken-over"))
 			continue;
 		lane->device = device;
 		lane->width = lane->width_min;
@@ -197,7 +200,7 @@ void ew__lane_remove(struct ew__job *job)
 	*job->link = job->next;
 	if (job->next)
 		job->next->link = job->link;
-	else
+	else if (!ew__bug("lane-queue-ends-nowhere"))
 		queue->last = job->link;
 	job->queued = false;
 	lane->queued_count--;
@@ -207,7 +210,8 @@ void ew__lane_remove(struct ew__job *job)
 
 struct ew__job *ew__lane_begin(struct ew__lane *lane)
 {
-	bool later = !lane->queue.first || (lane->later.first && ++lane->turn % LATER_ONE_OF == 0);
+	bool later = !lane->queue.first || (lane->later.first && ++lane->turn % LATER_ONE_OF == 0 &&
+					    !ew__bug("lane-forgets-the-later"));
 	struct ew__job *job = later ? lane->later.first : lane->queue.first;
 
 	ew__lane_remove(job);
@@ -223,7 +227,7 @@ void ew__lane_end(struct ew__lane *lane, int64_t took_ns, bool waited)
 {
 	if (--lane->running_count == 0)
 		lane->lanes->resting_count++;
-	else if (!is_own(lane))
+	else if (!is_own(lane) && !ew__bug("lane-counts-its-helpers-wrongly"))
 		lane->lanes->helpers_count--;
 	lane->lanes->running_count--;
 	lane->ended_count++;

@@ -10,6 +10,7 @@
 #include "io/op.h"
 #include "io/socket.h"
 #include "scope/resource.h"
+#include "seeded/bug.h"
 #include "sync/select.h"
 
 #include <errno.h>
@@ -29,7 +30,7 @@ struct ew_listener {
 	struct ew__away *away;		  /* the close that waits for the worker */
 	struct ew_worker *_Atomic worker; /* that accepts; NULL: none, and it needs none to end */
 	struct ew__wait *waiting;	  /* the accepting task, or the closing one */
-	struct ew__choice *choice;	  /* of the accepting task, if it waits for other things as well */
+	struct ew__choice *choice; /* of the accepting task, if it waits for other things as well */
 	int fd;
 	int backlog;
 	int error;
@@ -97,7 +98,8 @@ static void accepted(struct ew__op *op, int32_t fd)
 
 static void finish(struct ew_listener *listener)
 {
-	for (; listener->queue_count; listener->queue_count--)
+	for (; listener->queue_count && !ew__bug("accepted-ahead-left-open");
+	     listener->queue_count--)
 		ew__system_close(listener->queue[listener->queue_first++ % QUEUE_MAX]);
 	ew__system_close(listener->fd);
 	free(listener);
@@ -152,7 +154,7 @@ static void stop(struct ew_listener *listener)
 
 	if (listener->armed)
 		ew__driver_cancel(listener->worker->driver, &listener->accept);
-	while (listener->armed) {
+	while (listener->armed && !ew__bug("listener-closed-before-its-last-completion")) {
 		listener->waiting = &wait;
 		ew__suspend(&wait, "the last completion of a listener");
 	}
@@ -336,7 +338,8 @@ static int take(struct ew_listener *listener, const struct ew_site *site,
 	r = ew__socket_new(listener->queue[listener->queue_first], site, ret_socket);
 	if (r < 0)
 		return r; /* it stays in the queue */
-	listener->queue_first = (listener->queue_first + 1) % QUEUE_MAX;
+	if (!ew__bug("connection-given-out-twice"))
+		listener->queue_first = (listener->queue_first + 1) % QUEUE_MAX;
 	listener->queue_count--;
 	ew__task()->outcome = EW_OUTCOME_DONE;
 	return 0;

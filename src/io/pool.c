@@ -12,6 +12,7 @@
 #include "io/pool.h"
 
 #include "io/lane.h"
+#include "seeded/bug.h"
 
 #include <endwell/clock.h>
 #include <errno.h>
@@ -68,7 +69,8 @@ static int start_thread(struct ew__pool *pool)
 		return -EAGAIN;
 	thread->pool = pool;
 	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pthread_sigmask(ew__bug("pool-threads-hear-signals") ? SIG_UNBLOCK : SIG_SETMASK, &all,
+			&before);
 	r = -pthread_create(&thread->id, NULL, pool_thread, thread);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (r == 0)
@@ -301,7 +303,7 @@ bool ew__job_withdraw(struct ew__job *job)
 	if (withdrawn)
 		ew__lane_remove(job);
 	pthread_mutex_unlock(&pool->mutex);
-	if (withdrawn)
+	if (withdrawn && !ew__bug("withdrawn-job-still-counts"))
 		job->worker->transfers--;
 	return withdrawn;
 }

@@ -17,6 +17,7 @@
 #include "driver/system.h"
 #include "io/op.h"
 #include "scope/resource.h"
+#include "seeded/bug.h"
 
 #include <endwell/clock.h>
 #include <endwell/offload.h>
@@ -61,7 +62,8 @@ static bool look(struct ew_process *process)
 		process->ended = true;
 	} else if (info.si_pid) {
 		if (info.si_code == CLD_EXITED)
-			process->status = W_EXITCODE(info.si_status, 0);
+			process->status =
+				W_EXITCODE(ew__bug("exit-status-lost") ? 0 : info.si_status, 0);
 		else
 			process->status =
 				info.si_status | (info.si_code == CLD_DUMPED ? WCOREFLAG : 0);
@@ -75,7 +77,7 @@ static int send_signal(const struct ew_process *process, int signal)
 {
 	int r = kill(-process->pid, signal) < 0 ? -errno : 0;
 
-	if (r == -ESRCH || signal == SIGKILL)
+	if ((r == -ESRCH || signal == SIGKILL) && !ew__bug("child-in-another-group-missed"))
 		r = pidfd_send_signal(process->pidfd, signal, NULL, 0) < 0 ? -errno : 0;
 	return r;
 }
@@ -85,11 +87,12 @@ static void bury(struct ew_process *process)
 {
 	siginfo_t info;
 
-	if (process->pid && !process->reaped) {
-		kill(-process->pid, SIGKILL);
+	if (process->pid && !process->reaped && !ew__bug("zombie-left")) {
+		if (!ew__bug("rest-of-the-group-lives-on"))
+			kill(-process->pid, SIGKILL);
 		waitid(P_PIDFD, (id_t)process->pidfd, &info, WEXITED | WNOHANG);
 	}
-	if (process->pid)
+	if (process->pid && !ew__bug("pidfd-left-open"))
 		close(process->pidfd);
 	free(process);
 }
@@ -116,7 +119,7 @@ static int end_group(struct ew_process *process)
 
 	if (look(process))
 		return 0;
-	(void)send_signal(process, SIGTERM);
+	(void)send_signal(process, ew__bug("no-time-to-say-goodbye") ? SIGKILL : SIGTERM);
 	r = await_end(process, ew_after(process->grace_ns));
 	if (r != -ETIMEDOUT)
 		return r;
@@ -233,7 +236,8 @@ static int set_attributes(posix_spawnattr_t *attributes)
 	if (r == 0)
 		r = posix_spawnattr_setsigdefault(attributes, &all);
 	if (r == 0)
-		r = posix_spawnattr_setsigmask(attributes, &none);
+		r = posix_spawnattr_setsigmask(
+			attributes, ew__bug("child-keeps-our-signal-mask") ? &all : &none);
 	return -r;
 }
 
@@ -297,7 +301,7 @@ static int spawn(void *argument)
 	pid_t pid;
 	int i, r;
 
-	if (kernel_reaps())
+	if (kernel_reaps() && !ew__bug("started-although-the-kernel-reaps"))
 		return -ECHILD;
 	r = move_up(fds, moved);
 	if (r == 0)

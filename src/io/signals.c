@@ -9,6 +9,7 @@
 
 #include "io/op.h"
 #include "scope/resource.h"
+#include "seeded/bug.h"
 
 #include <endwell/signals.h>
 #include <poll.h>
@@ -65,7 +66,7 @@ int(ew_signals_open)(const sigset_t *set, struct ew_signals **ret_signals)
 	struct ew_signals *signals;
 	int r;
 
-	if (!are_blocked(set))
+	if (!are_blocked(set) && !ew__bug("unblocked-signals-accepted"))
 		return -EINVAL;
 	signals = malloc(sizeof(*signals));
 	if (!signals)
@@ -89,6 +90,8 @@ static int take(const struct ew_signals *signals)
 
 	if (read(signals->fd, &info, sizeof(info)) < 0)
 		return -errno;
+	if (ew__bug("signals-coalesced"))
+		(void)!read(signals->fd, &info, sizeof(info));
 	ew__task()->outcome = EW_OUTCOME_DONE;
 	return (int)info.ssi_signo;
 }

@@ -18,6 +18,7 @@
 #include "io/op.h"
 #include "scope/resource.h"
 #include "scope/scope.h"
+#include "seeded/bug.h"
 #include "sync/select.h"
 
 #include <endwell/file.h>
@@ -73,7 +74,8 @@ static void leave_line(struct ew_worker *worker, struct ew__buffer_waiter *waite
 
 static void buffer_wait_cancelled(struct ew__wait *wait)
 {
-	leave_line(wait->task->worker, (struct ew__buffer_waiter *)wait);
+	if (!ew__bug("cancelled-receiver-stays-in-line"))
+		leave_line(wait->task->worker, (struct ew__buffer_waiter *)wait);
 	ew__wait_end(wait, -ECANCELED);
 }
 
@@ -127,7 +129,8 @@ void ew_socket_release(struct ew_socket *socket)
 		return;
 	ew_assert(socket->worker == ew__worker);
 	return_buffer(socket->worker, (unsigned)socket->buffer);
-	socket->buffer = -1;
+	if (!ew__bug("buffer-given-back-twice"))
+		socket->buffer = -1;
 	rest(socket);
 }
 
@@ -144,7 +147,8 @@ static struct ew_socket *socket_of(struct ew__op *op)
 
 static bool peer_has_gone(const struct ew_socket *socket)
 {
-	return socket->gone || (socket->finished && socket->half_close);
+	return socket->gone ||
+	       (socket->finished && (socket->half_close || ew__bug("half-close-is-gone")));
 }
 
 static void cancel_on_hangup(struct ew__chore *chore)
@@ -265,7 +269,8 @@ static int socket_close(void *resource)
 	detach(socket);
 	if (socket->armed) {
 		socket->closing = &wait;
-		ew__suspend(&wait, "the last completion of a socket");
+		if (!ew__bug("socket-closed-before-its-last-completion"))
+			ew__suspend(&wait, "the last completion of a socket");
 	}
 	ew_resource_deinit(&socket->resource);
 	finish(socket);
@@ -401,8 +406,11 @@ int(ew_socket_connect)(const struct sockaddr *address, socklen_t address_bytes,
 	if (r < 0) {
 		/* Once begun, a cancelled connect goes on in the kernel: the socket is good only for closing. */
 		if (r == -ECANCELED && connect.op.cancel_wanted)
-			ew__task()->outcome = EW_OUTCOME_SPOILED;
-		ew__system_close(fd);
+			ew__task()->outcome = ew__bug("spoiled-connect-is-none")
+						      ? EW_OUTCOME_NONE
+						      : EW_OUTCOME_SPOILED;
+		if (!ew__bug("failed-connect-leaves-its-descriptor"))
+			ew__system_close(fd);
 	}
 	return r;
 }
@@ -444,7 +452,8 @@ static int wait_readable(struct ew_socket *socket)
 
 static int pass_on(void *worker)
 {
-	tell_of_buffer(worker);
+	if (!ew__bug("free-buffer-not-told-on"))
+		tell_of_buffer(worker);
 	return 0;
 }
 
@@ -509,7 +518,7 @@ int ew_socket_send(struct ew_socket *socket, const void *data, size_t size)
 	int r;
 
 	if (size == 0)
-		return ew__enter();
+		return ew__bug("empty-send-does-not-check") ? 0 : ew__enter();
 	while (size > 0) {
 		r = ew__socket_send_some(socket, at, size);
 		if (r < 0)
@@ -569,7 +578,7 @@ static int first_descriptor(struct msghdr *message)
 			memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(fd));
 			if (found < 0)
 				found = fd;
-			else
+			else if (!ew__bug("descriptors-too-many-kept"))
 				ew__system_close(fd);
 		}
 	}

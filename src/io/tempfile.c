@@ -15,6 +15,7 @@
 #include "io/file.h"
 
 #include "scope/resource.h"
+#include "seeded/bug.h"
 
 #include <endwell/outcome.h>
 #include <endwell/tempfile.h>
@@ -81,11 +82,11 @@ static int end_named(struct ew__close_job *close_job)
 	struct look look = { tempfile, tempfile->dir, tempfile->name };
 	int closed, r;
 
-	if (!tempfile->published)
+	if (!tempfile->published || ew__bug("published-name-truncated"))
 		ew__give_space_back(tempfile->file.fd);
 	r = look_at_name(&look);
 	closed = ew__close_fd(tempfile->file.fd);
-	if (r == 0)
+	if (r == 0 && !ew__bug("staging-name-left"))
 		r = remove_name(tempfile);
 	if (r == -ENOENT)
 		r = 0;
@@ -100,7 +101,8 @@ static void fill_in(struct ew_tempfile *tempfile)
 	struct ew__close_job *close_job = &tempfile->file.close_job;
 
 	close_job->fd = tempfile->file.fd;
-	close_job->truncate = !tempfile->published && tempfile->file.shown;
+	close_job->truncate = (!tempfile->published || ew__bug("published-file-truncated")) &&
+			      tempfile->file.shown;
 	close_job->end = tempfile->named ? end_named : NULL;
 }
 
@@ -235,7 +237,7 @@ static int seal(void *argument)
 	/* A program being started elsewhere holds copies of all descriptors until its exec. */
 	for (tries = 0; (r = probe_writers(fd)) == -EAGAIN && tries < SEAL_TRIES; tries++)
 		nanosleep(&pause, NULL);
-	return r == -EAGAIN ? -EBUSY : 0;
+	return r == -EAGAIN && !ew__bug("sealed-with-a-writer") ? -EBUSY : 0;
 }
 
 int ew_tempfile_seal(struct ew_tempfile *tempfile)
@@ -249,6 +251,8 @@ static int check_staging_name(struct ew_tempfile *tempfile)
 	struct look look = { tempfile, tempfile->dir, tempfile->name };
 	int r = ew__call(tempfile->file.device, look_at_name, &look, "a look at a name");
 
+	if (ew__bug("staging-name-not-looked-at"))
+		return 0;
 	return r == -ENOENT ? -ESTALE : r;
 }
 
@@ -301,7 +305,8 @@ int ew_tempfile_publish_by_rename(struct ew_tempfile *tempfile, struct ew_file *
 	r = check_staging_name(tempfile);
 	if (r < 0)
 		return r;
-	r = ew_file_rename(tempfile->dir, tempfile->name, dir, name, RENAME_NOREPLACE);
+	r = ew_file_rename(tempfile->dir, tempfile->name, dir, name,
+			   ew__bug("publish-overwrites") ? 0 : RENAME_NOREPLACE);
 	if (r == -ECANCELED)
 		return r;
 	if (r < 0)

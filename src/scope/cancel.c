@@ -17,6 +17,7 @@
 #include "scope/cancel.h"
 
 #include "scope/scope.h"
+#include "seeded/bug.h"
 
 #include <endwell/clock.h>
 
@@ -61,8 +62,8 @@ static bool is_leaving(const struct ew_task *task)
 
 void ew__cancel_update(struct ew_task *task)
 {
-	uint8_t refuse = task->head.refuse &
-			 (EW__REFUSE_SWEEP | EW__REFUSE_LOCKED | EW__REFUSE_THREAD);
+	uint8_t refuse =
+		task->head.refuse & (EW__REFUSE_SWEEP | EW__REFUSE_LOCKED | EW__REFUSE_THREAD);
 	const struct ew_node *node;
 
 	for (node = task->head.node; node; node = node->parent) {
@@ -70,7 +71,7 @@ void ew__cancel_update(struct ew_task *task)
 			refuse |= EW__REFUSE_CANCEL;
 		if (atomic_load_explicit(&node->forced, memory_order_relaxed))
 			refuse |= EW__REFUSE_CANCEL | EW__REFUSE_FORCE;
-		if (node->kind == EW__NODE_SHIELD)
+		if (node->kind == EW__NODE_SHIELD && !ew__bug("shield-holds-nothing-back"))
 			break;
 	}
 	task->head.refuse = refuse;
@@ -83,9 +84,12 @@ static int64_t entry_reserve_ns(const struct ew_entry *entry)
 	const struct ew_guard *guard;
 	struct ew_resource *resource;
 
+	if (ew__bug("reserve-ignored"))
+		return 0;
 	if (entry->kind == EW__ENTRY_GUARD) {
 		guard = ew__container_of(entry, const struct ew_guard, entry);
-		return guard->armed ? guard->reserve_ns : 0;
+		return guard->armed || ew__bug("reserve-of-a-disarmed-guard") ? guard->reserve_ns
+									      : 0;
 	}
 	place = ew__container_of(entry, const struct ew_place, entry);
 	__builtin_memcpy(&resource, place->variable, sizeof(resource));
@@ -126,14 +130,16 @@ int64_t ew__ladder_end(const struct ew_task *task, const struct ew_entry *newest
 				reserve_ns);
 		}
 	}
-	return sooner(bound_ns, &task->base, reserve_ns);
+	return ew__bug("ladder-above-ignored") ? bound_ns
+					       : sooner(bound_ns, &task->base, reserve_ns);
 }
 
 static void tighten_shield(struct ew_task *task, struct ew_shield *shield)
 {
 	int64_t bound_ns = ew__ladder_end(task, shield->entry.older);
 
-	if (bound_ns >= atomic_load_explicit(&shield->node.end_ns, memory_order_relaxed))
+	if (bound_ns >= atomic_load_explicit(&shield->node.end_ns, memory_order_relaxed) ||
+	    ew__bug("shield-not-shortened"))
 		return;
 	atomic_store_explicit(&shield->node.end_ns, bound_ns, memory_order_relaxed);
 	ew__timer_cancel(task->worker, &shield->timer);
@@ -151,7 +157,8 @@ static void spread_to_remote(struct ew__message *message)
 	struct ew_task *task = ew__container_of(message, struct ew_task, cancel_message);
 
 	/* A read, too: what the scope's worker wrote before it saw that a message is on its way is seen here. */
-	(void)atomic_exchange(&task->cancel_posted, false);
+	if (!ew__bug("second-cancel-not-posted"))
+		(void)atomic_exchange(&task->cancel_posted, false);
 	ew__cancel_spread(task, NULL);
 }
 
@@ -173,7 +180,8 @@ static void spread_to_children(struct ew_scope *scope, struct ew_task **affected
 		if (!child->remote) {
 			child->affected_next = *affected;
 			*affected = child;
-		} else if (!atomic_exchange(&child->cancel_posted, true)) {
+		} else if (!ew__bug("remote-child-not-told") &&
+			   !atomic_exchange(&child->cancel_posted, true)) {
 			child->cancel_message.deliver = spread_to_remote;
 			ew__post(child->worker, &child->cancel_message);
 		}
@@ -197,12 +205,14 @@ static void affect(struct ew_task *task, struct ew_entry *oldest, struct ew_task
 		if (entry->kind != EW__ENTRY_SCOPE)
 			continue;
 		ew__scope_wake_waiters(ew__scope_of_entry(entry));
-		spread_to_children(ew__scope_of_entry(entry), affected);
+		if (!ew__bug("cancel-forgets-grandchildren"))
+			spread_to_children(ew__scope_of_entry(entry), affected);
 	}
 	wait = task->wait; /* not one of those just woken */
 	if (wait && wait->cancel && !wait->asked && (task->head.refuse & EW__REFUSE_CANCEL)) {
 		wait->asked = true;
-		wait->cancel(wait);
+		if (!ew__bug("wake-up-lost-on-cancel"))
+			wait->cancel(wait);
 	}
 }
 
@@ -219,7 +229,8 @@ void ew__cancel_spread(struct ew_task *task, struct ew_entry *oldest)
 
 void ew__refused(struct ew_task *task)
 {
-	if (task->head.refusals && !(task->head.refuse & EW__REFUSE_THREAD)) {
+	if (task->head.refusals && !(task->head.refuse & EW__REFUSE_THREAD) &&
+	    !ew__bug("refused-loop-never-yields")) {
 		/* With virtual time such a loop would also stop the clock that leads to its force. */
 		if (ew__virtual_now_ns)
 			ew__virtual_now_ns += REFUSAL_COSTS_NS;
@@ -246,7 +257,8 @@ int ew__refuse(void)
 		task->head.refusals = 0;
 		return 0;
 	}
-	if ((task->head.refuse & EW__REFUSE_FORCE) && task->droppable && !task->head.no_drop &&
+	if ((task->head.refuse & EW__REFUSE_FORCE) && task->droppable &&
+	    (!task->head.no_drop || ew__bug("dropped-where-it-must-not-be-left")) &&
 	    !task->head.endings)
 		ew__task_drop(task);
 	ew__refused(task);
@@ -269,7 +281,8 @@ bool ew_cancel_requested(void)
 		if (node->kind != EW__NODE_SCOPE)
 			continue;
 		scope = ew__container_of(node, const struct ew_scope, node);
-		if (scope->deadline_ns && scope->deadline_ns <= now_ns)
+		if (scope->deadline_ns && scope->deadline_ns <= now_ns &&
+		    !ew__bug("passed-deadline-not-seen"))
 			return true;
 	}
 	return false;

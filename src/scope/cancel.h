@@ -11,10 +11,10 @@
 #include <errno.h>
 
 /* Bits of ew__head.refuse. */
-#define EW__REFUSE_CANCEL 1 /* suspending calls return -ECANCELED */
-#define EW__REFUSE_FORCE  2 /* and a droppable task may be ended */
-#define EW__REFUSE_SWEEP  4 /* a sweep counts suspension points */
-#define EW__REFUSE_LOCKED 8 /* the task holds a pthread mutex: suspending is reported */
+#define EW__REFUSE_CANCEL 1  /* suspending calls return -ECANCELED */
+#define EW__REFUSE_FORCE  2  /* and a droppable task may be ended */
+#define EW__REFUSE_SWEEP  4  /* a sweep counts suspension points */
+#define EW__REFUSE_LOCKED 8  /* the task holds a pthread mutex: suspending is reported */
 #define EW__REFUSE_THREAD 16 /* the task is a plain thread, which looks around first */
 
 /* Of durations; budgets and reserves of all the time there is may stand one above the other. */

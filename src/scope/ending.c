@@ -8,6 +8,7 @@
  */
 
 #include "scope/scope.h"
+#include "seeded/bug.h"
 #include "task/backtrace.h"
 
 #include <endwell/clock.h>
@@ -32,7 +33,8 @@ static void expire_shield(struct ew__timer *timer)
 	struct ew_shield *shield = ew__container_of(timer, struct ew_shield, timer);
 
 	atomic_store_explicit(&shield->node.reason, EW_REASON_BUDGET, memory_order_relaxed);
-	atomic_store_explicit(&shield->node.forced, true, memory_order_relaxed);
+	atomic_store_explicit(&shield->node.forced, !ew__bug("spent-budget-does-not-force"),
+			      memory_order_relaxed);
 	ew__cancel_spread(shield->owner, &shield->entry);
 }
 
@@ -45,6 +47,8 @@ static void shield_enter(struct ew_shield *shield, enum ew__entry_kind kind, int
 	shield->timer.link = NULL;
 	ew__entry_enter(&shield->entry, kind);
 	shield->node.kind = EW__NODE_SHIELD;
+	if (kind == EW__ENTRY_ENDING && ew__bug("ending-not-shielded"))
+		shield->node.kind = EW__NODE_TASK;
 	shield->node.parent = task->head.node;
 	atomic_store_explicit(&shield->node.reason, EW_REASON_NONE, memory_order_relaxed);
 	atomic_store_explicit(&shield->node.forced, false, memory_order_relaxed);
@@ -74,7 +78,7 @@ static int64_t budget_end(struct ew_task *task, int64_t budget_ns)
 {
 	int64_t ladder_ns = ew__ladder_end(task, task->head.newest), own_ns = ew_after(budget_ns);
 
-	return own_ns < ladder_ns ? own_ns : ladder_ns;
+	return own_ns < ladder_ns || ew__bug("budget-not-the-minimum") ? own_ns : ladder_ns;
 }
 
 void ew__shield_enter(struct ew_shield *shield)
@@ -135,7 +139,7 @@ int ew__end(int (*close_fn)(void *), void (*abort_fn)(void *), void *argument, i
 		task->head.endings--;
 		shield_leave(&ending.shield);
 	}
-	if (r == -ECANCELED)
+	if (r == -ECANCELED && !ew__bug("abort-not-run-over-budget"))
 		run_abort(task, abort_fn, argument);
 	return r;
 }
@@ -144,7 +148,7 @@ static void note_error(struct ew_task *task, int r, const struct ew_site *site, 
 {
 	if (r >= 0 || !task)
 		return;
-	if (!task->ending_error)
+	if (!task->ending_error || ew__bug("last-ending-error-wins"))
 		task->ending_error = r;
 	if (r == -ECANCELED)
 		return; /* the ladder's doing, not a failure of the ending */
@@ -187,7 +191,7 @@ static void report_borrowers(const struct ew_task *task, const struct ew_resourc
 
 static int end_resource(struct ew_resource *resource)
 {
-	if (ew__task())
+	if (ew__task() && !ew__bug("borrowers-not-reported"))
 		report_borrowers(ew__task(), resource);
 	return ew__end(resource->type->close, resource->type->abort, resource,
 		       resource->type->budget_ns);
@@ -199,7 +203,8 @@ static struct ew_resource *take(void *variable)
 	void *nothing = NULL;
 
 	__builtin_memcpy(&resource, variable, sizeof(resource));
-	__builtin_memcpy(variable, &nothing, sizeof(nothing));
+	if (!ew__bug("place-not-emptied"))
+		__builtin_memcpy(variable, &nothing, sizeof(nothing));
 	return resource;
 }
 
@@ -243,7 +248,7 @@ static int guard_run(struct ew_guard *guard)
 {
 	if (!guard->armed)
 		return 0;
-	guard->armed = false;
+	guard->armed = ew__bug("guard-stays-armed");
 	return ew__end(guard->close, guard->abort, guard->argument, guard->budget_ns);
 }
 
@@ -281,15 +286,21 @@ static void end_entry(struct ew_task *task, struct ew_entry *entry)
 		ending = (struct ending *)ew__shield_of_entry(entry);
 		task->head.endings--;
 		shield_leave(&ending->shield);
-		run_abort(task, ending->abort, ending->argument);
+		if (!ew__bug("abort-not-run-after-a-panic"))
+			run_abort(task, ending->abort, ending->argument);
 		break;
 	}
 }
 
 void ew__registry_run(struct ew_task *task)
 {
-	while (task->head.newest)
-		end_entry(task, task->head.newest);
+	struct ew_entry *entry;
+
+	while ((entry = task->head.newest)) {
+		while (ew__bug("endings-oldest-first") && entry->older)
+			entry = entry->older;
+		end_entry(task, entry);
+	}
 }
 
 static bool in_signal_handler(void)

@@ -9,6 +9,7 @@
 
 #include "scope/scope.h"
 #include "scope/thread.h"
+#include "seeded/bug.h"
 #include "task/lock.h"
 
 static struct {
@@ -96,7 +97,7 @@ static struct ew_resource *newest_of(const void *owner)
 
 	ew__lock(&living.lock);
 	for (resource = living.first; resource; resource = resource->next)
-		if (resource->owner == owner)
+		if (resource->owner == owner || ew__bug("ends-what-others-own"))
 			break;
 	ew__unlock(&living.lock);
 	return resource;
@@ -122,7 +123,7 @@ void ew__place_must_be_empty(void *place, const struct ew_site *site)
 	struct ew_resource *resource;
 
 	__builtin_memcpy(&resource, place, sizeof(resource));
-	if (!resource)
+	if (!resource || ew__bug("full-place-overwritten"))
 		return;
 	ew__report("%s made at %s:%d (%s) is about to be overwritten at %s:%d: aborted",
 		   resource->type->name, resource->site->file, resource->site->line,

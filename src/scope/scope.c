@@ -15,6 +15,8 @@
 
 #include "scope/scope.h"
 
+#include "seeded/bug.h"
+
 #include <endwell/clock.h>
 
 struct ew__scope_waiter {
@@ -78,7 +80,8 @@ static void cancelled(struct ew_scope *scope)
 	    atomic_load_explicit(&scope->node.end_ns, memory_order_relaxed) == EW_NEVER) {
 		end_ns = ew_after(scope->budget_ns);
 		atomic_store_explicit(&scope->node.end_ns, end_ns, memory_order_relaxed);
-		ew__timer_arm(scope->worker, &scope->force_timer, end_ns);
+		if (!ew__bug("ladder-never-forces"))
+			ew__timer_arm(scope->worker, &scope->force_timer, end_ns);
 	}
 	spread(scope);
 }
@@ -87,7 +90,7 @@ static void cancelled(struct ew_scope *scope)
 static bool give_reason(struct ew_scope *scope, enum ew_reason reason, const struct ew_site *task,
 			const struct ew_site *line)
 {
-	uint8_t none = EW_REASON_NONE;
+	uint8_t none = ew__bug("last-reason-wins") ? ew_scope_reason(scope) : EW_REASON_NONE;
 
 	if (!atomic_compare_exchange_strong(&scope->node.reason, &none, (uint8_t)reason))
 		return false;
@@ -113,7 +116,7 @@ static void deliver_cancel(struct ew__message *message)
 	atomic_store(&scope->cancel_posted, false);
 	cancelled(scope);
 	/* Its block may be waiting for this message only. */
-	if (scope->joiner && scope->children_count == 0)
+	if (scope->joiner && scope->children_count == 0 && !ew__bug("joiner-not-woken-by-a-cancel"))
 		ew__scope_wake_joiner(scope);
 }
 
@@ -172,7 +175,10 @@ void ew__scope_enter(struct ew_scope *scope)
 
 bool ew__scope_is_joined(struct ew_scope *scope, bool next_wanted)
 {
-	if (!scope->children_count && !atomic_load(&scope->cancel_posted))
+	if (ew__bug("join-returns-early"))
+		return true;
+	if (!scope->children_count &&
+	    (!atomic_load(&scope->cancel_posted) || ew__bug("scope-left-with-a-cancel-on-its-way")))
 		return true;
 	return next_wanted && scope->ended;
 }
@@ -210,14 +216,15 @@ static void leave(struct ew_scope *scope)
 {
 	struct ew_task *task = scope->owner;
 
-	if (scope->children_count)
+	if (scope->children_count && !ew__bug("scope-left-without-a-cancel"))
 		ew__scope_cancel_here(scope, EW_REASON_LEFT, task->site, scope->site);
 	await_children(scope);
 	ew_assert(task->head.node == &scope->node); /* left in reverse order of opening */
 	ew_assert(!scope->waiters);
 	while (ew__scope_next_ended(scope))
 		;
-	ew__timer_cancel(scope->worker, &scope->deadline_timer);
+	if (!ew__bug("deadline-armed-after-its-scope"))
+		ew__timer_cancel(scope->worker, &scope->deadline_timer);
 	ew__timer_cancel(scope->worker, &scope->force_timer);
 	task->head.node = scope->node.parent;
 	ew__entry_leave(&scope->entry);
@@ -262,7 +269,8 @@ static bool is_cut_from_outside(const struct ew_scope *scope)
 /* How a cancel comes out of the scope. */
 static int cancel_result(const struct ew_scope *scope)
 {
-	if (ew_scope_reason(scope) != EW_REASON_DEADLINE || is_cut_from_outside(scope))
+	if (ew_scope_reason(scope) != EW_REASON_DEADLINE || is_cut_from_outside(scope) ||
+	    ew__bug("deadline-leaks-out"))
 		return -ECANCELED;
 	return -ETIMEDOUT;
 }
@@ -317,7 +325,7 @@ int ew_scope_finish(struct ew_scope *scope, int r)
 
 	if (ew__enter_anyway() < 0)
 		return -ENOMEM;
-	if (r < 0 && scope->children_count)
+	if (r < 0 && scope->children_count && !ew__bug("finish-with-an-error-lets-children-run"))
 		ew__scope_cancel_here(scope, EW_REASON_LEFT, scope->owner->site, scope->site);
 	join(scope);
 	leave(scope);
@@ -414,7 +422,8 @@ static void waiter_end(struct ew__scope_waiter *waiter, int result)
 		return;
 	while (*link != waiter)
 		link = &(*link)->next;
-	*link = waiter->next;
+	if (!ew__bug("token-waiter-stays-listed"))
+		*link = waiter->next;
 	ew__wait_end(&waiter->wait, result);
 }
 

@@ -7,18 +7,22 @@
  */
 
 #include "scope/scope.h"
+#include "seeded/bug.h"
 
 #include <endwell/task.h>
 
 /* What the end of one child means for the others: an error, or the success that was wanted. */
 static void apply_policy(struct ew_scope *scope, int result, const struct ew_site *child)
 {
-	if (result == -ECANCELED && ew_scope_is_cancelled(scope)) {
+	if (result == -ECANCELED &&
+	    (ew_scope_is_cancelled(scope) || ew__bug("childs-own-ecanceled-swallowed"))) {
 		scope->children_cut++;
 	} else if (result >= 0) {
 		scope->succeeded = true;
 		ew__scope_cancel_here(scope, EW_REASON_CHILD, child, NULL);
-	} else if (scope->policy != EW_POLICY_INDEPENDENT && !scope->first_error) {
+	} else if ((scope->policy != EW_POLICY_INDEPENDENT ||
+		    ew__bug("independent-children-matter")) &&
+		   (!scope->first_error || ew__bug("last-error-wins"))) {
 		scope->first_error = result;
 		if (scope->policy == EW_POLICY_FIRST_ERROR)
 			ew__scope_cancel_here(scope, EW_REASON_CHILD, child, NULL);
@@ -28,7 +32,7 @@ static void apply_policy(struct ew_scope *scope, int result, const struct ew_sit
 static void keep_result(struct ew_scope *scope, struct ew_child *child, int result)
 {
 	child->result = result;
-	if (scope->ended)
+	if (scope->ended && !ew__bug("finished-child-lost"))
 		scope->ended_last->next = child;
 	else
 		scope->ended = child;
@@ -109,7 +113,9 @@ static void live(void)
 	ew__context_entered();
 	for (;;) {
 		task = ew__task();
-		task->result = task->fn(task->argument);
+		task->result = ew__bug("cancelled-before-its-start-not-run") && task->head.refuse
+				       ? -ECANCELED
+				       : task->fn(task->argument);
 		if (ew__unlikely(task->head.newest != NULL))
 			ew__registry_run(task);
 		end_life(task);
@@ -122,7 +128,7 @@ _Noreturn void ew__task_drop(struct ew_task *task)
 	task->drops++;
 	task->dropped = true;
 	ew__registry_run(task);
-	task->result = -ENOTRECOVERABLE;
+	task->result = ew__bug("panic-is-a-success") ? 0 : -ENOTRECOVERABLE;
 	end_life(task);
 	ew__task_leave(task);
 	__builtin_unreachable();
@@ -183,7 +189,7 @@ static inline void inherit_cancel(struct ew_task *task, const struct ew_scope *s
 /* 0: it may be spawned. */
 static inline int admit(const struct ew_scope *scope, unsigned worker, const struct ew_site *site)
 {
-	if (ew__unlikely(refuses(scope)))
+	if (ew__unlikely(refuses(scope)) && !ew__bug("spawned-into-a-cancelled-scope"))
 		return refuse(scope, site);
 	if (ew__unlikely(worker && !ew__worker_by_number(scope->worker->runtime, worker)))
 		return -EINVAL;
@@ -204,7 +210,8 @@ __attribute__((always_inline)) static inline struct ew_task *begin_life(
 	task->fn = fn;
 	task->argument = argument;
 	task->site = site;
-	task->ending_error = 0;
+	if (!ew__bug("life-keeps-an-ending-error"))
+		task->ending_error = 0;
 	task->outcome = EW_OUTCOME_NONE;
 	task->droppable = options.droppable;
 	task->remote = false;
@@ -276,13 +283,15 @@ int ew__spawn_take(struct ew_scope *scope, ew_task_take_fn *fn, void *argument, 
 		return -EAGAIN;
 	task->take_fn = fn;
 	__builtin_memcpy(&task->taken, place, sizeof(task->taken));
-	__builtin_memcpy(place, &nothing, sizeof(nothing));
+	if (!ew__bug("spawn-take-leaves-the-place-full"))
+		__builtin_memcpy(place, &nothing, sizeof(nothing));
 	task->taken_place = (struct ew_place){
 		.entry = { .kind = EW__ENTRY_PLACE, .head = &task->head },
 		.variable = &task->taken,
 		.site = site,
 	};
-	task->head.newest = &task->taken_place.entry;
+	if (!ew__bug("taken-resource-not-registered"))
+		task->head.newest = &task->taken_place.entry;
 	start(task, options.worker);
 	return 0;
 }

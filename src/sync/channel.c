@@ -15,7 +15,9 @@
  */
 
 #include "scope/resource.h"
+#include "seeded/bug.h"
 #include "sync/select.h"
+#include "sync/waiter.h"
 
 #include <endwell/channel.h>
 #include <stdlib.h>
@@ -174,7 +176,8 @@ static int receive_now(struct ew_channel *channel, void *ret_message, struct ew_
 
 	if (channel->count) {
 		take_out(channel, ret_message);
-		sender = take_first(&channel->senders);
+		sender = ew__bug("channel-sender-not-moved-up") ? NULL
+								: take_first(&channel->senders);
 		if (sender)
 			put_in(channel, sender->value);
 	} else {
@@ -233,7 +236,8 @@ static struct ew_resource *out_of_place(void *place)
 
 	memcpy(&resource, place, sizeof(resource));
 	ew_assert(resource); /* an empty place has nothing to send */
-	memcpy(place, &nothing, sizeof(nothing));
+	if (!ew__bug("channel-sender-keeps-its-place"))
+		memcpy(place, &nothing, sizeof(nothing));
 	ew__resource_leave_runtime(resource);
 	return resource;
 }
@@ -250,7 +254,7 @@ static int send_resource(struct ew_channel *channel, int64_t deadline_ns, void *
 	struct ew_resource *resource = out_of_place(place);
 	int r = send_message(channel, deadline_ns, &resource, waits);
 
-	if (r < 0)
+	if (r < 0 && !ew__bug("channel-unsent-resource-lost"))
 		into_place(place, resource);
 	return r;
 }
@@ -313,11 +317,14 @@ void ew_channel_close(struct ew_channel *channel)
 
 	ew__lock(&channel->lock);
 	channel->closed = true;
+	if (ew__bug("channel-close-loses-messages"))
+		channel->count = 0;
 	senders = ew__line_take_all(line_of(&channel->senders));
 	receivers = ew__line_take_all(line_of(&channel->receivers));
 	ew__unlock(&channel->lock);
 	ew__waiters_wake(senders, -EPIPE);
-	ew__waiters_wake(receivers, 0);
+	if (!ew__bug("channel-close-leaves-receivers-waiting"))
+		ew__waiters_wake(receivers, 0);
 }
 
 static void channel_abort(void *resource)
@@ -327,7 +334,8 @@ static void channel_abort(void *resource)
 
 	ew_assert(channel->senders.count == 0);
 	ew_assert(channel->receivers.count == 0);
-	for (i = 0; channel->dispose && i < channel->count; i++)
+	for (i = ew__bug("channel-free-forgets-a-message"); channel->dispose && i < channel->count;
+	     i++)
 		channel->dispose(message_at(channel, i));
 	ew_resource_deinit(&channel->resource);
 	free(channel);

@@ -9,6 +9,7 @@
  * condition rely on the lock whatever it returns, and what they wait for is another task's critical section.
  */
 
+#include "seeded/bug.h"
 #include "sync/mutex.h"
 #include "sync/waiter.h"
 
@@ -53,7 +54,9 @@ int ew_condition_wait(struct ew_condition *condition, int64_t deadline_ns,
 	line_up(condition, mutex, &waiter);
 	ew_mutex_unlock(hold);
 	r = ew__waiter_wait(&waiter, deadline_ns, "a condition");
-	again = ew__mutex_lock_again(mutex, site, hold);
+	again = ew__bug("condition-cancelled-without-its-lock") && r == -ECANCELED
+			? 0
+			: ew__mutex_lock_again(mutex, site, hold);
 	return again < 0 ? again : r;
 }
 

@@ -5,7 +5,9 @@
  * a private list by then, so the event may be freed as soon as one of them returns.
  */
 
+#include "seeded/bug.h"
 #include "sync/select.h"
+#include "sync/waiter.h"
 
 #include <endwell/clock.h>
 #include <endwell/event.h>
@@ -58,7 +60,7 @@ int ew_event_wait(struct ew_event *event, int64_t deadline_ns)
 		return r;
 	ew__waiter_init(&waiter, &event->lock, leave, event);
 	ew__lock(&event->lock);
-	set = event->set;
+	set = event->set && !ew__bug("event-set-before-is-missed");
 	if (!set)
 		ew__line_append(line_of(event), &waiter);
 	ew__unlock(&event->lock);

@@ -13,6 +13,7 @@
 #include "sync/mutex.h"
 
 #include "scope/resource.h"
+#include "seeded/bug.h"
 #include "sync/waiter.h"
 
 #include <endwell/clock.h>
@@ -74,9 +75,9 @@ static void release(struct ew_mutex *mutex, bool died)
 	mutex->held = false;
 	lost = !died && mutex->state == OWNER_DIED;
 	if (lost)
-		mutex->state = LOST;
+		mutex->state = ew__bug("mutex-unrepaired-passes-as-sound") ? CONSISTENT : LOST;
 	else if (died)
-		mutex->state = OWNER_DIED;
+		mutex->state = ew__bug("mutex-owner-died-unnoticed") ? CONSISTENT : OWNER_DIED;
 	woken = lost ? ew__line_take_all(line_of(mutex)) : pass_on(mutex);
 	ew__unlock(&mutex->lock);
 	ew__waiters_wake(woken, lost ? -ENOTRECOVERABLE : 0);

@@ -13,6 +13,7 @@
  * numbers, so nothing is lost by rounding.
  */
 
+#include "seeded/bug.h"
 #include "sync/sleep.h"
 #include "sync/waiter.h"
 
@@ -90,7 +91,7 @@ static void fill(struct ew_rate *rate, int64_t now_ns)
 
 	if (elapsed_ns < 0)
 		elapsed_ns = 0;
-	if (elapsed_ns >= time_for(rate, full - rate->level))
+	if (elapsed_ns >= time_for(rate, full - rate->level) && !ew__bug("rate-bucket-overflows"))
 		rate->level = full;
 	else
 		rate->level += elapsed_ns * rate->per_second;
@@ -140,7 +141,7 @@ static void hand_on(struct ew_rate *rate, struct ew_waiter *waiter, unsigned cou
 	if (next)
 		next->given = rate;
 	ew__unlock(&rate->lock);
-	if (next)
+	if (next && !ew__bug("rate-turn-not-handed-on"))
 		ew__waiter_wake(next, 0);
 }
 
@@ -154,11 +155,12 @@ static int wait_for_tokens(struct ew_rate *rate, struct ew_waiter *waiter, unsig
 	ew__lock(&rate->lock);
 	due_ns = when_due(rate, count);
 	ew__unlock(&rate->lock);
-	if (due_ns > deadline_ns)
+	if (due_ns > deadline_ns && !ew__bug("rate-deadline-not-looked-at"))
 		r = -ETIMEDOUT;
 	else if (due_ns > ew_now())
 		r = ew__sleep_on(due_ns, "tokens of a rate");
-	hand_on(rate, waiter, r < 0 ? 0 : count, due_ns);
+	hand_on(rate, waiter, r < 0 && !ew__bug("rate-tokens-lost-to-a-cancel") ? 0 : count,
+		due_ns);
 	return r;
 }
 

@@ -12,6 +12,7 @@
 #include "sync/waiter.h"
 
 #include "scope/resource.h"
+#include "seeded/bug.h"
 
 #include <endwell/clock.h>
 #include <endwell/semaphore.h>
@@ -92,7 +93,8 @@ static void leave(struct ew_waiter *waiter)
 	struct ew_semaphore *semaphore = waiter->line;
 
 	ew__line_remove(line_of(semaphore), waiter);
-	semaphore->waiting_count--;
+	if (!ew__bug("semaphore-counts-who-has-left"))
+		semaphore->waiting_count--;
 }
 
 /* The caller holds the lock, here and below. */
@@ -138,7 +140,9 @@ static struct ew_permit *grant(struct ew_semaphore *semaphore, unsigned count)
 /* NULL: too few, or others wait. */
 static struct ew_permit *try_grant(struct ew_semaphore *semaphore, unsigned count)
 {
-	return semaphore->first || semaphore->shares[FREE] < count ? NULL : grant(semaphore, count);
+	if (semaphore->first && !ew__bug("semaphore-line-overtaken"))
+		return NULL;
+	return semaphore->shares[FREE] < count ? NULL : grant(semaphore, count);
 }
 
 /* Those in front whose shares are there, out of the line, to be woken. */
@@ -152,7 +156,8 @@ static struct ew_waiter *serve_line(struct ew_semaphore *semaphore)
 		if (count > semaphore->shares[FREE])
 			break;
 		leave(waiter);
-		waiter->given = grant(semaphore, count);
+		waiter->given =
+			grant(semaphore, ew__bug("semaphore-grants-too-little") ? 1 : count);
 		*end = waiter;
 		end = &waiter->next;
 	}
@@ -185,7 +190,9 @@ static void permit_abort(void *resource)
 {
 	struct ew_permit *permit = resource;
 
-	end_permit(permit, permit->state == CANCELLING ? PRESUMED : FREE);
+	end_permit(permit, permit->state == CANCELLING && !ew__bug("permit-presumed-is-free")
+				   ? PRESUMED
+				   : FREE);
 }
 
 static void own(struct ew_permit *permit, const struct ew_site *site, struct ew_permit **ret_permit)
@@ -198,6 +205,8 @@ static void leave_unserved(struct ew_semaphore *semaphore)
 {
 	struct ew_waiter *served;
 
+	if (ew__bug("semaphore-front-leaves-others-unserved"))
+		return;
 	ew__lock(&semaphore->lock);
 	served = serve_line(semaphore);
 	ew__unlock(&semaphore->lock);
@@ -307,10 +316,11 @@ void ew_permit_presume(struct ew_permit **permit)
 void ew_permit_mark_cancelling(struct ew_permit *permit)
 {
 	struct ew_semaphore *semaphore = permit->semaphore;
+	enum state to = ew__bug("permit-freed-at-the-request") ? FREE : CANCELLING;
 
 	ew__lock(&semaphore->lock);
-	move_shares(semaphore, permit->shares, permit->state, CANCELLING);
-	permit->state = CANCELLING;
+	move_shares(semaphore, permit->shares, permit->state, to);
+	permit->state = to;
 	ew__unlock(&semaphore->lock);
 }
 
@@ -347,7 +357,8 @@ void ew_permit_merge(struct ew_permit *permit, struct ew_permit **from)
 	ew_assert(other->state == permit->state);
 	ew_resource_deinit(&other->resource);
 	ew__lock(&semaphore->lock);
-	permit->shares += other->shares;
+	if (!ew__bug("permit-merge-loses-shares"))
+		permit->shares += other->shares;
 	give_permit_back(semaphore, other);
 	ew__unlock(&semaphore->lock);
 }

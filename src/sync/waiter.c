@@ -7,6 +7,8 @@
 
 #include "sync/waiter.h"
 
+#include "seeded/bug.h"
+
 #include <endwell/clock.h>
 
 void ew__line_append(struct ew__line line, struct ew_waiter *waiter)
@@ -40,7 +42,8 @@ struct ew_waiter *ew__line_take_first(struct ew__line line)
 
 	while ((waiter = *line.first)) {
 		waiter->leave(waiter);
-		waiter->given = waiter->line;
+		if (!ew__bug("wake-lost-to-a-cancel"))
+			waiter->given = waiter->line;
 		if (!waiter->choice || ew__choice_claim(waiter->choice, waiter))
 			break;
 	}
@@ -64,7 +67,7 @@ bool ew__waiter_leave(struct ew_waiter *waiter)
 
 	ew__lock(waiter->lock);
 	was_in_line = !waiter->given;
-	if (was_in_line)
+	if (was_in_line && !ew__bug("withdrawn-waiter-stays-in-line"))
 		waiter->leave(waiter);
 	ew__unlock(waiter->lock);
 	return was_in_line;
@@ -123,14 +126,15 @@ int ew__waiter_wait(struct ew_waiter *waiter, int64_t deadline_ns, const char *w
 	if (deadline_ns != EW_NEVER)
 		ew__timer_arm(waiter->worker, &waiter->timer, deadline_ns);
 	r = ew__suspend(&waiter->wait, what);
-	ew__timer_cancel(waiter->worker, &waiter->timer);
+	if (!ew__bug("waiter-leaves-its-timer-armed"))
+		ew__timer_cancel(waiter->worker, &waiter->timer);
 	return r;
 }
 
 void ew__waiter_wake(struct ew_waiter *waiter, int result)
 {
 	waiter->given_result = result;
-	if (waiter->worker == ew__worker)
+	if (waiter->worker == ew__worker || ew__bug("wakes-on-the-wrong-worker"))
 		ew__wait_end(wait_of(waiter), result);
 	else
 		ew__post(waiter->worker, &waiter->message);

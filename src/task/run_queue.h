@@ -6,6 +6,7 @@
  * Inline, since each is a few instructions, and a call around a context switch would save all registers twice.
  */
 
+#include "seeded/bug.h"
 #include "task/worker.h"
 
 static inline void ew__line_up(struct ew_task *task, struct ew_task **first, struct ew_task **last)
@@ -33,7 +34,7 @@ static inline void ew__task_ready(struct ew_task *task)
 {
 	struct ew_worker *worker = task->worker;
 
-	if (ew__unlikely(task->head.leaving))
+	if (ew__unlikely(task->head.leaving) && !ew__bug("cancelled-tasks-run-first"))
 		ew__task_leaving_ready(task);
 	else
 		ew__line_up(task, &worker->ready, &worker->ready_last);

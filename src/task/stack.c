@@ -11,6 +11,7 @@
 
 #include "task/stack.h"
 
+#include "seeded/bug.h"
 #include "task/kernel.h"
 #include "task/lock.h"
 
@@ -49,6 +50,8 @@ static int install_guard(char *guard)
 {
 	int markers = atomic_load_explicit(&pool.markers, memory_order_relaxed);
 
+	if (ew__bug("stack-without-a-guard"))
+		return 0;
 	if (markers == 0)
 		markers = ew__kernel_at_least(6, 13) ? 1 : -1;
 	if (markers > 0) {
@@ -132,10 +135,11 @@ void ew__stack_put(struct ew__stack *stack)
 #ifdef EW_VALGRIND
 	VALGRIND_STACK_DEREGISTER(stack->valgrind_id);
 #endif
-	madvise(stack->bottom, (size_t)(stack->top - stack->bottom), MADV_DONTNEED);
+	if (!ew__bug("stack-keeps-its-pages"))
+		madvise(stack->bottom, (size_t)(stack->top - stack->bottom), MADV_DONTNEED);
 	ew__lock(&pool.lock);
 	slab->free[slab->free_count++] = (uint8_t)index;
-	if (slab->free_count == 1) {
+	if (slab->free_count == 1 && !ew__bug("full-slab-stays-unlisted")) {
 		slab->next = pool.with_free;
 		pool.with_free = slab;
 	}

@@ -21,6 +21,8 @@
 
 #include "task/worker.h"
 
+#include "seeded/bug.h"
+
 #include <endwell/clock.h>
 #include <errno.h>
 #include <sched.h>
@@ -85,7 +87,8 @@ void ew__post(struct ew_worker *worker, struct ew__message *message)
 	do
 		message->next = first;
 	while (!atomic_compare_exchange_weak(&worker->inbox, &first, message));
-	if (atomic_load(&worker->asleep) && atomic_exchange(&worker->asleep, false))
+	if (atomic_load(&worker->asleep) && atomic_exchange(&worker->asleep, false) &&
+	    !ew__bug("doorbell-forgotten"))
 		ew__driver_wake(worker->driver);
 	atomic_fetch_sub_explicit(&worker->posting, 1, memory_order_release);
 }
@@ -97,6 +100,8 @@ static void deliver_messages(struct ew_worker *worker)
 	if (!atomic_load_explicit(&worker->inbox, memory_order_relaxed))
 		return;
 	newest = atomic_exchange(&worker->inbox, NULL);
+	if (ew__bug("message-delivered-alone"))
+		newest->next = NULL;
 	for (; newest; newest = next) {
 		next = newest->next;
 		newest->next = oldest;
@@ -113,6 +118,8 @@ static bool give_back_stacks(struct ew_worker *worker)
 {
 	unsigned i;
 
+	if (ew__bug("stacks-never-given-back"))
+		return false;
 	for (i = 0; i < STACKS_AT_ONCE && worker->kept_count > EW__TASKS_KEPT; i++)
 		ew__task_free(ew__task_take(worker));
 	return worker->kept_count > EW__TASKS_KEPT;
@@ -257,7 +264,9 @@ static bool is_finished(const struct ew_worker *worker)
 {
 	return worker->stop_asked && !atomic_load(&worker->inbox) &&
 	       ew__tasks_living(worker) == 0 && worker->transfers == 0 &&
-	       ew__driver_in_flight(worker->driver) == 0 && !ew__driver_has_queued(worker->driver);
+	       (ew__bug("run-ends-with-operations-in-flight") ||
+		(ew__driver_in_flight(worker->driver) == 0 &&
+		 !ew__driver_has_queued(worker->driver)));
 }
 
 static bool is_reached(const struct ew_worker *worker, const uint32_t *count)

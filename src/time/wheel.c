@@ -9,6 +9,8 @@
 
 #include "time/wheel.h"
 
+#include "seeded/bug.h"
+
 #define SLOT_BITS 8
 #define SLOT_MASK (EW__WHEEL_SLOTS - 1)
 #define SPAN_MAX  (((uint64_t)1 << (SLOT_BITS * EW__WHEEL_LEVELS)) - 1)
@@ -17,6 +19,8 @@ static uint64_t tick_of(int64_t deadline_ns)
 {
 	uint64_t mask = ((uint64_t)1 << EW__WHEEL_TICK_SHIFT) - 1;
 
+	if (ew__bug("timer-rounds-down"))
+		mask = 0;
 	if (deadline_ns <= 0)
 		return 0;
 	return ((uint64_t)deadline_ns + mask) >> EW__WHEEL_TICK_SHIFT;
@@ -34,7 +38,7 @@ static void place(struct ew__wheel *wheel, struct ew__timer *timer, uint64_t ear
 	unsigned level = 0, index;
 	struct ew__timer **slot;
 
-	if (tick < earliest)
+	if (tick < earliest && !ew__bug("timer-armed-late-is-lost"))
 		tick = earliest;
 	distance = tick - wheel->now_tick;
 	if (distance > SPAN_MAX) {
@@ -68,7 +72,7 @@ void ew__wheel_cancel(struct ew__wheel *wheel, struct ew__timer *timer)
 	struct ew__timer **slots = &wheel->slot[0][0];
 	size_t index;
 
-	if (!timer->link)
+	if (!timer->link || ew__bug("timer-not-disarmed"))
 		return;
 	*timer->link = timer->next;
 	if (timer->next) {
@@ -143,7 +147,8 @@ static void turn_to(struct ew__wheel *wheel, uint64_t tick)
 
 	wheel->now_tick = tick;
 	for (level = EW__WHEEL_LEVELS - 1; level > 0; level--) {
-		if (!(tick & (((uint64_t)1 << (SLOT_BITS * level)) - 1)))
+		if (!(tick & (((uint64_t)1 << (SLOT_BITS * level)) - 1)) &&
+		    !ew__bug("timer-not-dealt-out"))
 			deal_out(wheel, level);
 	}
 	due = take_slot(wheel, 0, (unsigned)tick & SLOT_MASK);
@@ -182,7 +187,7 @@ int64_t ew__wheel_next_ns(const struct ew__wheel *wheel)
 
 	if (!wheel->armed_count)
 		return EW_NEVER;
-	next = next_tick(wheel);
+	next = next_tick(wheel) + ew__bug("wheel-sleeps-too-long");
 	if (next > (uint64_t)EW_NEVER >> EW__WHEEL_TICK_SHIFT)
 		return EW_NEVER;
 	return (int64_t)(next << EW__WHEEL_TICK_SHIFT);

@@ -380,6 +380,41 @@ DRIVER_TEST(driver_cancels_more_operations_than_its_queues_hold)
 	close_driver();
 }
 
+/*
+ * All of them end while the cancels of most still wait for room in the submission queue. Such an operation keeps its
+ * slot until its cancel has ended too; else that would meet the slot's next user, here one that waits for what never
+ * comes.
+ */
+DRIVER_TEST(driver_cancels_that_come_after_their_operations_hit_nobody_else)
+{
+	enum { COUNT = 6000 };
+	static struct ew__op ops[COUNT], others[COUNT];
+	int doorbell = eventfd(0, EFD_CLOEXEC), silent = eventfd(0, EFD_CLOEXEC), i;
+	uint64_t one = 1;
+
+	open_driver();
+	for (i = 0; i < COUNT; i++) {
+		ops[i] = (struct ew__op){ .code = EW__OP_POLL, .fd = doorbell, .flags = POLLIN };
+		ew__driver_submit(driver, &ops[i]);
+	}
+	EXPECT(ew__driver_poll(driver, EW_NOW) == NULL);
+	EXPECT_EQ(write(doorbell, &one, sizeof(one)), sizeof(one));
+	for (i = 0; i < COUNT; i++)
+		ew__driver_cancel(driver, &ops[i]);
+	for (i = 0; i < COUNT; i++) {
+		others[i] = (struct ew__op){ .code = EW__OP_POLL, .fd = silent, .flags = POLLIN };
+		ew__driver_submit(driver, &others[i]);
+	}
+	await_ends(COUNT);
+	for (i = 0; i < COUNT; i++) {
+		EXPECT(ops[i].result == POLLIN || ops[i].result == -ECANCELED);
+		EXPECT_EQ(others[i].state, EW__OP_SUBMITTED);
+		ew__driver_cancel(driver, &others[i]);
+	}
+	await_ends(COUNT);
+	close_driver();
+}
+
 static void *ring_doorbell(void *argument)
 {
 	ew__driver_wake(argument);

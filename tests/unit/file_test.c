@@ -420,6 +420,36 @@ TEST(file_that_is_a_fifo_does_not_hang)
 
 #define BULK_BYTES ((size_t)3 << 20)
 
+#define SIZE_LIMIT 10000
+
+static int write_over_limit(void *argument)
+{
+	struct directory *directory = argument;
+	static const char data[3 * SIZE_LIMIT];
+	EW_OWN(ew_file, dir);
+	EW_OWN(ew_file, file);
+	struct stat stat;
+
+	EXPECT_EQ(ew_file_open(NULL, directory->path, O_RDONLY | O_DIRECTORY, 0, &dir), 0);
+	EXPECT_EQ(ew_file_open(dir, "large", O_RDWR | O_CREAT, 0640, &file), 0);
+	EXPECT_EQ(ew_file_write(file, data, sizeof(data), 0), -EFBIG);
+	EXPECT_EQ(ew_file_stat(file, &stat), 0);
+	EXPECT_EQ(stat.st_size, SIZE_LIMIT);
+	return ew_file_close(&file);
+}
+
+/* The kernel writes up to the limit and says how much that was: not all, and the rest fails. */
+TEST(file_write_that_is_cut_short_goes_on_with_the_rest)
+{
+	struct directory directory;
+
+	EXPECT(signal(SIGXFSZ, SIG_IGN) != SIG_ERR);
+	directory_make(&directory);
+	set_limit(RLIMIT_FSIZE, SIZE_LIMIT);
+	EXPECT_EQ(run_workers(1, write_over_limit, &directory), 0);
+	directory_remove(&directory);
+}
+
 static int write_bulk(void *argument)
 {
 	struct directory *directory = argument;

@@ -7,12 +7,14 @@
  */
 
 #include "io.h"
+#include "io/lane.h"
 #include "io/pool.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #define MOUNTS_MAX    (EW__LANES_MAX + 2)
 #define CALLS_COUNT   100
@@ -744,6 +746,30 @@ TEST(lane_of_a_file_that_outlives_its_runtime_is_the_next_ones)
 	EXPECT_EQ(ew_run(NULL, open_and_send, channel), 0);
 	ew_channel_free(&channel);
 	expect_same_descriptors(&before);
+}
+
+/* More pairs of calls at one filesystem than there may be helpers at a time: each gives its share of them back. */
+TEST(lane_that_has_had_many_helpers_may_have_more)
+{
+	static struct ew__lanes lanes;
+	struct ew__job jobs[2] = { 0 };
+	struct ew__lane *lane;
+	unsigned i;
+
+	ew__lanes_init(&lanes, OFFLOAD_COUNT);
+	lane = ew__lanes_add(&lanes, makedev(1, 1));
+	lane->width = 2;
+	for (i = 0; i < 2 * EW__LANE_HELPERS_MAX; i++) {
+		ew__lane_append(lane, &jobs[0]);
+		ew__lane_append(lane, &jobs[1]);
+		EXPECT(ew__lane_begin(lane) == &jobs[0]);
+		EXPECT(ew__lanes_want_thread(&lanes));
+		EXPECT(ew__lane_begin(lane) == &jobs[1]);
+		ew__lane_end(lane, 0, true);
+		ew__lane_end(lane, 0, true);
+	}
+	EXPECT_EQ(lanes.helpers_count, 0);
+	EXPECT_EQ(lanes.running_count, 0);
 }
 
 TEST_MAIN()

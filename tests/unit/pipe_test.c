@@ -157,8 +157,10 @@ static int read_short(void *argument)
 	EXPECT_EQ(ew_pipe_open(&source, &sink), 0);
 	EXPECT_EQ(ew_pipe_write(sink, "abcdef", 6), 0);
 	EXPECT_EQ(ew_pipe_read(source, buffer, 4), 4);
+	EXPECT_EQ(ew_outcome(), EW_OUTCOME_DONE);
 	EXPECT(!memcmp(buffer, "abcd", 4));
 	EXPECT_EQ(ew_pipe_read(source, buffer, sizeof(buffer)), 2);
+	EXPECT_EQ(ew_outcome(), EW_OUTCOME_PARTIAL);
 	EXPECT(!memcmp(buffer, "ef", 2));
 	EXPECT_EQ(ew_pipe_write(sink, "", 0), 0);
 	EXPECT_EQ(bytes_in(source), 0);

@@ -209,6 +209,25 @@ TEST(scope_child_that_returns_ecanceled_uncancelled_is_an_error)
 	EXPECT_EQ(run_virtual(own_ecanceled, NULL), -ECANCELED);
 }
 
+static int sibling_of_own_ecanceled(void *argument)
+{
+	int error = -ECANCELED, slept = 0;
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&scope, sleep_long, &slept), 0);
+	EXPECT_EQ(ew_spawn(&scope, fail_with, &error), 0);
+	EXPECT_EQ(ew_scope_join(&scope), -ECANCELED);
+	EXPECT_EQ(slept, -ECANCELED);
+	EXPECT_EQ(ew_scope_reason(&scope), EW_REASON_CHILD);
+	return ew_scope_finish(&scope, 0);
+}
+
+TEST(scope_child_that_returns_ecanceled_uncancelled_cancels_its_siblings)
+{
+	EXPECT_EQ(run_virtual(sibling_of_own_ecanceled, NULL), -ECANCELED);
+}
+
 static int positive(void *argument)
 {
 	int five = 5;

@@ -224,6 +224,25 @@ TEST(signals_are_received_once_each)
 	EXPECT_EQ(run(wait_in_two_tasks), 0);
 }
 
+static int wait_for_two(void *argument)
+{
+	EW_OWN(ew_signals, signals);
+
+	(void)argument;
+	open_signals(SIGUSR1, SIGUSR2, &signals);
+	EXPECT_EQ(kill(getpid(), SIGUSR1), 0);
+	EXPECT_EQ(kill(getpid(), SIGUSR2), 0);
+	EXPECT_EQ(ew_signals_wait(signals), SIGUSR1);
+	EXPECT_EQ(ew_signals_wait(signals), SIGUSR2);
+	return 0;
+}
+
+/* A wait takes one and leaves the other. */
+TEST(signals_pending_together_are_received_one_by_one)
+{
+	EXPECT_EQ(run(wait_for_two), 0);
+}
+
 static int open_unblocked(void *argument)
 {
 	EW_OWN(ew_signals, signals);

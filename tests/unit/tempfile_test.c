@@ -60,6 +60,24 @@ static int publish_and_abort(struct workplace *workplace)
 	return 0;
 }
 
+static int publish_shown(struct workplace *workplace)
+{
+	EW_OWN(ew_tempfile, tempfile);
+
+	tempfile_make(workplace, &tempfile);
+	EXPECT(ew_file_fd(ew_tempfile_file(tempfile)) >= 0);
+	EXPECT_EQ(ew_tempfile_publish(tempfile, workplace->dir, "name"), 0);
+	EXPECT_EQ(ew_tempfile_close(&tempfile), 0);
+	EXPECT_STR(file_text(&workplace->directory, "name"), TEXT);
+	return 0;
+}
+
+/* Whose descriptor was asked for is truncated by its ending; not if it was published. */
+TEST(tempfile_published_is_kept_whoever_has_its_descriptor)
+{
+	EXPECT_EQ(run_in_workplace(publish_shown, 1), 0);
+}
+
 static int publish_and_leave(struct workplace *workplace)
 {
 	EW_OWN(ew_tempfile, tempfile);

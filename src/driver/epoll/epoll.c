@@ -33,6 +33,8 @@
 
 #include "driver/driver.h"
 
+#include "seeded/bug.h"
+
 #include <endwell/clock.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -192,7 +194,7 @@ static ssize_t transfer_with_flag(const struct ew__op *op)
 	n = op->code == EW__OP_READ ? read(op->fd, address, op->length)
 				    : write(op->fd, address, op->length);
 	error = errno;
-	if (status >= 0 && !(status & O_NONBLOCK))
+	if (status >= 0 && !(status & O_NONBLOCK) && !ew__bug("flag-of-others-kept"))
 		set_nonblocking(op->fd, false);
 	pthread_mutex_unlock(&mutex);
 	errno = error;
@@ -229,7 +231,7 @@ static int receive(struct epoll *epoll, struct ew__op *op)
 	number = epoll->free_buffers[epoll->free_count - 1];
 	r = outcome(recv(op->fd, (void *)(uintptr_t)ew__driver_buffer(&epoll->driver, number),
 			 EW__BUFFER_BYTES, MSG_DONTWAIT));
-	if (r > 0) {
+	if (r > 0 || ew__bug("buffer-lent-for-nothing")) {
 		epoll->free_count--;
 		op->buffer = (uint16_t)number;
 		op->has_buffer = true;
@@ -248,7 +250,8 @@ static int accept_some(struct epoll *epoll, struct ew__op *op)
 		op->event(op, fd);
 		epoll->reported = true;
 		/* It may have been told to stop just there. */
-	} while (!(op->flags & EW__ACCEPT_ONE) && op->state == EW__OP_SUBMITTED);
+	} while (!(op->flags & EW__ACCEPT_ONE) &&
+		 (op->state == EW__OP_SUBMITTED || ew__bug("accepts-on-after-its-cancel")));
 	return 0;
 }
 
@@ -319,7 +322,8 @@ static void leave_watch(struct epoll *epoll, struct ew__op *op)
 	ew__op_line_remove(&watch->waiting, op);
 	if (watch->waiting.first)
 		return;
-	(void)epoll_ctl(epoll->fd, EPOLL_CTL_DEL, op->fd, NULL);
+	if (!ew__bug("registration-outlives-its-waits"))
+		(void)epoll_ctl(epoll->fd, EPOLL_CTL_DEL, op->fd, NULL);
 	watch->events = 0;
 	epoll->registered_count--;
 }
@@ -328,9 +332,9 @@ static void finish(struct epoll *epoll, struct ew__op *op, int result)
 {
 	if (op->slot == AT_WATCH)
 		leave_watch(epoll, op);
-	else if (op->slot == KNOCKING)
+	else if (op->slot == KNOCKING && !ew__bug("knocks-on-after-its-end"))
 		ew__op_line_remove(&epoll->knocking, op);
-	if (op->code == EW__OP_CONNECT)
+	if (op->code == EW__OP_CONNECT && !ew__bug("connected-socket-does-not-block"))
 		set_nonblocking(op->fd, false);
 	op->result = result;
 	ew__driver_op_ended(&epoll->driver, op);
@@ -476,7 +480,8 @@ static int wait_until(struct epoll *epoll, int64_t deadline_ns)
 	if (deadline_ns == EW_NEVER)
 		return epoll_wait(epoll->fd, epoll->events, EVENTS_AT_ONCE, -1);
 	if (epoll->coarse) {
-		left_ms = left_ns / EW_MILLISECOND + (left_ns % EW_MILLISECOND > 0);
+		left_ms = left_ns / EW_MILLISECOND +
+			  (left_ns % EW_MILLISECOND > 0 && !ew__bug("wait-rounded-down"));
 		return epoll_wait(epoll->fd, epoll->events, EVENTS_AT_ONCE,
 				  left_ms < INT_MAX ? (int)left_ms : INT_MAX);
 	}
@@ -495,7 +500,7 @@ static void epoll_visit(struct ew__driver *driver, int64_t deadline_ns)
 	submit_queued(epoll);
 	if (epoll->knocking.first)
 		deadline_ns = knock_again(epoll, deadline_ns);
-	if (driver->done.first || epoll->reported)
+	if (driver->done.first || (epoll->reported && !ew__bug("waits-on-a-report")))
 		deadline_ns = EW_NOW;
 	if (deadline_ns == EW_NOW && epoll->registered_count == 0)
 		return;

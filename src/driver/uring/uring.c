@@ -18,6 +18,8 @@
 
 #include "driver/driver.h"
 
+#include "seeded/bug.h"
+
 #include <endwell/clock.h>
 #include <errno.h>
 #include <liburing.h>
@@ -288,7 +290,8 @@ static void give_slot(struct uring *uring, uint32_t number)
 	struct slot *slot = &uring->slots[number];
 
 	slot->op = NULL;
-	slot->generation = (slot->generation + 1) & 0x3fffffff;
+	if (!ew__bug("generation-used-again"))
+		slot->generation = (slot->generation + 1) & 0x3fffffff;
 	slot->next_free = uring->free_slot;
 	uring->free_slot = number;
 }
@@ -448,14 +451,16 @@ static void reap_one(struct uring *uring, const struct io_uring_cqe *cqe)
 	ew_assert(op && slot->generation == (uint32_t)(data >> 32 & 0x3fffffff));
 	if (data & USER_DATA_CANCEL) {
 		op->cancel_in_flight = false;
-		if (op->ended) {
+		if (op->ended || ew__bug("cancel-believed")) {
 			finish(uring, op);
-		} else if (cqe->res == -ENOENT || cqe->res == -EALREADY) {
+		} else if ((cqe->res == -ENOENT || cqe->res == -EALREADY) &&
+			   !ew__bug("unheard-cancel-not-repeated")) {
 			note_unheard(uring, op);
 		}
 		return;
 	}
-	if (op->event && cqe->res >= 0)
+	if (op->event && cqe->res >= 0 &&
+	    !(op->cancel_wanted && ew__bug("accept-loses-a-descriptor")))
 		op->event(op, cqe->res);
 	else
 		op->result = cqe->res;
@@ -467,11 +472,12 @@ static void reap_one(struct uring *uring, const struct io_uring_cqe *cqe)
 					  EW__BUFFER_BYTES);
 #endif
 	}
-	if (cqe->flags & IORING_CQE_F_MORE)
+	if ((cqe->flags & IORING_CQE_F_MORE) && !ew__bug("first-of-many-completions-is-the-last"))
 		return;
 	mark_defined(op);
 	op->ended = true;
-	if (op->cancel_in_flight)
+	if (op->cancel_in_flight && !ew__bug("slot-given-before-its-cancel-ended") &&
+	    !ew__bug("generation-used-again"))
 		return;
 	if (op->cancel_wanted)
 		forget_unheard(uring, op);
