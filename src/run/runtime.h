@@ -20,6 +20,7 @@ struct ew__stall {
 	uint64_t place;
 	int64_t since_ns;
 	bool said;
+	bool silent;	  /* it could not be asked, which has been said */
 	_Atomic int note; /* enum ew__stall_note */
 	const struct ew_site *task;
 	struct ew__backtrace calls;

@@ -80,16 +80,20 @@ static bool ask(struct ew__stall_watch *watch, struct ew__worker_thread *thread)
 	return atomic_load(&thread->stall.note) == EW__STALL_NOTED;
 }
 
-static void say(struct ew__stall_watch *watch, struct ew__worker_thread *thread)
+/* False: the thread could not be asked; it is asked again, but that is said once. */
+static bool say(struct ew__stall_watch *watch, struct ew__worker_thread *thread)
 {
-	const struct ew__stall *stall = &thread->stall;
+	struct ew__stall *stall = &thread->stall;
 	long long kept_ms = (long long)((ew_now() - stall->since_ns) / EW_MILLISECOND);
 	unsigned i;
 
 	if (!ask(watch, thread)) {
-		ew__report("stall: worker %u has not switched for %lld ms, and does not answer",
-			   thread->worker.number, kept_ms);
-		return;
+		if (!stall->silent)
+			ew__report(
+				"stall: worker %u has not switched for %lld ms, and does not answer",
+				thread->worker.number, kept_ms);
+		stall->silent = true;
+		return false;
 	}
 	if (stall->task)
 		ew__report("stall: worker %u: task %s (%s:%d) has kept it for %lld ms",
@@ -100,6 +104,7 @@ static void say(struct ew__stall_watch *watch, struct ew__worker_thread *thread)
 			   thread->worker.number, kept_ms);
 	for (i = 0; i < stall->calls.count; i++)
 		say_frame(stall->calls.frames[i]);
+	return true;
 }
 
 static void look_at(struct ew__stall_watch *watch, struct ew__worker_thread *thread)
@@ -112,12 +117,12 @@ static void look_at(struct ew__stall_watch *watch, struct ew__worker_thread *thr
 		stall->place = place;
 		stall->since_ns = now_ns;
 		stall->said = false;
+		stall->silent = false;
 		return;
 	}
 	if (stall->said || now_ns - stall->since_ns < watch->runtime->options.stall_limit_ns)
 		return;
-	stall->said = true;
-	say(watch, thread);
+	stall->said = say(watch, thread);
 }
 
 static void *watch_stalls(void *argument)
