@@ -307,9 +307,10 @@ def test_gateway_crowd_that_leaves_at_once():
             client.resets()
         stage.gateway.await_rest()
         wait_until(lambda: stage.log.running()[0] == 0, 60, "nothing runs")
-        outcomes = stage.gateway.outcomes("cancels")
-        equal(stage.gateway.outcomes(), outcomes)
-        check(set(outcomes) <= PROOFS, f"{outcomes}")
+        outcomes = stage.gateway.outcomes()
+        check(set(outcomes) <= PROOFS | {"unsent"}, f"{outcomes}")
+        # What was still in line to be published needs no cancel.
+        equal(stage.gateway.outcomes("cancels"), {name: count for name, count in outcomes.items() if name != "unsent"})
         check(permits <= sum(outcomes.values()) <= CROWD, f"{outcomes}")
         check(stage.log.running()[1] <= permits, f"{stage.log.running()} of {permits} permits")
         equal(messages(stage.queue), 0)
