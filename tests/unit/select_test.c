@@ -6,6 +6,7 @@
 
 #include "crossing.h"
 #include "io.h"
+#include "task/worker.h"
 
 #include <endwell/channel.h>
 #include <endwell/select.h>
@@ -1001,11 +1002,48 @@ TEST(select_is_told_by_a_plain_thread)
 	EXPECT_EQ(run_workers_on(hear_from_a_thread), 0);
 }
 
-TEST(select_outside_a_task_is_refused)
+static void *set_later(void *event)
 {
-	struct ew_alternative none = { 0 };
+	usleep(1000);
+	ew_event_set(event);
+	return NULL;
+}
 
-	EXPECT_EQ(ew_select(&none, 1, EW_NEVER), -ENOTSUP);
+TEST(select_on_a_plain_thread)
+{
+	struct ew_event early = { 0 }, late = { 0 };
+	struct ew_alternative alternatives[] = { ew_select_event(&early), ew_select_event(&late) };
+	pthread_t setter;
+
+	EXPECT_EQ(ew_select(alternatives, 2, EW_NOW), -ETIMEDOUT);
+	EXPECT_EQ(pthread_create(&setter, NULL, set_later, &late), 0);
+	EXPECT_EQ(ew_select(alternatives, 2, EW_NEVER), 1);
+	pthread_join(setter, NULL);
+	ew_event_set(&early);
+	EXPECT_EQ(ew_select(&alternatives[0], 1, EW_NEVER), 0);
+	EXPECT(!early.first && !late.first);
+}
+
+TEST(select_of_a_connection_on_a_plain_thread_leaves_no_accept_behind)
+{
+	struct sockaddr_in any = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
+	struct sockaddr_storage address;
+	EW_OWN(ew_listener, listener);
+	EW_OWN(ew_socket, client);
+	EW_OWN(ew_socket, server);
+
+	EXPECT_EQ(ew_listener_open((struct sockaddr *)&any, sizeof(any), 4, &listener), 0);
+	EXPECT_EQ(ew_listener_address(listener, &address), 0);
+	struct ew_alternative accept = ew_select_accept(listener, &server);
+
+	EXPECT_EQ(ew_select(&accept, 1, ew_after(EW_MILLISECOND)), -ETIMEDOUT);
+	EXPECT_EQ(ew__driver_in_flight(ew__worker->driver), 0);
+	EXPECT_EQ(
+		ew_socket_connect((struct sockaddr *)&address, sizeof(struct sockaddr_in), &client),
+		0);
+	EXPECT_EQ(ew_select(&accept, 1, EW_NEVER), 0);
+	EXPECT(server);
+	EXPECT_EQ(ew__driver_in_flight(ew__worker->driver), 0);
 }
 
 TEST_MAIN()
