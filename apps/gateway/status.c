@@ -8,15 +8,16 @@
 #include "routes.h"
 #include "submit.h"
 
-static const char prefix[] = "/ops/", suffix[] = "/result";
+#define PREFIX "/ops/"
+#define SUFFIX "/result"
 
 static struct record *find(struct gateway *gateway, struct http_slice path, bool *ret_result)
 {
-	size_t bytes = sizeof(suffix) - 1;
+	size_t bytes = sizeof(SUFFIX) - 1;
 
-	path.data += sizeof(prefix) - 1;
-	path.len -= sizeof(prefix) - 1;
-	*ret_result = path.len > bytes && memcmp(path.data + path.len - bytes, suffix, bytes) == 0;
+	path.data += sizeof(PREFIX) - 1;
+	path.len -= sizeof(PREFIX) - 1;
+	*ret_result = path.len > bytes && memcmp(path.data + path.len - bytes, SUFFIX, bytes) == 0;
 	if (*ret_result)
 		path.len -= bytes;
 	return record_find(&gateway->records, path.data, path.len);
