@@ -21,7 +21,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #ifdef EW_VALGRIND
-#include <valgrind/valgrind.h>
+#include <valgrind/memcheck.h>
 #endif
 
 #ifndef MADV_GUARD_INSTALL
@@ -120,9 +120,11 @@ int ew__stack_get(struct ew__stack *ret_stack)
 	}
 	ew__unlock(&pool.lock);
 #ifdef EW_VALGRIND
-	/* Else a jump of the stack pointer looks like a huge frame. */
-	if (r == 0)
+	/* Else a jump of the stack pointer looks like a huge frame, and what the frames before have left like no memory. */
+	if (r == 0) {
 		ret_stack->valgrind_id = VALGRIND_STACK_REGISTER(ret_stack->bottom, ret_stack->top);
+		VALGRIND_MAKE_MEM_UNDEFINED(ret_stack->bottom, ret_stack->top - ret_stack->bottom);
+	}
 #endif
 	return r;
 }

@@ -40,7 +40,7 @@ TEST(gateway_trace_that_is_not_well_formed_is_not_taken_over)
 		NULL,
 		"",
 		"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0",
-		GIVEN "-more",
+		(GIVEN "-more"),
 		"ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 		"00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
 		"00-00000000000000000000000000000000-00f067aa0ba902b7-01",

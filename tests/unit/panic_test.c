@@ -537,6 +537,7 @@ TEST(check_failed_ends_the_task_only)
 
 static void panicking_handler(int number)
 {
+	/* NOLINTNEXTLINE(bugprone-signal-handler): that it is wrong is what is tested */
 	ew_panic("signal %d", number);
 }
 

@@ -455,7 +455,7 @@ TEST(rate_refuses_in_a_cancelled_scope_also_with_tokens)
 
 TEST(rate_outside_a_runtime_is_tried_and_waited_for)
 {
-	rate = ew_rate_new(100, 2, 1);
+	rate = ew_rate_new(4, 2, 1);
 	EXPECT_EQ(ew_rate_try_acquire(rate, 2), 0);
 	EXPECT_EQ(ew_rate_acquire(rate, 1, EW_NOW), -ETIMEDOUT);
 	EXPECT_EQ(ew_rate_acquire(rate, 2, EW_NEVER), 0);

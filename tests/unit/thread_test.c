@@ -126,7 +126,7 @@ static int add_one(void *argument)
 /* Calls that are made on the spot never wait, and still see a deadline that has passed. */
 TEST(thread_in_a_loop_of_blocking_calls_sees_its_deadline)
 {
-	int calls = 0, result, r;
+	int calls = 0, result = 0, r;
 	EW_SCOPE(scope, .deadline_ns = ew_after(5 * EW_MILLISECOND));
 
 	do
