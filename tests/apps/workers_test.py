@@ -349,7 +349,7 @@ def script_hears_within(script, place):
     """After a worker was killed: it was the one, and the operation comes again; or the rest stays as it is."""
     left = sum(worker.process.poll() is None for worker in place.group)
     gateway.await_consumers(script.queue, left)
-    end = time.monotonic() + 2 * ingest.SCALE
+    end = time.monotonic() + 6 * ingest.SCALE
     while left and not script.heard and time.monotonic() < end:
         script.connection.process_data_events(0.01)
     return script.heard
