@@ -11,6 +11,7 @@ help:
 	@echo "make asan      unit tests and apps with address and undefined behaviour sanitizers"
 	@echo "make tsan      the core's unit tests with the thread sanitizer"
 	@echo "make valgrind  the core's unit tests with Valgrind"
+	@echo "make coverage  the branches of src/ that the tests take, and what is left, with reasons"
 	@echo "make fuzz      fuzz each target for SECONDS=60"
 	@echo "make soak      hours of trouble: SECONDS=3600 of load, KILLS=1000, CUTS=100"
 	@echo "make bench     the benchmarks"
@@ -41,6 +42,10 @@ tsan: test-dependencies
 valgrind: test-dependencies
 	@tests/run valgrind
 
+coverage: test-dependencies
+	@tests/run coverage
+	@cat build/test-logs/coverage.log
+
 SECONDS = 60
 fuzz: test-dependencies
 	@tools/build fuzz
@@ -68,4 +73,4 @@ build-dependencies run-dependencies run-gateway-dependencies test-dependencies:
 	@tools/install-deps $(@:-dependencies=)
 
 .PHONY: help build run run-gateway test check asan tsan valgrind fuzz soak bench install clean
-.PHONY: build-dependencies run-dependencies run-gateway-dependencies test-dependencies
+.PHONY: coverage build-dependencies run-dependencies run-gateway-dependencies test-dependencies
