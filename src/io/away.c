@@ -11,12 +11,18 @@ static void deliver_answer(struct ew__message *message)
 	ew__wait_end(&(ew__container_of(message, struct ew__away, answer))->wait, 0);
 }
 
-void ew__away_ask(struct ew__away *away, struct ew_worker *worker, struct ew__message *message,
-		  const char *what)
+void ew__away_ask(struct ew_worker *worker, void (*deliver)(struct ew__message *question),
+		  void *object, const char *what)
 {
-	*away = (struct ew__away){ .answer.deliver = deliver_answer, .asker = ew__worker };
-	ew__post(worker, message);
-	ew__suspend(&away->wait, what);
+	struct ew__away away = {
+		.question.deliver = deliver,
+		.answer.deliver = deliver_answer,
+		.asker = ew__worker,
+		.object = object,
+	};
+
+	ew__post(worker, &away.question);
+	ew__suspend(&away.wait, what);
 }
 
 void ew__away_answer(struct ew__away *away)

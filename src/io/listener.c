@@ -26,8 +26,8 @@
 struct ew_listener {
 	struct ew_resource resource;
 	struct ew__op accept;
-	struct ew__message end_message;	  /* to the worker, when another one ends the listener */
-	struct ew__away *away;		  /* the close that waits for the worker */
+	struct ew__message abort_message; /* to the worker, when another one aborts the listener */
+	struct ew__away *away;		  /* a close elsewhere, which the worker has heard of */
 	struct ew_worker *_Atomic worker; /* that accepts; NULL: none, and it needs none to end */
 	struct ew__wait *waiting;	  /* the accepting task, or the closing one */
 	struct ew__choice *choice; /* of the accepting task, if it waits for other things as well */
@@ -139,12 +139,15 @@ static struct ew_worker *elsewhere(const struct ew_listener *listener)
 
 static void deliver_close(struct ew__message *message)
 {
-	struct ew_listener *listener = ew__container_of(message, struct ew_listener, end_message);
+	struct ew__away *away = ew__away_of(message);
+	struct ew_listener *listener = away->object;
 
-	if (listener->armed)
-		ew__driver_cancel(listener->worker->driver, &listener->accept);
-	else
-		ew__away_answer(listener->away);
+	if (!listener->armed) {
+		ew__away_answer(away);
+		return;
+	}
+	listener->away = away;
+	ew__driver_cancel(listener->worker->driver, &listener->accept);
 }
 
 /* It accepts no more. Not refused. */
@@ -165,15 +168,11 @@ static int listener_close(void *resource)
 {
 	struct ew_listener *listener = resource;
 	struct ew_worker *worker = elsewhere(listener);
-	struct ew__away away;
 
-	if (worker) {
-		listener->away = &away;
-		listener->end_message.deliver = deliver_close;
-		ew__away_ask(&away, worker, &listener->end_message, "a listener's other worker");
-	} else {
+	if (worker)
+		ew__away_ask(worker, deliver_close, listener, "a listener's other worker");
+	else
 		stop(listener);
-	}
 	ew_resource_deinit(&listener->resource);
 	finish(listener);
 	return 0;
@@ -193,7 +192,7 @@ static void abort_here(struct ew_listener *listener)
 
 static void deliver_abort(struct ew__message *message)
 {
-	abort_here(ew__container_of(message, struct ew_listener, end_message));
+	abort_here(ew__container_of(message, struct ew_listener, abort_message));
 }
 
 static void listener_abort(void *resource)
@@ -206,8 +205,8 @@ static void listener_abort(void *resource)
 		abort_here(listener);
 		return;
 	}
-	listener->end_message.deliver = deliver_abort;
-	ew__post(worker, &listener->end_message);
+	listener->abort_message.deliver = deliver_abort;
+	ew__post(worker, &listener->abort_message);
 }
 
 static const struct ew_resource_type listener_type = {

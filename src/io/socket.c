@@ -38,8 +38,8 @@ struct ew_socket {
 	struct ew_resource resource;
 	struct ew__op hangup;
 	struct ew__chore hangup_cancel;
-	struct ew__message end_message; /* to the worker, when another one ends the socket */
-	struct ew__away *away;		/* the close that waits for the worker */
+	struct ew__message abort_message; /* to the worker, when another one aborts the socket */
+	struct ew__away *away;		  /* a close elsewhere, which the worker has heard of */
 	struct ew__standing standing;
 	struct ew_scope *hangup_scope;
 	struct ew__wait *closing;
@@ -225,11 +225,14 @@ static void detach(struct ew_socket *socket)
 
 static void deliver_close(struct ew__message *message)
 {
-	struct ew_socket *socket = ew__container_of(message, struct ew_socket, end_message);
+	struct ew__away *away = ew__away_of(message);
+	struct ew_socket *socket = away->object;
 
 	detach(socket);
-	if (!socket->armed)
-		ew__away_answer(socket->away);
+	if (socket->armed)
+		socket->away = away;
+	else
+		ew__away_answer(away);
 }
 
 static void socket_abort(void *resource);
@@ -237,16 +240,12 @@ static void socket_abort(void *resource);
 /* A plain thread may not be heard of for long: it ends the rest with its next call, or at its own end. */
 static int close_elsewhere(struct ew_socket *socket, struct ew_worker *worker)
 {
-	struct ew__away away;
-
 	(void)ew__system_shutdown(socket->fd, SHUT_RDWR);
 	if (ew__worker_is_plain(worker)) {
 		socket_abort(socket);
 		return 0;
 	}
-	socket->away = &away;
-	socket->end_message.deliver = deliver_close;
-	ew__away_ask(&away, worker, &socket->end_message, "a socket's other worker");
+	ew__away_ask(worker, deliver_close, socket, "a socket's other worker");
 	ew_resource_deinit(&socket->resource);
 	finish(socket);
 	return 0;
@@ -290,7 +289,7 @@ static void abort_here(struct ew_socket *socket)
 
 static void deliver_abort(struct ew__message *message)
 {
-	abort_here(ew__container_of(message, struct ew_socket, end_message));
+	abort_here(ew__container_of(message, struct ew_socket, abort_message));
 }
 
 static void socket_abort(void *resource)
@@ -303,8 +302,8 @@ static void socket_abort(void *resource)
 		abort_here(socket);
 		return;
 	}
-	socket->end_message.deliver = deliver_abort;
-	ew__post(worker, &socket->end_message);
+	socket->abort_message.deliver = deliver_abort;
+	ew__post(worker, &socket->abort_message);
 }
 
 static const struct ew_resource_type socket_type = {

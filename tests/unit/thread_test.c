@@ -709,6 +709,8 @@ TEST(socket_between_calls_of_a_thread_is_anybodys)
 
 /* ---- another worker ends it ---- */
 
+#define ROUNDS 300
+
 struct held {
 	struct ew_socket *socket;
 	struct ew_listener *listener;
@@ -775,6 +777,50 @@ static int hold_there_and_close_here(void *argument)
 TEST(close_of_what_another_worker_has_is_a_message_to_it)
 {
 	EXPECT_EQ(run_workers(2, hold_there_and_close_here, NULL), 0);
+	EXPECT_EQ(reports.count, 0);
+}
+
+static int accept_once_in_vain(void *argument)
+{
+	struct held *held = argument;
+	EW_OWN(ew_socket, nobody);
+	EW_SCOPE(short_scope, .deadline_ns = ew_after(EW_MICROSECOND));
+
+	return ew_scope_finish(&short_scope, ew_listener_accept(held->listener, &nobody)) ==
+			       -ETIMEDOUT
+		       ? 0
+		       : -EINVAL;
+}
+
+/* What the connection ends on worker 2 may be heard of there before the close is. */
+static int connect_and_close_at_once(void *argument)
+{
+	struct sockaddr_in address = loopback(0);
+	struct sockaddr_storage bound;
+	struct held held = { 0 };
+	int client, round;
+
+	(void)argument;
+	for (round = 0; round < ROUNDS; round++) {
+		EW_SCOPE(scope);
+
+		EXPECT_EQ(ew_listener_open((struct sockaddr *)&address, sizeof(address), 16,
+					   &held.listener),
+			  0);
+		ew_listener_one_by_one(held.listener);
+		EXPECT_EQ(ew_listener_address(held.listener, &bound), 0);
+		EXPECT_EQ(ew_spawn(&scope, accept_once_in_vain, &held, .worker = 2), 0);
+		EXPECT_EQ(ew_scope_join(&scope), 0);
+		client = plain_connect(&bound, sizeof(address));
+		EXPECT_EQ(ew_listener_close(&held.listener), 0);
+		close(client);
+	}
+	return 0;
+}
+
+TEST(close_elsewhere_that_meets_the_end_of_the_operation_ends_once)
+{
+	EXPECT_EQ(run_workers(2, connect_and_close_at_once, NULL), 0);
 	EXPECT_EQ(reports.count, 0);
 }
 
