@@ -59,13 +59,15 @@ int ew__driver_open(struct ew__driver **ret_driver, const struct ew__driver_type
 	return type->open(ret_driver, why, why_bytes);
 }
 
-int ew__driver_open_any(struct ew__driver **ret_driver, char *why, size_t why_bytes)
+int ew__driver_open_any(struct ew__driver **ret_driver, bool of_run, char *why, size_t why_bytes)
 {
 	const struct ew__driver_type *asked_for;
 	int r = ew__driver_asked_for(&asked_for, why, why_bytes);
 
 	if (r < 0)
 		return r;
+	if (asked_for && asked_for->simulated && !of_run)
+		asked_for = NULL;
 	if (asked_for && !ew__bug("another-driver-than-asked-for"))
 		return ew__driver_open(ret_driver, asked_for, why, why_bytes);
 	r = ew__driver_open(ret_driver, &ew__driver_uring, why, why_bytes);

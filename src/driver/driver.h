@@ -114,8 +114,11 @@ int ew__driver_asked_for(const struct ew__driver_type **ret_type, char *why, siz
 int ew__driver_open(struct ew__driver **ret_driver, const struct ew__driver_type *type, char *why,
 		    size_t why_bytes);
 
-/* The one that EW_DRIVER names, else uring. 1: that is refused here, for the cause in @why, and it is epoll. */
-int ew__driver_open_any(struct ew__driver **ret_driver, char *why, size_t why_bytes);
+/*
+ * The one that EW_DRIVER names, else uring. 1: that is refused here, for the cause in @why, and it is epoll.
+ * @of_run: it may be a simulated one; a plain thread, which has the real clock, gets none
+ */
+int ew__driver_open_any(struct ew__driver **ret_driver, bool of_run, char *why, size_t why_bytes);
 
 /* Everything has ended: ew__driver_in_flight() is 0. */
 void ew__driver_close(struct ew__driver *driver);

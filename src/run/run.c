@@ -292,7 +292,7 @@ static int open_first(struct ew__runtime *runtime, char *why, size_t why_bytes)
 	int r;
 
 	ew__worker_init(worker);
-	r = ew__driver_open_any(&worker->driver, why, why_bytes);
+	r = ew__driver_open_any(&worker->driver, true, why, why_bytes);
 	if (r < 0)
 		return r;
 	if (r > 0)

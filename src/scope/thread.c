@@ -296,7 +296,7 @@ static int open_driver(struct thread *thread)
 {
 	static _Atomic bool told;
 	char why[256] = "";
-	int r = ew__driver_open_any(&thread->worker.driver, why, sizeof(why));
+	int r = ew__driver_open_any(&thread->worker.driver, false, why, sizeof(why));
 
 	if (r < 0) {
 		ew__report("a plain thread cannot wait: %s", why);

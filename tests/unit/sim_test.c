@@ -568,4 +568,31 @@ TEST(sim_program_is_simulated_by_its_environment)
 	EXPECT(reported("one worker, not 2", NULL));
 }
 
+static void exchange_with_the_kernel(void)
+{
+	EW_OWN(ew_socket, socket);
+	char byte;
+	int fds[2];
+
+	EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	EXPECT_EQ(ew_socket_adopt(fds[0], &socket), 0);
+	EXPECT_EQ(write(fds[1], "x", 1), 1);
+	EXPECT_EQ(ew_socket_recv(socket, &byte, 1), 1);
+	EXPECT_EQ(ew_sleep(1), 0);
+	EXPECT_EQ(ew__virtual_now_ns, 0);
+	EXPECT_EQ(ew_socket_close(&socket), 0);
+	close(fds[1]);
+}
+
+/* A world is that of one run. What its thread does before and after that is done in the real one. */
+TEST(sim_of_the_environment_leaves_plain_threads_to_the_kernel)
+{
+	const struct ew_run_options options = { .report = note_report };
+
+	EXPECT_EQ(setenv("EW_DRIVER", "sim", 1), 0);
+	exchange_with_the_kernel();
+	EXPECT_EQ(ew_run(&options, converse, NULL), 0);
+	exchange_with_the_kernel();
+}
+
 TEST_MAIN()
