@@ -27,8 +27,8 @@ static void handle(int number)
 	struct ew__stall *stall;
 
 	(void)number;
-	if (!ew__worker)
-		return;
+	if (!ew__worker || !ew__worker->runtime)
+		return; /* no worker of a runtime: it was not meant */
 	stall = &ew__container_of(ew__worker, struct ew__worker_thread, worker)->stall;
 	if (!atomic_compare_exchange_strong(&stall->note, &wanted, EW__STALL_BEING_NOTED))
 		return;
