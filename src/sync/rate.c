@@ -139,7 +139,7 @@ static void hand_on(struct ew_rate *rate, struct ew_waiter *waiter, unsigned cou
 	leave(waiter);
 	next = rate->first;
 	if (next)
-		next->given = rate;
+		ew__waiter_give(next, rate);
 	ew__unlock(&rate->lock);
 	if (next && !ew__bug("rate-turn-not-handed-on"))
 		ew__waiter_wake(next, 0);

@@ -156,8 +156,8 @@ static struct ew_waiter *serve_line(struct ew_semaphore *semaphore)
 		if (count > semaphore->shares[FREE])
 			break;
 		leave(waiter);
-		waiter->given =
-			grant(semaphore, ew__bug("semaphore-grants-too-little") ? 1 : count);
+		ew__waiter_give(waiter, grant(semaphore,
+					      ew__bug("semaphore-grants-too-little") ? 1 : count));
 		*end = waiter;
 		end = &waiter->next;
 	}

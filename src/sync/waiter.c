@@ -10,6 +10,7 @@
 #include "seeded/bug.h"
 
 #include <endwell/clock.h>
+#include <sched.h>
 
 void ew__line_append(struct ew__line line, struct ew_waiter *waiter)
 {
@@ -36,16 +37,31 @@ void ew__line_remove(struct ew__line line, struct ew_waiter *waiter)
 	waiter->prev = NULL;
 }
 
+static void await_state(struct ew_waiter *waiter, uint8_t state)
+{
+	while (atomic_load_explicit(&waiter->state, memory_order_acquire) != state)
+		sched_yield();
+}
+
+void ew__waiter_give(struct ew_waiter *waiter, void *given)
+{
+	waiter->given = given;
+	if (ew__likely(atomic_exchange(&waiter->state, EW__WAITER_GIVEN) == EW__WAITER_STANDS))
+		return;
+	await_state(waiter, EW__WAITER_HEARD);
+	atomic_store_explicit(&waiter->state, EW__WAITER_LET_GO, memory_order_release);
+}
+
 struct ew_waiter *ew__line_take_first(struct ew__line line)
 {
 	struct ew_waiter *waiter;
+	bool chosen = false;
 
-	while ((waiter = *line.first)) {
+	while (!chosen && (waiter = *line.first)) {
 		waiter->leave(waiter);
+		chosen = !waiter->choice || ew__choice_claim(waiter->choice, waiter);
 		if (!ew__bug("wake-lost-to-a-cancel"))
-			waiter->given = waiter->line;
-		if (!waiter->choice || ew__choice_claim(waiter->choice, waiter))
-			break;
+			ew__waiter_give(waiter, waiter->line);
 	}
 	return waiter;
 }
@@ -61,16 +77,32 @@ struct ew_waiter *ew__line_take_all(struct ew__line line)
 	return first;
 }
 
+/* False: it has been given to meanwhile. */
+static bool lock_to_leave(struct ew_waiter *waiter)
+{
+	uint8_t state = EW__WAITER_STANDS;
+
+	if (!atomic_compare_exchange_strong(&waiter->state, &state, EW__WAITER_LEAVES))
+		return false;
+	while (!ew__try_lock(waiter->lock)) {
+		state = EW__WAITER_GIVEN;
+		if (atomic_compare_exchange_strong(&waiter->state, &state, EW__WAITER_HEARD)) {
+			await_state(waiter, EW__WAITER_LET_GO);
+			return false;
+		}
+		sched_yield();
+	}
+	return true;
+}
+
 bool ew__waiter_leave(struct ew_waiter *waiter)
 {
-	bool was_in_line;
-
-	ew__lock(waiter->lock);
-	was_in_line = !waiter->given;
-	if (was_in_line && !ew__bug("withdrawn-waiter-stays-in-line"))
+	if (!lock_to_leave(waiter))
+		return false;
+	if (!ew__bug("withdrawn-waiter-stays-in-line"))
 		waiter->leave(waiter);
 	ew__unlock(waiter->lock);
-	return was_in_line;
+	return true;
 }
 
 static void withdraw(struct ew_waiter *waiter, int result)

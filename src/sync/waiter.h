@@ -17,6 +17,18 @@
 #include "task/choice.h"
 #include "task/lock.h"
 
+/*
+ * Whoever is given to does not touch the lock any more, since what it is part of may be gone by then. One that is
+ * about to take the lock is waited for, until it has heard.
+ */
+enum ew__waiter_state {
+	EW__WAITER_STANDS,
+	EW__WAITER_LEAVES, /* its own worker is about to take the lock */
+	EW__WAITER_GIVEN,
+	EW__WAITER_HEARD, /* after LEAVES and GIVEN: it will not take the lock */
+	EW__WAITER_LET_GO,
+};
+
 struct ew_waiter {
 	struct ew__wait wait;
 	struct ew__timer timer;
@@ -31,8 +43,9 @@ struct ew_waiter {
 	void (*leave)(struct ew_waiter *waiter);
 	void *line;
 	void *value; /* for those who serve the line */
-	void *given; /* not NULL: taken out of the line by somebody who decided what it gets */
+	void *given; /* what it gets, once its state says that somebody has decided */
 	int32_t given_result;
+	_Atomic uint8_t state; /* enum ew__waiter_state */
 };
 
 struct ew__line {
@@ -42,6 +55,9 @@ struct ew__line {
 
 void ew__line_append(struct ew__line line, struct ew_waiter *waiter);
 void ew__line_remove(struct ew__line line, struct ew_waiter *waiter);
+
+/* @waiter gets @given, and will be woken. With the lock held; the last touch of one that is not to be woken. */
+void ew__waiter_give(struct ew_waiter *waiter, void *given);
 
 /* The first, marked as given to; for ew__waiter_wake(). NULL: nobody is in it. */
 struct ew_waiter *ew__line_take_first(struct ew__line line);
@@ -53,7 +69,7 @@ struct ew_waiter *ew__line_take_all(struct ew__line line);
 void ew__waiter_init(struct ew_waiter *waiter, _Atomic uint32_t *lock,
 		     void (*leave)(struct ew_waiter *), void *line);
 
-/* It leaves the line if it is still there. Takes the lock. True: it was. */
+/* It leaves the line if it is still there. Takes the lock, unless it has been given to. True: it was. */
 bool ew__waiter_leave(struct ew_waiter *waiter);
 
 /* After it was appended and the lock released. */

@@ -8,6 +8,7 @@
 
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 static inline void ew__lock(_Atomic uint32_t *lock)
@@ -18,6 +19,12 @@ static inline void ew__lock(_Atomic uint32_t *lock)
 		while (atomic_load_explicit(lock, memory_order_relaxed))
 			if (++tries % 64 == 0)
 				sched_yield();
+}
+
+static inline bool ew__try_lock(_Atomic uint32_t *lock)
+{
+	return !atomic_load_explicit(lock, memory_order_relaxed) &&
+	       !atomic_exchange_explicit(lock, 1, memory_order_acquire);
 }
 
 static inline void ew__unlock(_Atomic uint32_t *lock)

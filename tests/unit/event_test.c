@@ -6,6 +6,8 @@
 
 #include "crossing.h"
 
+#include <sys/mman.h>
+
 struct waiting {
 	struct ew_event *event;
 	int64_t deadline_ns;
@@ -214,6 +216,57 @@ static int free_after_wait(void *argument)
 TEST(event_may_be_freed_by_its_waiter)
 {
 	EXPECT_EQ(run_workers(1, free_after_wait, NULL), 0);
+}
+
+/* An event on a page of its own, that the first waiter gives back to the kernel. */
+struct paged {
+	struct ew_event *event;
+	bool freed;
+};
+
+static int free_when_set(void *argument)
+{
+	struct paged *paged = argument;
+
+	EXPECT_EQ(ew_event_wait(paged->event, EW_NEVER), 0);
+	EXPECT_EQ(munmap(paged->event, sizeof(*paged->event)), 0);
+	paged->freed = true;
+	return 0;
+}
+
+static int wait_elsewhere(void *argument)
+{
+	return ew_event_wait(((struct paged *)argument)->event, EW_NEVER);
+}
+
+static void set_until_freed(void *argument)
+{
+	struct paged *paged = argument;
+
+	ew_event_set(paged->event);
+	while (!paged->freed)
+		EXPECT_EQ(ew_yield(), 0);
+}
+
+static int cross_with_free(void *argument)
+{
+	struct paged paged = { .freed = false };
+	EW_SCOPE(scope);
+
+	(void)argument;
+	paged.event = mmap(NULL, sizeof(*paged.event), PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	EXPECT(paged.event != MAP_FAILED);
+	EXPECT_EQ(ew_spawn(&scope, free_when_set, &paged), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	EXPECT_EQ(cross(wait_elsewhere, set_until_freed, &paged), 0);
+	return ew_scope_finish(&scope, 0);
+}
+
+/* The other waiter is told by a message. A cancel that comes before that finds no event any more. */
+TEST(event_freed_by_one_waiter_is_not_touched_by_the_cancel_of_another)
+{
+	EXPECT_EQ(run_workers(2, cross_with_free, NULL), 0);
 }
 
 struct threads {
