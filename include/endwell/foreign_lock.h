@@ -33,7 +33,7 @@ EW_API void ew__foreign_lock_leave(struct ew_foreign_lock *lock);
  *
  * The stretch is also one of EW_NO_DROP(): force waits for its end, a panic in it ends the process. A call in it that
  * may suspend is a bug. It is reported, once for each stretch, with the task and the line of the lock, and then
- * goes its way. Outside a task this only locks.
+ * goes its way. On a plain thread, which has no other tasks, this only locks.
  *
  * What is locked by pthread_mutex_lock() itself is not seen; nor are other locks of foreign code, and a wait
  * for the mutex is no suspension: the stall detector (stall_limit_ns) finds those that last.

@@ -11,11 +11,11 @@
 
 void ew__foreign_lock_enter(struct ew_foreign_lock *lock)
 {
-	struct ew_task *task = ew__task();
+	struct ew_task *task = ew__task(); /* without a scope it is a plain thread */
 
 	lock->result = pthread_mutex_lock(lock->mutex);
 	lock->owner = NULL;
-	if (!task || (lock->result && lock->result != EOWNERDEAD))
+	if (!task || !task->scope || (lock->result && lock->result != EOWNERDEAD))
 		return;
 	lock->owner = task;
 	lock->older = task->foreign_locks;

@@ -218,4 +218,24 @@ TEST(foreign_lock_outside_a_task_locks)
 	EXPECT_EQ(pthread_mutex_trylock(&checking), 0);
 }
 
+/* Which is one task and has no others: nobody of its own can run into the lock. */
+TEST(foreign_lock_on_a_plain_thread_locks_before_and_after_its_first_suspension)
+{
+	char text[256] = "";
+	FILE *to = fmemopen(text, sizeof(text), "w"), *before = stderr;
+	int i;
+
+	EXPECT(to != NULL);
+	stderr = to;
+	for (i = 0; i < 2; i++) {
+		EW_FOREIGN_LOCK(held, &mutex);
+		EXPECT_EQ(ew_sleep(1), 0);
+		EXPECT(!is_free());
+	}
+	stderr = before;
+	fclose(to);
+	EXPECT(is_free());
+	EXPECT_STR(text, "");
+}
+
 TEST_MAIN()
