@@ -41,6 +41,15 @@ static void set_current(struct ew__runtime *runtime)
 	pthread_rwlock_unlock(&current_lock);
 }
 
+/* If a later one has begun meanwhile, reports are for that. */
+static void unset_current(const struct ew__runtime *runtime)
+{
+	pthread_rwlock_wrlock(&current_lock);
+	if (current_runtime == runtime)
+		current_runtime = NULL;
+	pthread_rwlock_unlock(&current_lock);
+}
+
 static struct ew__runtime *runtime_here(void)
 {
 	return ew__worker ? ew__worker->runtime : NULL;
@@ -437,7 +446,7 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 		if (!ew__bug("signal-mask-not-restored"))
 			pthread_sigmask(SIG_SETMASK, &before, NULL);
 	}
-	set_current(NULL);
+	unset_current(&runtime);
 	ew__pool_free(runtime.pool);
 	free(runtime.threads);
 	ew__worker = thread;

@@ -582,4 +582,64 @@ TEST(shutdown_that_does_not_end_leaves_also_when_nobody_reads_its_reports)
 	EXPECT_EQ(WEXITSTATUS(ended.status), 70);
 }
 
+/* ---- two at a time ---- */
+
+struct stay {
+	struct ew_event running, over;
+	bool noted;
+};
+
+static int stay_until_over(void *argument)
+{
+	struct stay *stay = argument;
+
+	ew_event_set(&stay->running);
+	return ew_event_wait(&stay->over, EW_NEVER);
+}
+
+static void note_in_stay(void *argument, const char *line)
+{
+	(void)line;
+	((struct stay *)argument)->noted = true;
+}
+
+static void *run_stay(void *argument)
+{
+	const struct ew_run_options options = { .workers_count = 1,
+						.report = note_in_stay,
+						.report_argument = argument };
+
+	EXPECT_EQ(ew_run(&options, stay_until_over, argument), 0);
+	return NULL;
+}
+
+static pthread_t start_stay(struct stay *stay)
+{
+	pthread_t thread;
+
+	EXPECT_EQ(pthread_create(&thread, NULL, run_stay, stay), 0);
+	EXPECT_EQ(ew_event_wait(&stay->running, EW_NEVER), 0);
+	return thread;
+}
+
+static void end_stay(struct stay *stay, pthread_t thread)
+{
+	ew_event_set(&stay->over);
+	EXPECT_EQ(pthread_join(thread, NULL), 0);
+}
+
+TEST(run_that_ends_leaves_the_reports_of_plain_threads_to_a_later_one)
+{
+	struct stay earlier = { .noted = false }, later = { .noted = false };
+	pthread_t earlier_thread = start_stay(&earlier), later_thread = start_stay(&later);
+	int seven = 7;
+	EW_SCOPE(scope);
+
+	end_stay(&earlier, earlier_thread);
+	EXPECT_EQ(ew_spawn(&scope, return_argument, &seven), -ENOTSUP);
+	EXPECT(later.noted);
+	EXPECT(!earlier.noted);
+	end_stay(&later, later_thread);
+}
+
 TEST_MAIN()
