@@ -196,14 +196,21 @@ int ew__pipe_write_some(struct ew_pipe *pipe, const void *data, size_t size)
 			.offset = -1,
 		},
 	};
-	int r = transfer(pipe, &write, "room in a pipe");
+	sigset_t set = broken_pipe(), before;
+	bool plain = ew__thread_is_plain(); /* whose mask is its own */
+	int r;
 
+	if (plain)
+		pthread_sigmask(SIG_BLOCK, &set, &before);
+	r = transfer(pipe, &write, "room in a pipe");
 	if (r == -EPIPE && !ew__bug("sigpipe-left-pending"))
 		take_back_signal();
+	if (plain)
+		pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return r;
 }
 
-static int write_all(struct ew_pipe *pipe, const void *data, size_t size)
+int ew_pipe_write(struct ew_pipe *pipe, const void *data, size_t size)
 {
 	size_t done = 0;
 	int r;
@@ -218,19 +225,6 @@ static int write_all(struct ew_pipe *pipe, const void *data, size_t size)
 	if (r < 0 && done > 0 && !ew__bug("pipe-partial-write-is-nothing"))
 		ew__task()->outcome = EW_OUTCOME_PARTIAL;
 	return r < 0 ? r : 0;
-}
-
-int ew_pipe_write(struct ew_pipe *pipe, const void *data, size_t size)
-{
-	sigset_t set = broken_pipe(), before;
-	int r;
-
-	if (!ew__thread_is_plain())
-		return write_all(pipe, data, size);
-	pthread_sigmask(SIG_BLOCK, &set, &before);
-	r = write_all(pipe, data, size);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return r;
 }
 
 int ew_pipe_close(struct ew_pipe **pipe)

@@ -370,4 +370,15 @@ TEST(writer_to_a_pipe_that_nobody_reads_fails_without_a_signal)
 	EXPECT_EQ(run_workers(1, write_to_nobody, NULL), -EPIPE);
 }
 
+TEST(writer_on_a_plain_thread_fails_without_a_signal)
+{
+	sigset_t after;
+
+	EXPECT_EQ(write_to_nobody(NULL), -EPIPE);
+	pthread_sigmask(SIG_BLOCK, NULL, &after);
+	EXPECT(!sigismember(&after, SIGPIPE));
+	sigpending(&after);
+	EXPECT(!sigismember(&after, SIGPIPE));
+}
+
 TEST_MAIN()
