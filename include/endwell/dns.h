@@ -61,7 +61,8 @@ EW_SUSPENDS EW_API int ew_dns_lookup(const char *name, const char *service,
  *
  * Suspends:     as ew_dns_lookup(), then until a connection is made. Addresses are tried one after the other, their
  *               families in turn; the next one when one has failed, or has not answered in 250 ms, while those before it
- *               go on. The others end when one has succeeded; at most EW_DNS_CONNECT_MAX are tried.
+ *               go on. The others end when one has succeeded; at most EW_DNS_CONNECT_MAX are tried. On a plain thread
+ *               none goes on meanwhile: those that have not answered are tried again, for twice as long each time.
  * Cancellation: connections being made are closed again. One that was made is returned.
  * Errors:       those of ew_dns_lookup(); of connect(2), that of the address that failed first; -EAGAIN no stack for
  *               a task.

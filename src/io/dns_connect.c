@@ -3,11 +3,15 @@
 /*
  * Each attempt is a task, in a scope that the first success cancels. The one that connects puts its socket into the
  * caller's place if that is still empty; a second one that was as quick closes its own.
+ *
+ * A plain thread has no tasks. There the attempts follow one another, each for a while, and those that time has cut are
+ * made again, for longer.
  */
 
 #include "io/dns.h"
 
 #include "scope/resource.h"
+#include "scope/thread.h"
 
 #include <endwell/clock.h>
 #include <endwell/event.h>
@@ -68,6 +72,39 @@ static int race_run(struct race *race, const struct ew_dns_address *addresses, i
 	return ew_scope_finish(&scope, r);
 }
 
+/* -ETIMEDOUT with *@ret_cut: it might have answered later. */
+static int attempt_for(const struct attempt *attempt, int64_t patience_ns, bool *ret_cut)
+{
+	EW_SCOPE(patience, .deadline_ns = ew_after(patience_ns));
+	int r = ew_scope_finish(&patience, attempt_run((void *)(uintptr_t)attempt));
+
+	*ret_cut = r == -ETIMEDOUT && ew_scope_reason(&patience) == EW_REASON_DEADLINE;
+	return r;
+}
+
+static int take_turns(struct race *race, const struct ew_dns_address *addresses, int count)
+{
+	const struct ew_dns_address *left[EW_DNS_CONNECT_MAX];
+	int64_t patience_ns = ATTEMPT_DELAY;
+	int r, error = 0, cut_count, i;
+	bool cut;
+
+	for (i = 0; i < count; i++)
+		left[i] = &addresses[i];
+	for (; count > 0; count = cut_count, patience_ns *= 2) {
+		for (i = cut_count = 0; i < count; i++) {
+			r = attempt_for(&(struct attempt){ race, left[i] }, patience_ns, &cut);
+			if (r == 0 || r == -ECANCELED)
+				return r;
+			if (cut)
+				left[cut_count++] = left[i];
+			else if (!error)
+				error = r;
+		}
+	}
+	return error;
+}
+
 void ew__dns_alternate_families(struct ew_dns_address *addresses, int count)
 {
 	struct ew_dns_address chosen;
@@ -98,5 +135,6 @@ int(ew_dns_connect)(const char *name, const char *service, const struct ew_dns_o
 	if (r < 0)
 		return r;
 	ew__dns_alternate_families(addresses, r);
-	return race_run(&race, addresses, r);
+	return ew__thread_is_plain() ? take_turns(&race, addresses, r)
+				     : race_run(&race, addresses, r);
 }

@@ -432,6 +432,19 @@ TEST(dns_connect_tries_the_other_family)
 	with_name_server(connect_by_families);
 }
 
+/* Which has no tasks for addresses that are tried beside others. */
+TEST(dns_connect_on_a_plain_thread_tries_one_after_the_other)
+{
+	static ew_task_fn *const fns[] = { connect_past_hanging, connect_by_families };
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		name_server_start(&server);
+		EXPECT_EQ(fns[i](NULL), 0);
+		name_server_stop(&server);
+	}
+}
+
 /* In digits for IPv6 and letters for IPv4. */
 static void expect_alternated(const char *before, const char *after)
 {
