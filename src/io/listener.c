@@ -142,6 +142,7 @@ static void deliver_close(struct ew__message *message)
 	struct ew__away *away = ew__away_of(message);
 	struct ew_listener *listener = away->object;
 
+	ew_assert(!listener->waiting); /* nobody accepts from what is being closed */
 	if (!listener->armed) {
 		ew__away_answer(away);
 		return;
@@ -155,6 +156,7 @@ static void stop(struct ew_listener *listener)
 {
 	struct ew__wait wait = { .cancel = NULL };
 
+	ew_assert(!listener->waiting); /* nobody accepts from what is being closed */
 	if (listener->armed)
 		ew__driver_cancel(listener->worker->driver, &listener->accept);
 	while (listener->armed && !ew__bug("listener-closed-before-its-last-completion")) {

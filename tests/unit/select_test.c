@@ -10,6 +10,7 @@
 
 #include <endwell/channel.h>
 #include <endwell/select.h>
+#include <sys/wait.h>
 
 #define PARTS 3
 
@@ -1044,6 +1045,67 @@ TEST(select_of_a_connection_on_a_plain_thread_leaves_no_accept_behind)
 	EXPECT_EQ(ew_select(&accept, 1, EW_NEVER), 0);
 	EXPECT(server);
 	EXPECT_EQ(ew__driver_in_flight(ew__worker->driver), 0);
+}
+
+static _Atomic bool select_stands;
+
+static int select_a_connection(void *listener)
+{
+	EW_OWN(ew_socket, nobody);
+	struct ew_alternative accept = ew_select_accept(listener, &nobody);
+
+	return ew_select(&accept, 1, EW_NEVER);
+}
+
+static int stand_in_a_select(void *listener)
+{
+	EW_SCOPE(scope);
+
+	EXPECT_EQ(ew_spawn(&scope, select_a_connection, listener), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	select_stands = true;
+	return ew_scope_finish(&scope, ew_scope_join(&scope));
+}
+
+static int close_under_a_select(void *argument)
+{
+	struct sockaddr_in any = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
+	EW_OWN(ew_listener, listener);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	select_stands = false;
+	EXPECT_EQ(ew_listener_open((struct sockaddr *)&any, sizeof(any), 4, &listener), 0);
+	EXPECT_EQ(ew_spawn(&scope, stand_in_a_select, listener, .worker = ew_workers_count()), 0);
+	while (!select_stands)
+		EXPECT_EQ(ew_yield(), 0);
+	return ew_listener_close(&listener);
+}
+
+static void close_under_a_select_here(void)
+{
+	alarm(10);
+	(void)run_workers(1, close_under_a_select, NULL);
+}
+
+static void close_under_a_select_elsewhere(void)
+{
+	alarm(10);
+	(void)run_workers(2, close_under_a_select, NULL);
+}
+
+/* It would wait for ever for a connection of a listener that is gone. */
+TEST(select_of_a_listener_that_is_closed_is_an_assertion)
+{
+	void (*const fns[])(void) = { close_under_a_select_here, close_under_a_select_elsewhere };
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		struct ended ended = run_process(fns[i]);
+
+		EXPECT(WIFSIGNALED(ended.status) && WTERMSIG(ended.status) == SIGABRT);
+		EXPECT(strstr(ended.text, "assertion failed") && strstr(ended.text, "listener.c"));
+	}
 }
 
 TEST_MAIN()
