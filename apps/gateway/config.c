@@ -23,6 +23,8 @@ struct reading {
 	const char *key;
 	FILE *file;
 	int line;
+	char section[80]; /* the newest one's line, until it has a key */
+	int section_line;
 	int wrong_line; /* 0: so far none */
 	char wrong[256];
 };
@@ -224,6 +226,28 @@ static int enter_section(struct reading *reading, const char *section)
 	return reading->route ? 0 : begin_route(reading, section + sizeof(word) - 1);
 }
 
+/* inih says nothing of a section without keys. */
+static void end_section(struct reading *reading)
+{
+	if (!*reading->section || reading->wrong_line)
+		return;
+	snprintf(reading->wrong, sizeof(reading->wrong), "%s has no keys", reading->section);
+	reading->wrong_line = reading->section_line;
+}
+
+/* What begins like one behind a key, but indented, goes on with its value. */
+static void note_section(struct reading *reading, const char *line)
+{
+	size_t blanks = strspn(line, " \t");
+
+	if (line[blanks] != '[' || (blanks > 0 && !*reading->section))
+		return;
+	end_section(reading);
+	snprintf(reading->section, sizeof(reading->section), "%.*s]",
+		 (int)strcspn(line + blanks, "]\r\n"), line + blanks);
+	reading->section_line = reading->line;
+}
+
 static int read_line(struct reading *reading, const char *section, const char *key,
 		     const char *value)
 {
@@ -248,6 +272,7 @@ static int take_line(void *argument, const char *section, const char *key, const
 {
 	struct reading *reading = argument;
 
+	*reading->section = '\0';
 	if (reading->wrong_line)
 		return 1;
 	return read_line(reading, section, key, value) == 0;
@@ -281,10 +306,16 @@ static int complete(struct config *config, const char *name, char *error)
 
 static int conclude(struct reading *reading, const char *name, int r, char *error)
 {
+	if (r == 0)
+		end_section(reading);
+	if (reading->wrong_line && (r == 0 || reading->wrong_line <= r)) {
+		snprintf(error, CONFIG_ERROR_BYTES, "%s:%d: %s", name, reading->wrong_line,
+			 reading->wrong);
+		return -EINVAL;
+	}
 	if (r > 0) {
-		snprintf(error, CONFIG_ERROR_BYTES, "%s:%d: %s", name, r,
-			 reading->wrong_line == r ? reading->wrong
-						  : "is neither [route NAME] nor KEY = VALUE");
+		snprintf(error, CONFIG_ERROR_BYTES,
+			 "%s:%d: is neither [route NAME] nor KEY = VALUE", name, r);
 		return -EINVAL;
 	}
 	if (r < 0) {
@@ -299,7 +330,10 @@ static char *next_line(char *buffer, int bytes, void *argument)
 	struct reading *reading = argument;
 
 	reading->line++;
-	return fgets(buffer, bytes, reading->file);
+	if (!fgets(buffer, bytes, reading->file))
+		return NULL;
+	note_section(reading, buffer);
+	return buffer;
 }
 
 static int read_file(struct config *config, const char *name, FILE *file, char *error)

@@ -95,6 +95,10 @@ TEST(gateway_config_names_line_and_mistake)
 	expect_refused("[route a]\nconcurrency = 0\n", "file:2: concurrency: 0 is outside");
 	expect_refused("[route a]\nconcurrency = -1\n", "file:2: concurrency: `-1`");
 	expect_refused("[route a]\ngrant = maybe\n", "neither required nor none");
+	expect_refused("[route a]\n[route b]\nrouting_key = q\n", "file:1: [route a] has no keys");
+	expect_refused("[route b]\nrouting_key = q\n\n[route a]\n# none\n",
+		       "file:4: [route a] has no keys");
+	expect_refused("[route b]\nrouting_key = q\n[other]\n", "file:3: [other] has no keys");
 	expect_refused("[route a]\nnonsense\n", "file:2: is neither [route NAME] nor KEY = VALUE");
 }
 
@@ -103,6 +107,8 @@ TEST(gateway_config_tells_the_first_mistake)
 {
 	expect_refused("[route a]\nnonsense\nspeed = 3\n", "file:2: is neither");
 	expect_refused("[route a]\nspeed = 3\nnonsense\n", "file:2: speed: is not a key");
+	expect_refused("[route b]\n[route a]\nspeed = 3\nnonsense\n", "file:1: [route b] has no");
+	expect_refused("[route a]\nspeed = 3\n[route b]\n", "file:2: speed: is not a key");
 }
 
 TEST(gateway_config_bounds_the_sum_of_permits)
