@@ -15,6 +15,8 @@ static const struct {
 } problems[PROBLEM_COUNT] = {
 	[PROBLEM_KEY] = { "bad-key", "This Idempotency-Key is not accepted",
 			  "Use 1 to 255 bytes, in one header field.", 400 },
+	[PROBLEM_TYPE] = { "bad-content-type", "This Content-Type is not accepted",
+			   "Use at most 255 bytes: a message carries no more.", 400 },
 	[PROBLEM_ORIGIN] = { "foreign-origin", "Requests from this web page are not accepted",
 			     "If the page is yours, start the gateway with --origin and its origin.",
 			     403 },

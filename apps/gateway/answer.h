@@ -10,6 +10,7 @@
 /* Each has a stable type, `urn:endwell:problem:` and its word, and a remedy; see the table in answer.c. */
 enum problem {
 	PROBLEM_KEY,
+	PROBLEM_TYPE,
 	PROBLEM_ORIGIN,
 	PROBLEM_NOT_FOUND,
 	PROBLEM_METHOD,

@@ -96,6 +96,13 @@ static int keep(struct operation *operation, const char *data, size_t bytes, siz
 	return 0;
 }
 
+static bool has_fitting_type(const struct http_request *request)
+{
+	const struct http_slice *type = http_head_find(request->head, "Content-Type");
+
+	return !type || type->len < sizeof(((struct operation *)NULL)->content_type);
+}
+
 /* What the message takes over from the request. */
 static int read_request(struct http_request *request, struct operation *operation)
 {
@@ -104,7 +111,7 @@ static int read_request(struct http_request *request, struct operation *operatio
 	size_t room = 0;
 	int r, n;
 
-	if (type && type->len < sizeof(operation->content_type))
+	if (type)
 		memcpy(operation->content_type, type->data, type->len);
 	trace_make(http_head_find(request->head, "traceparent"), operation->trace);
 	request->body_bytes_max = (int64_t)operation->route->config->body_max_bytes;
@@ -389,6 +396,8 @@ int submit(struct gateway *gateway, struct http_request *request)
 		return routes_problem(gateway, request, PROBLEM_NOT_FOUND,
 				      "There is no such route.", NULL, 0);
 	http_half_close(request, route->config->half_close_finish);
+	if (!has_fitting_type(request))
+		return routes_problem(gateway, request, PROBLEM_TYPE, NULL, NULL, 0);
 	if (!may_start(&submission, route, &r))
 		return r;
 	return serve(&submission, route);

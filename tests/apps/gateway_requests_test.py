@@ -170,6 +170,13 @@ def test_gateway_key_keeps_the_result_that_came_when_its_client_had_left():
         equal((answer.json, answer.headers.get("Idempotency-Replayed")), ({"steps": 30}, "true"))
 
 
+def test_gateway_content_type_that_no_message_can_carry_is_refused():
+    with running() as server:
+        equal(server.post(job(10), headers={"Content-Type": "a/" + 253 * "b"}).status, 200)
+        server.post(job(10), headers={"Content-Type": "a/" + 254 * "b"}).problem(400, "bad-content-type")
+        equal(server.outcomes(), {"replied": 1})
+
+
 if __name__ == "__main__":
     with gateway.broker():
         ingest.main()
