@@ -92,8 +92,14 @@ static int await_outcome(struct operation *operation)
 	return 0;
 }
 
+/*
+ * A queue may have taken what another one has refused. Its worker is refused then; one that needs no grant runs it, and
+ * so the outcome stays open.
+ */
 static void note_fate(struct operation *operation, enum ew_amqp_fate fate)
 {
+	if (fate == EW_AMQP_NACKED && operation->route->config->grant_none)
+		return;
 	switch (fate) {
 	case EW_AMQP_NOT_SENT: operation->outcome = OUTCOME_UNSENT; break;
 	case EW_AMQP_RETURNED: operation->outcome = OUTCOME_RETURNED; break;

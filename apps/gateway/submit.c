@@ -174,8 +174,12 @@ static void say_failed(void *argument, struct operation *operation, int r)
 						      PROBLEM_DEADLINE, NULL, operation->id, 0);
 		return;
 	}
-	snprintf(detail, sizeof(detail), "The broker was lost: %s.",
-		 gateway->connection ? operation->route->reason : gateway->reason);
+	if (gateway->connection && operation->route->door.channel)
+		snprintf(detail, sizeof(detail),
+			 "The broker has refused it, but one of several queues may have it.");
+	else
+		snprintf(detail, sizeof(detail), "The broker was lost: %s.",
+			 gateway->connection ? operation->route->reason : gateway->reason);
 	submission->answered = routes_problem(gateway, submission->request, PROBLEM_UNKNOWN, detail,
 					      operation->id, 0);
 }
