@@ -75,12 +75,14 @@ static int door_publish(struct door *door, const struct ew_amqp_message *message
 	return r;
 }
 
-int broker_say(struct door *door, const char *type, const struct claim *claim,
+int broker_say(struct door *door, const char *type, const struct claim *newest,
 	       const char *correlation, const char *id)
 {
-	const struct ew_amqp_header headers[] = { { "x-ew-claim", claim->token } };
+	/* While this waits in line, a newer claim may come to where @newest points. */
+	const struct claim claim = *newest;
+	const struct ew_amqp_header headers[] = { { "x-ew-claim", claim.token } };
 	const struct ew_amqp_message message = {
-		.routing_key = claim->address,
+		.routing_key = claim.address,
 		.type = type,
 		.correlation_id = correlation,
 		.message_id = id,

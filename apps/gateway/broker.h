@@ -24,5 +24,5 @@ EW_SUSPENDS int broker_publish(struct operation *operation, struct ew_amqp_recei
  *
  * Errors: -EHOSTUNREACH the worker has gone; those of ew_amqp_publish(), -ENOTCONN
  */
-EW_SUSPENDS int broker_say(struct door *door, const char *type, const struct claim *claim,
+EW_SUSPENDS int broker_say(struct door *door, const char *type, const struct claim *newest,
 			   const char *correlation, const char *id);
