@@ -28,6 +28,7 @@
 #define NOTICES_MAX    1024
 #define REOPEN_DELAY   EW_SECOND
 #define LEAVING_BUDGET (5 * EW_SECOND)
+#define PROBE_INTERVAL EW_SECOND
 
 /**
  * struct notice - what is to be said to a claim that nobody waits for
@@ -308,6 +309,28 @@ static int run_notices(void *argument)
 	return r;
 }
 
+/* ---- the broker's alarms ---- */
+
+/*
+ * The broker tells of an alarm only who publishes. So something is published now and then, to nowhere: no queue has an
+ * empty name.
+ */
+static int run_probe(void *argument)
+{
+	struct gateway *gateway = argument;
+	const struct ew_amqp_message message = { .routing_key = "", .type = "probe" };
+	struct ew_amqp_receipt receipt;
+	int r;
+
+	for (;;) {
+		r = ew_sleep(PROBE_INTERVAL);
+		if (r == 0)
+			r = door_publish(&gateway->refusals, &message, &receipt);
+		if (r == -ECANCELED)
+			return r;
+	}
+}
+
 /* ---- the connection ---- */
 
 static int run_tasks(struct gateway *gateway)
@@ -317,6 +340,8 @@ static int run_tasks(struct gateway *gateway)
 	EW_SCOPE(tasks, .policy = EW_POLICY_INDEPENDENT);
 
 	r = ew_spawn(&tasks, run_notices, gateway);
+	if (r == 0)
+		r = ew_spawn(&tasks, run_probe, gateway);
 	for (size_t i = 0; i < gateway->routes_count && r == 0; i++)
 		r = ew_spawn(&tasks, run_route, &gateway->routes[i]);
 	if (r == 0)

@@ -29,6 +29,23 @@ struct door {
 };
 
 /**
+ * struct waiter - a request in a waiting room
+ * @wait:     what is cancelled to send it away
+ * @is_shed:  it was sent away, because the broker takes nothing
+ * @blocked:  as broker_trouble() has said then
+ * @trouble:  the same
+ */
+struct waiter {
+	struct route *route;
+	struct ew_scope *wait;
+	bool is_shed;
+	bool blocked;
+	char trouble[320];
+	struct waiter *next;
+	struct waiter **link;
+};
+
+/**
  * struct route - one, as it runs
  * @door:      where its operations go out and all answers come in: direct reply-to binds both to one channel
  * @reason:    why that is closed
@@ -70,6 +87,9 @@ struct gateway {
 	struct door cancels;
 	struct door refusals;
 	struct ew_channel *notices; /* to claims that nobody waits for */
+
+	struct waiter *waiters;
+	struct ew_event waiters_some;
 
 	struct operation *presumed; /* oldest first */
 	struct operation **presumed_end;

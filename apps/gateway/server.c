@@ -21,6 +21,7 @@
 #include "gateway.h"
 #include "permits.h"
 #include "routes.h"
+#include "submit.h"
 
 /* Health checks, metrics, the idle. */
 #define OTHER_CONNECTIONS 64
@@ -118,6 +119,8 @@ static int run_services(struct gateway *gateway, struct ew_signals *signals)
 	r = ew_spawn(&services, broker_run, gateway);
 	if (r == 0)
 		r = ew_spawn(&services, permits_run, gateway);
+	if (r == 0)
+		r = ew_spawn(&services, submit_watch, gateway);
 	if (r == 0)
 		r = run_front(gateway, signals);
 	closed = ew_scope_close(&services, EW_NOW, EW_REASON_SHUTDOWN);

@@ -26,6 +26,7 @@
 
 #define BROKER_RETRY_SECONDS 2
 #define LAST_ANSWER_BUDGET   EW_SECOND
+#define LOOK_INTERVAL	     (20 * EW_MILLISECOND)
 
 struct submission {
 	struct gateway *gateway;
@@ -48,13 +49,15 @@ static struct route *find_route(struct gateway *gateway, struct http_slice path)
 	return NULL;
 }
 
-static int say_no_broker(struct submission *submission, const char *trouble)
+static int say_no_broker(struct submission *submission, const char *trouble, bool blocked,
+			 const char *id)
 {
 	char detail[384];
 
 	snprintf(detail, sizeof(detail), "What is known: %s.", trouble);
-	return routes_problem(submission->gateway, submission->request, PROBLEM_BROKER, detail,
-			      NULL, BROKER_RETRY_SECONDS);
+	return routes_problem(submission->gateway, submission->request,
+			      blocked ? PROBLEM_BLOCKED : PROBLEM_BROKER, blocked ? NULL : detail,
+			      id, BROKER_RETRY_SECONDS);
 }
 
 /* True, or the answer has been given and its result is in @ret_r. */
@@ -67,11 +70,8 @@ static bool may_start(struct submission *submission, struct route *route, int *r
 	if (atomic_load(&gateway->front.draining))
 		*ret_r = routes_problem(gateway, submission->request, PROBLEM_DRAINING, NULL, NULL,
 					BROKER_RETRY_SECONDS);
-	else if (blocked)
-		*ret_r = routes_problem(gateway, submission->request, PROBLEM_BLOCKED, NULL, NULL,
-					BROKER_RETRY_SECONDS);
 	else if (trouble)
-		*ret_r = say_no_broker(submission, trouble);
+		*ret_r = say_no_broker(submission, trouble, blocked, NULL);
 	else
 		return true;
 	route->shed++;
@@ -293,11 +293,71 @@ static int check_key(struct submission *submission, struct operation *operation)
 	return check_known(submission, operation, key, digest);
 }
 
-static int enter_line(struct operation *operation, struct ew_permit **permit, bool *ret_waited)
+static void waiter_begin(struct gateway *gateway, struct waiter *waiter)
+{
+	waiter->link = &gateway->waiters;
+	waiter->next = gateway->waiters;
+	if (waiter->next)
+		waiter->next->link = &waiter->next;
+	gateway->waiters = waiter;
+	ew_event_set(&gateway->waiters_some);
+}
+
+static void waiter_end(void *argument)
+{
+	struct waiter *waiter = argument;
+
+	*waiter->link = waiter->next;
+	if (waiter->next)
+		waiter->next->link = waiter->link;
+}
+
+static int waiter_end_close(void *argument)
+{
+	waiter_end(argument);
+	return 0;
+}
+
+static void shed_waiters(struct gateway *gateway)
+{
+	for (struct waiter *waiter = gateway->waiters; waiter; waiter = waiter->next) {
+		const char *trouble = broker_trouble(waiter->route, &waiter->blocked);
+
+		if (!trouble || waiter->is_shed)
+			continue;
+		waiter->is_shed = true;
+		snprintf(waiter->trouble, sizeof(waiter->trouble), "%s", trouble);
+		ew_scope_cancel(waiter->wait, EW_REASON_REQUESTED);
+	}
+}
+
+int submit_watch(void *argument)
+{
+	struct gateway *gateway = argument;
+	int r;
+
+	for (;;) {
+		r = gateway->waiters ? ew_sleep(LOOK_INTERVAL)
+				     : ew_event_wait(&gateway->waiters_some, EW_NEVER);
+		if (r < 0)
+			return r;
+		ew_event_reset(&gateway->waiters_some);
+		shed_waiters(gateway);
+	}
+}
+
+static int enter_line(struct operation *operation, struct waiter *waiter, struct ew_permit **permit,
+		      bool *ret_waited)
 {
 	int r;
 
 	EW_SCOPE(wait);
+
+	waiter->route = operation->route;
+	waiter->wait = &wait;
+	waiter_begin(operation->route->gateway, waiter);
+
+	EW_GUARD(end, waiter, .close = waiter_end_close, .abort = waiter_end);
 
 	record_enter(operation->record, &wait);
 	r = line_enter(&operation->route->line, operation->deadline_ns, permit, ret_waited);
@@ -305,15 +365,26 @@ static int enter_line(struct operation *operation, struct ew_permit **permit, bo
 	return ew_scope_finish(&wait, r);
 }
 
+/* The broker takes nothing, and waiting is no use. */
+static int say_shed(struct submission *submission, const struct operation *operation,
+		    const struct waiter *waiter)
+{
+	operation->route->shed++;
+	return say_no_broker(submission, waiter->trouble, waiter->blocked, operation->id);
+}
+
 static int admit(struct submission *submission, struct operation *operation)
 {
 	struct route *route = operation->route;
+	struct waiter waiter = {};
 	bool waited;
 	int r;
 
 	EW_OWN(ew_permit, permit);
 
-	r = enter_line(operation, &permit, &waited);
+	r = enter_line(operation, &waiter, &permit, &waited);
+	if (waiter.is_shed && !ew_cancel_requested())
+		return say_shed(submission, operation, &waiter);
 	if (r == -ECANCELED)
 		return say_cut(submission, operation);
 	if (r < 0)

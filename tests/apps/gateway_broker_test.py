@@ -102,6 +102,61 @@ def test_gateway_broker_raises_an_alarm_and_requests_are_shed_until_it_ends():
     equal(load.count(502), 0, "unknown")
 
 
+def test_gateway_broker_raises_an_alarm_and_who_waits_for_a_permit_is_sent_away():
+    """All permits are held, so that no request is published by which the gateway could hear of the alarm."""
+    with gateway.work_queue() as queue, Gateway({"render": {
+            "routing_key": queue, "concurrency": 1, "timeout": "10m", "cancel_deadline": "100ms"}}) as server:
+        holder = Client(server, b"{}")
+        server.await_permits(held=1)
+        waiting = [ingest.in_background(lambda: server.post(b"{}")) for _ in range(3)]
+        wait_until(lambda: server.metric('gateway_waiting{route="render"}') == 3, 60, "three wait")
+        broker().control("set_vm_memory_high_watermark", "0.000001")
+        try:
+            wait_until(lambda: server.metric('gateway_waiting{route="render"}') == 0, 60, "nobody waits")
+            for answer in waiting:
+                answer.result().problem(503, "broker-blocked")
+            check(not server.is_ready(), "not ready")
+            server.await_permits(held=1)
+        finally:
+            broker().control("set_vm_memory_high_watermark", "absolute", "512MB")
+        wait_until(server.is_ready, 60, "ready")
+        equal(gateway.messages(queue), 1)
+        holder.closes()
+
+
+def test_gateway_broker_closes_its_connections_and_who_waits_for_a_permit_is_sent_away():
+    with gateway.work_queue() as queue, Gateway({"render": {
+            "routing_key": queue, "concurrency": 1, "timeout": "10m", "presumed_hold": "10m"}}) as server:
+        holder = Client(server, b"{}")
+        server.await_permits(held=1)
+        waiting = ingest.in_background(lambda: server.post(b"{}"))
+        wait_until(lambda: server.metric('gateway_waiting{route="render"}') == 1, 60, "one waits")
+        broker().control("close_all_connections", "for a test")
+        equal(holder.hears()[0], 502)
+        waiting.result().problem(503, "broker-unavailable")
+        server.await_permits(presumed=1)
+
+
+def test_gateway_broker_nacks_what_another_queue_has_and_the_permit_is_not_free_while_it_runs():
+    """Of two queues one is full: the broker says no, and the worker that needs no grant has begun."""
+    with gateway.work_queue() as queue, gateway.work_queue({"x-max-length": 1, "x-overflow": "reject-publish"}) as full:
+        connection = gateway.connect()
+        channel = connection.channel()
+        exchange = gateway.fresh("fanout")
+        channel.exchange_declare(exchange, "fanout", durable=True)
+        for name in (queue, full):
+            channel.queue_bind(name, exchange, "k")
+        channel.basic_publish("", full, b"")
+        connection.close()
+        with gateway.workers("c", queue, 1) as (log, _), Gateway({"render": {
+                "exchange": exchange, "routing_key": "k", "concurrency": 1, "grant": "none", "presumed_hold": "10m"}}) as server:
+            server.post(b'{"ms": 1000, "on_cancel": "finish"}').problem(502, "outcome-unknown")
+            wait_until(lambda: server.is_at_rest() or log.running() == (0, 1), 60, "free, or over")
+            equal(log.running(), (0, 1), "jobs that run, and ran")
+            server.await_rest()
+            equal(server.metric('gateway_presumed_proved_total{route="render"}'), 1)
+
+
 def test_gateway_broker_is_killed_and_restarted_and_nothing_is_lost_behind_a_success():
     with under_load() as (server, load):
         broker().kill()
