@@ -90,9 +90,10 @@ def test_gateway_broker_closes_its_connections_and_nothing_is_lost_behind_a_succ
 
 def test_gateway_broker_raises_an_alarm_and_requests_are_shed_until_it_ends():
     with under_load() as (server, load):
+        # Granted before the alarm, it goes on; its reply may have to wait for the end of it.
+        client = Client(server, b'{"ms": 500}', route="other")
+        wait_until(lambda: server.metric('gateway_grants_total{route="other"}') == 1, 60, "granted")
         broker().control("set_vm_memory_high_watermark", "0.000001")
-        # The broker tells who publishes, and all permits of the other route may be waiting for their replies.
-        client = Client(server, b'{"ms": 10}', route="other")
         wait_until(lambda: not server.is_ready(), 60, lambda: f"the gateway knows: {load.kinds()}")
         answer = server.post(b"{}")
         answer.problem(503, "broker-blocked")
