@@ -137,6 +137,7 @@ static void forget_oldest(struct records *records)
 	if (!records->oldest)
 		records->newest = NULL;
 	records->count--;
+	record->forgotten = true;
 	if (record->result)
 		records->bytes -= record->result->message.body_bytes;
 	record_put(record);
@@ -187,7 +188,7 @@ void record_prove(struct records *records, struct record *record, enum outcome o
 {
 	record->outcome = outcome;
 	/* One that is forgotten already has nobody left to ask for it. */
-	if (record->holders > 1)
+	if (!record->forgotten)
 		keep_result(records, record, result);
 	keep_within_bounds(records);
 }

@@ -48,6 +48,7 @@ struct record {
 	struct ew_event ended;
 	/* -- private from here -- */
 	unsigned int holders;
+	bool forgotten;		 /* out of the table, though somebody holds it */
 	struct record *next;	 /* in its bucket */
 	struct record *next_key; /* in its bucket by the key */
 	struct record *newer;	 /* of those that have ended */

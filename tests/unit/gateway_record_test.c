@@ -2,6 +2,7 @@
 /* What is remembered of operations: by id and by key, within bounds. */
 #include "../ew_test.h"
 
+#include "amqp/delivery.h"
 #include "gateway/record.h"
 
 static struct records records;
@@ -97,6 +98,29 @@ TEST(gateway_record_ends_once)
 	EXPECT_EQ(record->outcome, OUTCOME_REFUSED);
 	record_put(record);
 	records_deinit(&records);
+}
+
+/* Somebody looks at one that is forgotten, and then its end is heard: what it has is not counted for ever. */
+TEST(gateway_record_that_is_forgotten_keeps_no_result_though_it_is_held)
+{
+	struct record *record = ended("k", OUTCOME_SILENT), *held;
+	const amqp_basic_deliver_t deliver = {};
+	struct ew_amqp_delivery *result = NULL;
+
+	held = record_find(&records, record->id, strlen(record->id));
+	EXPECT(held == record);
+	for (int i = 0; i < RECORDS_MAX; i++)
+		record_put(ended(NULL, OUTCOME_STOPPED));
+	EXPECT_EQ(ew_amqp_delivery_new(&deliver, true, &result), 0);
+	result->message.body_bytes = 1;
+	record_prove(&records, record, OUTCOME_REPLIED, &result);
+	EXPECT_EQ(records.bytes, 0);
+	EXPECT(result != NULL);
+	ew_abort(&result);
+	record_put(held);
+	record_put(record);
+	records_deinit(&records);
+	EXPECT_EQ(records.bytes, 0);
 }
 
 TEST_MAIN()
