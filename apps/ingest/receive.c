@@ -333,10 +333,10 @@ static bool refuse_head(struct server *server, struct http_request *request, cha
 	return true;
 }
 
-/* Cancelled before it was an upload. */
+/* Cancelled, or about to be, before it was an upload. */
 static int refuse_cut(struct server *server, struct http_request *request)
 {
-	if (ew_cancel_reason() != EW_REASON_SHUTDOWN)
+	if (ew_cancel_reason() != EW_REASON_SHUTDOWN && !atomic_load(&server->front.forced))
 		return -ECANCELED;
 
 	EW_SHIELD(shield, .budget_ns = LAST_ANSWER_BUDGET);
@@ -367,6 +367,11 @@ static int await_slot(struct server *server, struct ew_permit **permit, bool *re
 {
 	int r = line_enter(&server->uploads, ew_after(WAIT_MAX), permit, ret_waited);
 
+	/* When all are cut at once, the slot of one may come before the cut of another worker does. */
+	if (r == 0 && atomic_load(&server->front.forced)) {
+		ew_permit_release(permit);
+		r = -ECANCELED;
+	}
 	if (r == 0)
 		slots_move(&server->metrics.upload_slots, SLOT_FREE, SLOT_HELD);
 	return r;
