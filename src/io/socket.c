@@ -43,8 +43,8 @@ struct ew_socket {
 	struct ew__standing standing;
 	struct ew_scope *hangup_scope;
 	struct ew__wait *closing;
-	struct ew_worker
-		*worker; /* whose driver has the poll, or whose buffer is lent; NULL: none */
+	struct ew_worker *_Atomic
+		worker; /* whose driver has the poll, or whose buffer is lent; NULL: none */
 	int fd;
 	int buffer; /* lent; -1: none */
 	bool armed;
@@ -489,7 +489,8 @@ int ew_socket_receive(struct ew_socket *socket, const char **ret_data)
 	if (r <= 0)
 		return r;
 	ew_assert(receive.op.has_buffer);
-	worker = socket->worker = ew__worker;
+	worker = ew__worker;
+	socket->worker = worker;
 	worker->buffers_lent++;
 	socket->buffer = receive.op.buffer;
 	*ret_data = ew__driver_buffer(worker->driver, receive.op.buffer);
