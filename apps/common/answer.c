@@ -6,6 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "log.h"
+
+#define TARGET_TEXT_BYTES 300
+
 static const char no_memory[] = "{\"type\":\"urn:endwell:problem:internal\",\"status\":500,"
 				"\"title\":\"The server has no memory left\"}";
 
@@ -107,6 +111,23 @@ void answer_metrics(struct answer *answer, char *text, size_t bytes)
 	answer->content_type = "text/plain; version=0.0.4; charset=utf-8";
 	answer->body = text;
 	answer->body_bytes = bytes;
+}
+
+void answer_log_refusal(const struct http_head *head, int status, const char *id, const char *note)
+{
+	char target[TARGET_TEXT_BYTES];
+	struct log_line line;
+
+	log_begin(&line, "info", "refused");
+	log_number(&line, "status", status);
+	if (head) {
+		snprintf(target, sizeof(target), "%.*s", (int)head->target.len, head->target.data);
+		log_text(&line, "target", target);
+	}
+	if (id)
+		log_text(&line, "id", id);
+	log_text(&line, "note", note);
+	log_end(&line);
 }
 
 int answer_send(struct http_request *request, struct answer *answer)

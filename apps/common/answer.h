@@ -59,6 +59,9 @@ void answer_text(struct answer *answer, const char *text);
 /* 200 with a page of metrics from the heap, which is taken; NULL is a 500. */
 void answer_metrics(struct answer *answer, char *text, size_t bytes);
 
+/* The log's line about a request that is refused. @head: NULL: it could not be read. @id: NULL: it has none */
+void answer_log_refusal(const struct http_head *head, int status, const char *id, const char *note);
+
 /* Sends it, and frees what it holds. As http_respond() */
 EW_SUSPENDS int answer_send(struct http_request *request, struct answer *answer);
 

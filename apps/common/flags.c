@@ -26,19 +26,34 @@ int flags_fail(struct flags *flags, const char *format, ...)
 	return -EINVAL;
 }
 
-int flags_number(struct flags *flags, const char *value, uint64_t min, uint64_t max,
-		 uint64_t *ret_number)
+int flags_parse_number(const char *value, uint64_t min, uint64_t max, uint64_t *ret_number,
+		       char *wrong)
 {
 	unsigned long long number;
 	char *end;
 
 	errno = 0;
 	number = strtoull(value, &end, 10);
-	if (*value < '0' || *value > '9' || *end || errno)
-		return flags_fail(flags, "`%s` is not a number", value);
-	if (number < min || number > max)
-		return flags_fail(flags, "%s is outside %" PRIu64 " to %" PRIu64, value, min, max);
+	if (*value < '0' || *value > '9' || *end || errno) {
+		snprintf(wrong, FLAGS_WRONG_BYTES, "`%.64s` is not a number", value);
+		return -EINVAL;
+	}
+	if (number < min || number > max) {
+		snprintf(wrong, FLAGS_WRONG_BYTES, "%.64s is outside %" PRIu64 " to %" PRIu64,
+			 value, min, max);
+		return -EINVAL;
+	}
 	*ret_number = number;
+	return 0;
+}
+
+int flags_number(struct flags *flags, const char *value, uint64_t min, uint64_t max,
+		 uint64_t *ret_number)
+{
+	char wrong[FLAGS_WRONG_BYTES];
+
+	if (flags_parse_number(value, min, max, ret_number, wrong) < 0)
+		return flags_fail(flags, "%s", wrong);
 	return 0;
 }
 

@@ -36,7 +36,13 @@ struct flag {
 /* What is wrong, as a sentence behind the flag's name; -EINVAL */
 int flags_fail(struct flags *flags, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* A whole number from @min to @max */
+#define FLAGS_WRONG_BYTES 128
+
+/* A whole number from @min to @max; -EINVAL with what is wrong in @wrong, of FLAGS_WRONG_BYTES */
+int flags_parse_number(const char *value, uint64_t min, uint64_t max, uint64_t *ret_number,
+		       char *wrong);
+
+/* The same, of a flag */
 int flags_number(struct flags *flags, const char *value, uint64_t min, uint64_t max,
 		 uint64_t *ret_number);
 

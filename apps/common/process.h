@@ -6,6 +6,15 @@
 #include <endwell/run.h>
 #include <endwell/signals.h>
 
+/* What a server's process ends with. */
+enum server_exit {
+	SERVER_DRAINED = 0,
+	SERVER_FAILED = 1,
+	SERVER_USAGE = 2,
+	SERVER_CUT = 3,	   /* something was cut at the end of the grace */
+	SERVER_FORCED = 4, /* by a second signal */
+};
+
 /* What every main() begins with; 0 or -1 */
 int process_prepare(void);
 

@@ -15,6 +15,8 @@
 
 #include <endwell/base.h>
 
+#include "common/flags.h"
+
 #define TIME_MAX (24 * 3600 * EW_SECOND)
 
 struct reading {
@@ -58,16 +60,10 @@ static int read_text(struct reading *reading, const char *value, char *ret_text)
 static int read_number(struct reading *reading, const char *value, uint64_t min, uint64_t max,
 		       uint64_t *ret_number)
 {
-	unsigned long long number;
-	char *end;
+	char wrong[FLAGS_WRONG_BYTES];
 
-	errno = 0;
-	number = strtoull(value, &end, 10);
-	if (*value < '0' || *value > '9' || *end || errno)
-		return fail(reading, "`%.64s` is not a number", value);
-	if (number < min || number > max)
-		return fail(reading, "%.64s is outside %" PRIu64 " to %" PRIu64, value, min, max);
-	*ret_number = number;
+	if (flags_parse_number(value, min, max, ret_number, wrong) < 0)
+		return fail(reading, "%s", wrong);
 	return 0;
 }
 

@@ -2,17 +2,12 @@
 /* A request is checked for who sends it before anybody asks what it wants. Then the path decides, then the method. */
 #include "routes.h"
 
-#include <stdio.h>
 #include <string.h>
-
-#include "common/log.h"
 
 #include "broker.h"
 #include "metrics.h"
 #include "status.h"
 #include "submit.h"
-
-#define HEADER_TEXT_BYTES 300
 
 /* How soon it is worth asking again while the gateway drains, or has no broker. */
 #define RETRY_AFTER_SECONDS 2
@@ -28,23 +23,6 @@ int routes_answer(struct gateway *gateway, struct http_request *request, struct 
 	return answer_send(request, answer);
 }
 
-static void log_refusal(const struct http_request *request, int status, const char *reason,
-			const char *id)
-{
-	struct log_line line;
-	char target[HEADER_TEXT_BYTES];
-
-	snprintf(target, sizeof(target), "%.*s", (int)request->head->target.len,
-		 request->head->target.data);
-	log_begin(&line, "info", "refused");
-	log_number(&line, "status", status);
-	log_text(&line, "target", target);
-	if (id)
-		log_text(&line, "id", id);
-	log_text(&line, "note", reason);
-	log_end(&line);
-}
-
 int routes_problem(struct gateway *gateway, struct http_request *request, enum problem problem,
 		   const char *detail, const char *id, int retry_after_seconds)
 {
@@ -54,19 +32,15 @@ int routes_problem(struct gateway *gateway, struct http_request *request, enum p
 	answer_problem(&answer, problem, detail, id);
 	answer.retry_after_seconds = retry_after_seconds;
 	answer.fields = fields;
-	log_refusal(request, answer.status, detail ? detail : problem_title(problem), id);
+	answer_log_refusal(request->head, answer.status, id,
+			   detail ? detail : problem_title(problem));
 	return routes_answer(gateway, request, &answer);
 }
 
 void routes_refused(void *argument, int status, const char *reason)
 {
-	struct log_line line;
-
 	count(argument, status);
-	log_begin(&line, "info", "refused");
-	log_number(&line, "status", status);
-	log_text(&line, "note", reason);
-	log_end(&line);
+	answer_log_refusal(NULL, status, NULL, reason);
 }
 
 static int method_not_allowed(struct gateway *gateway, struct http_request *request,
@@ -76,7 +50,7 @@ static int method_not_allowed(struct gateway *gateway, struct http_request *requ
 
 	answer_problem(&answer, PROBLEM_METHOD, NULL, NULL);
 	answer.allow = allow;
-	log_refusal(request, answer.status, problem_title(PROBLEM_METHOD), NULL);
+	answer_log_refusal(request->head, answer.status, NULL, problem_title(PROBLEM_METHOD));
 	return routes_answer(gateway, request, &answer);
 }
 
@@ -137,7 +111,7 @@ static const struct resource {
 	const char *allow;
 	handler_fn *get;
 	handler_fn *post;
-	handler_fn *delete;
+	handler_fn *remove;
 } resources[] = {
 	{ "/ops/", true, "POST, GET, HEAD, DELETE", status_get, submit, status_delete },
 	{ "/permits", false, "GET, HEAD", answer_permits_page, NULL, NULL },
@@ -178,7 +152,7 @@ int routes_handle(struct http_request *request, void *argument)
 		return resource->get(gateway, request);
 	if (resource->post && method == HTTP_METHOD_POST)
 		return resource->post(gateway, request);
-	if (resource->delete &&method == HTTP_METHOD_DELETE)
-		return resource->delete (gateway, request);
+	if (resource->remove && method == HTTP_METHOD_DELETE)
+		return resource->remove(gateway, request);
 	return method_not_allowed(gateway, request, resource->allow);
 }

@@ -6,13 +6,9 @@
 #include "routes.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "common/log.h"
 #include "receive.h"
-
-#define HEADER_TEXT_BYTES 300
 
 /* How soon it is worth asking again while the server drains or starts. */
 #define RETRY_AFTER_SECONDS 5
@@ -23,20 +19,6 @@ int routes_answer(struct server *server, struct http_request *request, struct an
 	return answer_send(request, answer);
 }
 
-static void log_refusal(const struct http_request *request, int status, const char *reason)
-{
-	struct log_line line;
-	char target[HEADER_TEXT_BYTES];
-
-	snprintf(target, sizeof(target), "%.*s", (int)request->head->target.len,
-		 request->head->target.data);
-	log_begin(&line, "info", "refused");
-	log_number(&line, "status", status);
-	log_text(&line, "target", target);
-	log_text(&line, "note", reason);
-	log_end(&line);
-}
-
 int routes_problem(struct server *server, struct http_request *request, enum problem problem,
 		   const char *detail, int retry_after_seconds)
 {
@@ -44,20 +26,17 @@ int routes_problem(struct server *server, struct http_request *request, enum pro
 
 	answer_problem(&answer, problem, detail, NULL);
 	answer.retry_after_seconds = retry_after_seconds;
-	log_refusal(request, answer.status, detail ? detail : problem_title(problem));
+	answer_log_refusal(request->head, answer.status, NULL,
+			   detail ? detail : problem_title(problem));
 	return routes_answer(server, request, &answer);
 }
 
 void routes_refused(void *argument, int status, const char *reason)
 {
 	struct server *server = argument;
-	struct log_line line;
 
 	metrics_answered(&server->metrics, status);
-	log_begin(&line, "info", "refused");
-	log_number(&line, "status", status);
-	log_text(&line, "note", reason);
-	log_end(&line);
+	answer_log_refusal(NULL, status, NULL, reason);
 }
 
 static int method_not_allowed(struct server *server, struct http_request *request,
@@ -67,7 +46,7 @@ static int method_not_allowed(struct server *server, struct http_request *reques
 
 	answer_problem(&answer, PROBLEM_METHOD, NULL, NULL);
 	answer.allow = allow;
-	log_refusal(request, answer.status, problem_title(PROBLEM_METHOD));
+	answer_log_refusal(request->head, answer.status, NULL, problem_title(PROBLEM_METHOD));
 	return routes_answer(server, request, &answer);
 }
 

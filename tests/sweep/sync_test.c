@@ -423,21 +423,26 @@ static int talk(void)
 	return ew_scope_finish(&hearer, r);
 }
 
+static int make_channels(unsigned capacity, struct ew_channel **things, struct ew_channel **answers)
+{
+	int r = ew_channel_new_of_resources(capacity, things);
+
+	if (r == 0)
+		r = ew_channel_new(0, sizeof(int), lose_answer, answers);
+	post.things = *things;
+	post.answers = *answers;
+	return r;
+}
+
 static int correspond(void *argument)
 {
 	EW_OWN(ew_channel, things);
 	EW_OWN(ew_channel, answers);
 
-	int r = ew_channel_new_of_resources(1, &things);
+	int r = make_channels(1, &things, &answers);
 
 	(void)argument;
-	if (r == 0)
-		r = ew_channel_new(0, sizeof(int), lose_answer, &answers);
-	if (r < 0)
-		return r;
-	post.things = things;
-	post.answers = answers;
-	return talk();
+	return r < 0 ? r : talk();
 }
 
 TEST(sweep_channel)
@@ -549,16 +554,10 @@ static int open_the_counter(void *argument)
 	EW_OWN(ew_channel, things);
 	EW_OWN(ew_channel, answers);
 
-	int r = ew_channel_new_of_resources(0, &things);
+	int r = make_channels(0, &things, &answers);
 
 	(void)argument;
-	if (r == 0)
-		r = ew_channel_new(0, sizeof(int), lose_answer, &answers);
-	if (r < 0)
-		return r;
-	post.things = things;
-	post.answers = answers;
-	return work_at_the_counter();
+	return r < 0 ? r : work_at_the_counter();
 }
 
 TEST(sweep_select)
