@@ -93,13 +93,16 @@ static int await_outcome(struct operation *operation)
 }
 
 /*
- * A queue may have taken what another one has refused. Its worker is refused then; one that needs no grant runs it, and
- * so the outcome stays open.
+ * A queue may have taken what another one has refused. Its worker is refused then; one that needs no grant runs it, so
+ * the outcome stays open, and it is cancelled.
  */
+static bool may_run_although_nacked(const struct operation *operation, enum ew_amqp_fate fate)
+{
+	return fate == EW_AMQP_NACKED && operation->route->config->grant_none;
+}
+
 static void note_fate(struct operation *operation, enum ew_amqp_fate fate)
 {
-	if (fate == EW_AMQP_NACKED && operation->route->config->grant_none)
-		return;
 	switch (fate) {
 	case EW_AMQP_NOT_SENT: operation->outcome = OUTCOME_UNSENT; break;
 	case EW_AMQP_RETURNED: operation->outcome = OUTCOME_RETURNED; break;
@@ -115,6 +118,8 @@ static int publish(struct operation *operation)
 
 	operation->published = true;
 	r = broker_publish(operation, &receipt);
+	if (may_run_although_nacked(operation, receipt.fate))
+		return r;
 	note_fate(operation, receipt.fate);
 	if (r < 0 && r != -ECANCELED && operation->outcome == OUTCOME_NONE)
 		operation->outcome = OUTCOME_LOST;

@@ -150,12 +150,12 @@ def test_gateway_broker_nacks_what_another_queue_has_and_the_permit_is_not_free_
         channel.basic_publish("", full, b"")
         connection.close()
         with gateway.workers("c", queue, 1) as (log, _), Gateway({"render": {
-                "exchange": exchange, "routing_key": "k", "concurrency": 1, "grant": "none", "presumed_hold": "10m"}}) as server:
+                "exchange": exchange, "routing_key": "k", "concurrency": 1, "grant": "none", "cancel_deadline": "10m"}}) as server:
             server.post(b'{"ms": 1000, "on_cancel": "finish"}').problem(502, "outcome-unknown")
             wait_until(lambda: server.is_at_rest() or log.running() == (0, 1), 60, "free, or over")
             equal(log.running(), (0, 1), "jobs that run, and ran")
             server.await_rest()
-            equal(server.metric('gateway_presumed_proved_total{route="render"}'), 1)
+            equal(server.outcomes(), {"too-late": 1})
 
 
 def test_gateway_broker_is_killed_and_restarted_and_nothing_is_lost_behind_a_success():
