@@ -14,19 +14,30 @@ static void note_wait(struct line *line, int64_t waited_ns)
 	atomic_store_explicit(&line->wait_ns, mean + (waited_ns - mean) / 8, memory_order_relaxed);
 }
 
-static int wait_in_line(struct line *line, int64_t deadline_ns, struct ew_permit **permit)
+int64_t line_join(struct line *line)
 {
-	int64_t since = ew_now();
-	int r;
+	int64_t since_ns = ew_now();
 
 	if (atomic_fetch_add(&line->waiting, 1) == 0)
-		atomic_store(&line->moved_ns, since);
-	r = ew_semaphore_acquire(line->semaphore, deadline_ns, permit);
+		atomic_store(&line->moved_ns, since_ns);
+	return since_ns;
+}
+
+void line_leave(struct line *line, int64_t since_ns, int r)
+{
 	atomic_fetch_sub(&line->waiting, 1);
 	if (r == 0 || r == -ETIMEDOUT)
-		note_wait(line, ew_now() - since);
+		note_wait(line, ew_now() - since_ns);
 	if (r == 0)
 		atomic_store(&line->moved_ns, ew_now());
+}
+
+static int wait_in_line(struct line *line, int64_t deadline_ns, struct ew_permit **permit)
+{
+	int64_t since_ns = line_join(line);
+	int r = ew_semaphore_acquire(line->semaphore, deadline_ns, permit);
+
+	line_leave(line, since_ns, r);
 	return r;
 }
 

@@ -25,6 +25,10 @@ struct line {
 EW_SUSPENDS int line_enter(struct line *line, int64_t deadline_ns, struct ew_permit **permit,
 			   bool *ret_waited);
 
+/* The same in two steps, for who waits for more than this. @since_ns: what line_join() gave; @r: of the waiting */
+int64_t line_join(struct line *line);
+void line_leave(struct line *line, int64_t since_ns, int r);
+
 /* What to expect: the mean of those who had their turn; longer if the first in line waits longer already. */
 int64_t line_wait_ns(struct line *line);
 

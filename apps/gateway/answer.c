@@ -17,6 +17,8 @@ static const struct {
 			  "Use 1 to 255 bytes, in one header field.", 400 },
 	[PROBLEM_TYPE] = { "bad-content-type", "This Content-Type is not accepted",
 			   "Use at most 255 bytes: a message carries no more.", 400 },
+	[PROBLEM_TENANT] = { "bad-tenant", "This name of a tenant is not accepted",
+			     "Use 1 to 64 letters, digits, - _ . in one header field.", 400 },
 	[PROBLEM_ORIGIN] = { "foreign-origin", "Requests from this web page are not accepted",
 			     "If the page is yours, start the gateway with --origin and its origin.",
 			     403 },
@@ -36,6 +38,8 @@ static const struct {
 			   421 },
 	[PROBLEM_KEY_BODY] = { "key-reused", "This Idempotency-Key came with another body",
 			       "Choose a new key for a new operation.", 422 },
+	[PROBLEM_TENANT_BUSY] = { "tenant-busy", "This tenant has more operations than it may have",
+				  "Try again after the time in Retry-After.", 429 },
 	[PROBLEM_INTERNAL] = { "internal", "Something went wrong in the gateway",
 			       "No operation was started. Try again; the log says more.", 500 },
 	[PROBLEM_UNROUTABLE] = { "unroutable", "There is no queue for this operation",
@@ -90,23 +94,39 @@ void answer_problem(struct answer *answer, enum problem problem, const char *det
 			    id ? json_pack("{s:s}", "id", id) : NULL);
 }
 
+/* @waiting: those that stand in line for it, also in front of another limit */
+static json_t *permits_of(struct ew_semaphore *permits, int64_t waiting)
+{
+	struct ew_semaphore_counts counts = ew_semaphore_count(permits);
+
+	ew_assert(counts.free + counts.held + counts.cancelling + counts.presumed ==
+		  counts.capacity);
+	return json_pack("{s:i, s:i, s:i, s:i, s:i, s:I}", "capacity", counts.capacity, "free",
+			 counts.free, "held", counts.held, "cancelling", counts.cancelling,
+			 "presumed", counts.presumed, "waiting", (json_int_t)waiting);
+}
+
+static json_t *permits_of_route(struct route *route)
+{
+	json_t *json = permits_of(route->permits, atomic_load(&route->line.waiting));
+	json_t *tenants = route->config->tenant_header[0] ? json_object() : NULL;
+
+	for (struct tenant *tenant = route->tenants; tenants && tenant; tenant = tenant->next)
+		json_object_set_new(
+			tenants, tenant->name,
+			permits_of(tenant->permits, atomic_load(&tenant->line.waiting)));
+	if (tenants)
+		json_object_set_new(json, "tenants", tenants);
+	return json;
+}
+
 void answer_permits(struct answer *answer, struct gateway *gateway)
 {
 	json_t *list = json_object();
 
-	for (size_t i = 0; list && i < gateway->routes_count; i++) {
-		struct route *route = &gateway->routes[i];
-		struct ew_semaphore_counts counts = ew_semaphore_count(route->permits);
-
-		ew_assert(counts.free + counts.held + counts.cancelling + counts.presumed ==
-			  counts.capacity);
-		json_object_set_new(list, route->config->name,
-				    json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "capacity",
-					      counts.capacity, "free", counts.free, "held",
-					      counts.held, "cancelling", counts.cancelling,
-					      "presumed", counts.presumed, "waiting",
-					      counts.waiting));
-	}
+	for (size_t i = 0; list && i < gateway->routes_count; i++)
+		json_object_set_new(list, gateway->routes[i].config->name,
+				    permits_of_route(&gateway->routes[i]));
 	answer_json(answer, 200, json_pack("{s:o}", "routes", list));
 }
 

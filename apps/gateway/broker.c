@@ -117,7 +117,9 @@ int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_rece
 		{ "x-ew-grant", config->grant_none ? "none" : "required" },
 		{ "x-deadline", deadline },
 		{ "traceparent", operation->trace },
+		{ "x-ew-tenant", operation->tenant ? operation->tenant->name : "" },
 	};
+	const size_t headers_count = sizeof(headers) / sizeof(headers[0]);
 	const struct ew_amqp_message message = {
 		.exchange = config->exchange,
 		.routing_key = config->routing_key,
@@ -128,7 +130,7 @@ int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_rece
 		.message_id = operation->id,
 		.type = "op",
 		.headers = headers,
-		.headers_count = sizeof(headers) / sizeof(headers[0]),
+		.headers_count = operation->tenant ? headers_count : headers_count - 1,
 		.body = operation->body,
 		.body_bytes = operation->body_bytes,
 		.mandatory = true,

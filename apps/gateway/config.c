@@ -16,12 +16,14 @@
 #include <endwell/base.h>
 
 #include "common/flags.h"
+#include "http/head.h"
 
 #define TIME_MAX (24 * 3600 * EW_SECOND)
 
 struct reading {
 	struct config *config;
-	struct route_config *route;
+	struct route_config *route; /* one of these two is NULL: whose section this is */
+	struct tenant_config *tenant;
 	const char *key;
 	FILE *file;
 	int line;
@@ -140,6 +142,30 @@ static int read_waiting_room(struct reading *reading, const char *value)
 	return read_number(reading, value, 0, CONFIG_WAITING_MAX, &reading->route->waiting_room);
 }
 
+static int read_tenant_header(struct reading *reading, const char *value)
+{
+	if (!*value || strlen(value) >= CONFIG_NAME_BYTES)
+		return fail(reading, "a header's name has 1 to %d characters",
+			    CONFIG_NAME_BYTES - 1);
+	for (const char *at = value; *at; at++)
+		if (!http_token_char((unsigned char)*at))
+			return fail(reading, "`%.64s` is not the name of a header", value);
+	strcpy(reading->route->tenant_header, value);
+	return 0;
+}
+
+static int read_tenant_concurrency(struct reading *reading, const char *value)
+{
+	return read_number(reading, value, 1, CONFIG_PERMITS_MAX,
+			   &reading->route->tenant_concurrency);
+}
+
+static int read_tenant_waiting_room(struct reading *reading, const char *value)
+{
+	return read_number(reading, value, 0, CONFIG_WAITING_MAX,
+			   &reading->route->tenant_waiting_room);
+}
+
 static int read_body_max(struct reading *reading, const char *value)
 {
 	return read_number(reading, value, 1, CONFIG_BODY_MAX_MAX, &reading->route->body_max_bytes);
@@ -160,10 +186,22 @@ static int read_half_close(struct reading *reading, const char *value)
 	return read_choice(reading, value, "cancel", "finish", &reading->route->half_close_finish);
 }
 
-static const struct {
-	const char *key;
+static int read_own_concurrency(struct reading *reading, const char *value)
+{
+	return read_number(reading, value, 1, CONFIG_PERMITS_MAX, &reading->tenant->concurrency);
+}
+
+static int read_own_waiting_room(struct reading *reading, const char *value)
+{
+	return read_number(reading, value, 0, CONFIG_WAITING_MAX, &reading->tenant->waiting_room);
+}
+
+struct key {
+	const char *word;
 	int (*read)(struct reading *reading, const char *value);
-} table[] = {
+};
+
+static const struct key route_keys[] = {
 	{ "exchange", read_exchange },
 	{ "routing_key", read_routing_key },
 	{ "timeout", read_timeout },
@@ -175,7 +213,25 @@ static const struct {
 	{ "delivery_mode", read_delivery_mode },
 	{ "grant", read_grant },
 	{ "half_close", read_half_close },
+	{ "tenant_header", read_tenant_header },
+	{ "tenant_concurrency", read_tenant_concurrency },
+	{ "tenant_waiting_room", read_tenant_waiting_room },
+	{},
 };
+
+static const struct key tenant_keys[] = {
+	{ "concurrency", read_own_concurrency },
+	{ "waiting_room", read_own_waiting_room },
+	{},
+};
+
+static struct tenant_config *find_tenant(struct config *config, const char *name)
+{
+	for (size_t i = 0; i < config->tenants_count; i++)
+		if (strcmp(config->tenants[i].name, name) == 0)
+			return &config->tenants[i];
+	return NULL;
+}
 
 static struct route_config *find(struct config *config, const char *name)
 {
@@ -185,14 +241,45 @@ static struct route_config *find(struct config *config, const char *name)
 	return NULL;
 }
 
-static int begin_route(struct reading *reading, const char *name)
+bool config_is_name(const char *text, size_t bytes)
 {
 	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 				    "-_.";
+
+	if (bytes == 0 || bytes >= CONFIG_NAME_BYTES)
+		return false;
+	while (bytes > 0 && text[bytes - 1] && strchr(plain, text[bytes - 1]))
+		bytes--;
+	return bytes == 0;
+}
+
+static int begin_tenant(struct reading *reading, const char *name)
+{
+	struct config *config = reading->config;
+	struct tenant_config *tenant;
+
+	if (!config_is_name(name, strlen(name)))
+		return fail(reading,
+			    "[tenant %.64s]: a tenant's name has 1 to %d letters, digits, - _ .",
+			    name, CONFIG_NAME_BYTES - 1);
+	if (strcmp(name, TENANT_OTHERS) == 0)
+		return fail(reading, "[tenant %s] is the word for those that have no section",
+			    name);
+	if (config->tenants_count == TENANTS_NAMED_MAX)
+		return fail(reading, "more than %d tenants", TENANTS_NAMED_MAX);
+	tenant = &config->tenants[config->tenants_count++];
+	*tenant = (struct tenant_config){ .waiting_room = CONFIG_NOT_GIVEN };
+	strcpy(tenant->name, name);
+	reading->tenant = tenant;
+	return 0;
+}
+
+static int begin_route(struct reading *reading, const char *name)
+{
 	struct config *config = reading->config;
 	struct route_config *route;
 
-	if (!*name || strlen(name) >= CONFIG_NAME_BYTES || name[strspn(name, plain)])
+	if (!config_is_name(name, strlen(name)))
 		return fail(reading,
 			    "[route %.64s]: a route's name has 1 to %d letters, digits, - _ .",
 			    name, CONFIG_NAME_BYTES - 1);
@@ -205,6 +292,7 @@ static int begin_route(struct reading *reading, const char *name)
 		.presumed_hold_ns = 60 * EW_SECOND,
 		.concurrency = 100,
 		.waiting_room = 100,
+		.tenant_waiting_room = CONFIG_NOT_GIVEN,
 		.body_max_bytes = 1 << 20,
 	};
 	strcpy(route->name, name);
@@ -214,12 +302,22 @@ static int begin_route(struct reading *reading, const char *name)
 
 static int enter_section(struct reading *reading, const char *section)
 {
-	static const char word[] = "route ";
+	static const char route[] = "route ", tenant[] = "tenant ";
+	const char *name = section + sizeof(route) - 1;
 
-	if (strncmp(section, word, sizeof(word) - 1) != 0)
-		return fail(reading, "[%.64s] is not a section: there is [route NAME]", section);
-	reading->route = find(reading->config, section + sizeof(word) - 1);
-	return reading->route ? 0 : begin_route(reading, section + sizeof(word) - 1);
+	reading->route = NULL;
+	reading->tenant = NULL;
+	if (strncmp(section, route, sizeof(route) - 1) == 0) {
+		reading->route = find(reading->config, name);
+		return reading->route ? 0 : begin_route(reading, name);
+	}
+	if (strncmp(section, tenant, sizeof(tenant) - 1) != 0)
+		return fail(reading,
+			    "[%.64s] is not a section: there are [route NAME] and [tenant NAME]",
+			    section);
+	name = section + sizeof(tenant) - 1;
+	reading->tenant = find_tenant(reading->config, name);
+	return reading->tenant ? 0 : begin_tenant(reading, name);
 }
 
 /* inih says nothing of a section without keys. */
@@ -244,6 +342,23 @@ static void note_section(struct reading *reading, const char *line)
 	reading->section_line = reading->line;
 }
 
+static int read_key(struct reading *reading, const char *value)
+{
+	const struct key *keys = reading->route ? route_keys : tenant_keys;
+	uint32_t *given = reading->route ? &reading->route->given : &reading->tenant->given;
+	const char *whose = reading->route ? "route" : "tenant";
+
+	for (uint32_t bit = 1; keys->word; keys++, bit <<= 1) {
+		if (strcmp(keys->word, reading->key) != 0)
+			continue;
+		if (*given & bit)
+			return fail(reading, "given twice for this %s", whose);
+		*given |= bit;
+		return keys->read(reading, value);
+	}
+	return fail(reading, "is not a key of a %s", whose);
+}
+
 static int read_line(struct reading *reading, const char *section, const char *key,
 		     const char *value)
 {
@@ -252,15 +367,7 @@ static int read_line(struct reading *reading, const char *section, const char *k
 	reading->key = NULL;
 	r = enter_section(reading, section);
 	reading->key = key;
-	for (size_t i = 0; r == 0 && i < sizeof(table) / sizeof(table[0]); i++) {
-		if (strcmp(table[i].key, key) != 0)
-			continue;
-		if (reading->route->given & 1u << i)
-			return fail(reading, "given twice for this route");
-		reading->route->given |= 1u << i;
-		return table[i].read(reading, value);
-	}
-	return r < 0 ? r : fail(reading, "is not a key of a route");
+	return r < 0 ? r : read_key(reading, value);
 }
 
 /* 1 and 0 are inih's words for good and bad. */
@@ -274,30 +381,77 @@ static int take_line(void *argument, const char *section, const char *key, const
 	return read_line(reading, section, key, value) == 0;
 }
 
+static int fail_whole(char *error, const char *name, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* What is wrong with the file, and with no line of it. */
+static int fail_whole(char *error, const char *name, const char *format, ...)
+{
+	va_list arguments;
+	int length = snprintf(error, CONFIG_ERROR_BYTES, "%s: ", name);
+
+	va_start(arguments, format);
+	vsnprintf(error + length, CONFIG_ERROR_BYTES - (size_t)length, format, arguments);
+	va_end(arguments);
+	return -EINVAL;
+}
+
+/* What a route does not say of its tenants: each may have half of it. */
+static int complete_tenants(struct route_config *route, const char *name, char *error)
+{
+	if (!route->tenant_header[0] &&
+	    (route->tenant_concurrency > 0 || route->tenant_waiting_room != CONFIG_NOT_GIVEN))
+		return fail_whole(error, name,
+				  "[route %s] has limits for tenants and no tenant_header",
+				  route->name);
+	if (route->tenant_concurrency > route->concurrency)
+		return fail_whole(error, name,
+				  "[route %s]: tenant_concurrency is larger than concurrency",
+				  route->name);
+	if (route->tenant_concurrency == 0)
+		route->tenant_concurrency = (route->concurrency + 1) / 2;
+	if (route->tenant_waiting_room == CONFIG_NOT_GIVEN)
+		route->tenant_waiting_room = route->waiting_room / 2;
+	if (route->tenant_waiting_room > route->waiting_room)
+		return fail_whole(error, name,
+				  "[route %s]: tenant_waiting_room is larger than waiting_room",
+				  route->name);
+	return 0;
+}
+
+static bool has_tenants(const struct config *config)
+{
+	for (size_t i = 0; i < config->count; i++)
+		if (config->routes[i].tenant_header[0])
+			return true;
+	return false;
+}
+
 static int complete(struct config *config, const char *name, char *error)
 {
 	uint64_t permits = 0;
+	int r = 0;
 
-	if (config->count == 0) {
-		snprintf(error, CONFIG_ERROR_BYTES, "%s: there is no [route NAME]", name);
-		return -EINVAL;
-	}
-	for (size_t i = 0; i < config->count; i++) {
+	if (config->count == 0)
+		return fail_whole(error, name, "there is no [route NAME]");
+	if (config->tenants_count > 0 && !has_tenants(config))
+		return fail_whole(error, name,
+				  "there is [tenant %s], and no route has a tenant_header",
+				  config->tenants[0].name);
+	for (size_t i = 0; i < config->count && r == 0; i++) {
 		permits += config->routes[i].concurrency;
-		if (config->routes[i].routing_key[0])
-			continue;
-		snprintf(
-			error, CONFIG_ERROR_BYTES,
-			"%s: [route %s] needs a routing_key; with no exchange it is a queue's name",
-			name, config->routes[i].name);
-		return -EINVAL;
+		r = complete_tenants(&config->routes[i], name, error);
+		if (r == 0 && !config->routes[i].routing_key[0])
+			r = fail_whole(
+				error, name,
+				"[route %s] needs a routing_key; with no exchange it is a queue's name",
+				config->routes[i].name);
 	}
-	if (permits <= CONFIG_PERMITS_MAX)
-		return 0;
-	snprintf(error, CONFIG_ERROR_BYTES,
-		 "%s: concurrency of all routes is %" PRIu64 ", more than %d", name, permits,
-		 CONFIG_PERMITS_MAX);
-	return -EINVAL;
+	if (r == 0 && permits > CONFIG_PERMITS_MAX)
+		r = fail_whole(error, name,
+			       "concurrency of all routes is %" PRIu64 ", more than %d", permits,
+			       CONFIG_PERMITS_MAX);
+	return r;
 }
 
 static int conclude(struct reading *reading, const char *name, int r, char *error)
@@ -311,7 +465,7 @@ static int conclude(struct reading *reading, const char *name, int r, char *erro
 	}
 	if (r > 0) {
 		snprintf(error, CONFIG_ERROR_BYTES,
-			 "%s:%d: is neither [route NAME] nor KEY = VALUE", name, r);
+			 "%s:%d: is neither [route NAME], [tenant NAME] nor KEY = VALUE", name, r);
 		return -EINVAL;
 	}
 	if (r < 0) {
@@ -338,6 +492,7 @@ static int read_file(struct config *config, const char *name, FILE *file, char *
 	int r;
 
 	config->count = 0;
+	config->tenants_count = 0;
 	r = ini_parse_stream(next_line, &reading, take_line, &reading);
 	if (ferror(file))
 		r = -EIO;

@@ -17,6 +17,7 @@
 #include "config.h"
 #include "operation.h"
 #include "options.h"
+#include "tenant.h"
 
 /**
  * struct door - a channel that comes and goes with the broker
@@ -32,6 +33,7 @@ struct door {
  * struct waiter - a request in a waiting room
  * @wait:     what is cancelled to send it away
  * @is_shed:  it was sent away, because the broker takes nothing
+ * @limit:    which one it ran into, if it got no permit
  * @blocked:  as broker_trouble() has said then
  * @trouble:  the same
  */
@@ -39,6 +41,7 @@ struct waiter {
 	struct route *route;
 	struct ew_scope *wait;
 	bool is_shed;
+	enum limit limit;
 	bool blocked;
 	char trouble[320];
 	struct waiter *next;
@@ -47,6 +50,7 @@ struct waiter {
 
 /**
  * struct route - one, as it runs
+ * @tenants:   those that the configuration names, and those that are there
  * @door:      where its operations go out and all answers come in: direct reply-to binds both to one channel
  * @reason:    why that is closed
  * @ended:     operations by what became of them
@@ -57,10 +61,12 @@ struct route {
 	const struct route_config *config;
 	struct ew_semaphore *permits;
 	struct line line;
+	struct tenant *tenants;
 	struct door door;
 	char reason[256];
 
-	uint64_t shed; /* requests that got no permit, or found no broker */
+	uint64_t shed;	       /* requests that got no permit, or found no broker */
+	uint64_t shed_unnamed; /* of those, of tenants that have gone */
 	uint64_t ended[OUTCOME_COUNT];
 	uint64_t cancelled[OUTCOME_COUNT];
 	uint64_t presumed_proved; /* free after all: by a late proof */
@@ -87,6 +93,8 @@ struct gateway {
 	struct door cancels;
 	struct door refusals;
 	struct ew_channel *notices; /* to claims that nobody waits for */
+
+	unsigned int tenants_unnamed; /* that are there */
 
 	struct waiter *waiters;
 	struct ew_event waiters_some;

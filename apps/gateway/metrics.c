@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "common/log.h"
 
@@ -24,6 +25,86 @@ static void print_permits(struct page *page, struct gateway *gateway)
 		for (size_t at = 0; at < 4; at++)
 			fprintf(page->file, "gateway_permits{route=\"%s\",state=\"%s\"} %u\n",
 				route->config->name, states[at].state, states[at].count);
+	}
+}
+
+struct tenant_counts {
+	unsigned int held;
+	unsigned int cancelling;
+	unsigned int presumed;
+	int64_t waiting;
+	uint64_t shed;
+};
+
+static void add_tenant(struct tenant_counts *sum, struct tenant *tenant)
+{
+	struct ew_semaphore_counts counts = ew_semaphore_count(tenant->permits);
+
+	sum->held += counts.held;
+	sum->cancelling += counts.cancelling;
+	sum->presumed += counts.presumed;
+	sum->waiting += atomic_load(&tenant->line.waiting);
+	sum->shed += tenant->shed;
+}
+
+static void print_tenant(FILE *file, const char *route, const char *tenant, const char *family,
+			 const struct tenant_counts *counts)
+{
+	const struct {
+		const char *family;
+		const char *state;
+		uint64_t count;
+	} lines[] = {
+		{ "permits", ",state=\"held\"", counts->held },
+		{ "permits", ",state=\"cancelling\"", counts->cancelling },
+		{ "permits", ",state=\"presumed\"", counts->presumed },
+		{ "waiting", "", (uint64_t)counts->waiting },
+		{ "shed_total", "", counts->shed },
+	};
+
+	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
+		if (strcmp(family, lines[i].family) == 0)
+			fprintf(file,
+				"gateway_tenant_%s{route=\"%s\",tenant=\"%s\"%s} %" PRIu64 "\n",
+				family, route, tenant, lines[i].state, lines[i].count);
+}
+
+/* Those that the configuration names, and the others as one: who sends requests does not choose how many lines there are. */
+static void print_tenants_of(FILE *file, struct route *route, const char *family)
+{
+	struct tenant_counts others = { .shed = route->shed_unnamed };
+
+	for (struct tenant *tenant = route->tenants; tenant; tenant = tenant->next) {
+		struct tenant_counts counts = {};
+
+		add_tenant(tenant->named ? &counts : &others, tenant);
+		if (tenant->named)
+			print_tenant(file, route->config->name, tenant->name, family, &counts);
+	}
+	print_tenant(file, route->config->name, TENANT_OTHERS, family, &others);
+}
+
+static void print_tenants(struct page *page, struct gateway *gateway)
+{
+	static const struct {
+		const char *family;
+		const char *name;
+		const char *type;
+		const char *help;
+	} families[] = {
+		{ "permits", "tenant_permits", "gauge", "Permits of a tenant by state." },
+		{ "waiting", "tenant_waiting", "gauge",
+		  "Requests of a tenant in the waiting room." },
+		{ "shed_total", "tenant_shed_total", "counter",
+		  "Requests of a tenant that were not started." },
+	};
+
+	for (size_t at = 0; at < sizeof(families) / sizeof(families[0]); at++) {
+		page_family(page, families[at].name, families[at].type, families[at].help);
+		for (size_t i = 0; i < gateway->routes_count; i++)
+			if (gateway->routes[i].config->tenant_header[0])
+				print_tenants_of(page->file, &gateway->routes[i],
+						 families[at].family);
 	}
 }
 
@@ -149,6 +230,7 @@ char *metrics_print(struct gateway *gateway, size_t *ret_bytes)
 		   "Presumed permits that a late word has freed.", proved);
 	print_each(&page, gateway, "presumed_expired_total", "counter",
 		   "Presumed permits whose hold time has passed.", expired);
+	print_tenants(&page, gateway);
 	print_outcomes(&page, gateway);
 	print_histograms(&page, gateway);
 	print_messages(&page, gateway);

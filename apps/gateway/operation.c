@@ -30,6 +30,8 @@ static void operation_abort(void *resource)
 		   &operation->result);
 	record_put(operation->record);
 	ew_permit_release(&operation->permit);
+	ew_permit_release(&operation->own_permit);
+	tenant_drop(operation->tenant);
 	ew_resource_deinit(&operation->resource);
 	ew_abort(&operation->result);
 	free(operation->body);

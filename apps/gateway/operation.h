@@ -20,6 +20,7 @@
 #define ADDRESS_BYTES 256
 
 struct route;
+struct tenant;
 
 /* A worker's word that it has the operation. */
 struct claim {
@@ -30,7 +31,9 @@ struct claim {
 /**
  * struct operation - one; belongs to a place of the task that serves it, and to the table when it is presumed
  * @record:      what is known of it by its id; outlives it
+ * @tenant:      whose it is; NULL: the route has none
  * @permit:      of the route; NULL: not admitted, or given back
+ * @own_permit:  of the tenant, with it
  * @claim:       the newest one
  * @claim_due:   it has not been answered yet
  * @started:     the worker may have started: it was granted, or needs no grant
@@ -44,7 +47,9 @@ struct operation {
 	const char *id; /* of its record */
 	struct record *record;
 	struct route *route;
+	struct tenant *tenant;
 	struct ew_permit *permit;
+	struct ew_permit *own_permit;
 	struct token token; /* generation 0: not in the table */
 	char correlation[TOKEN_BYTES];
 

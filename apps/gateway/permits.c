@@ -16,6 +16,14 @@ void permits_release(struct gateway *gateway, struct operation *operation)
 {
 	table_leave(&gateway->table, operation);
 	ew_permit_release(&operation->permit);
+	ew_permit_release(&operation->own_permit);
+}
+
+void permits_mark_cancelling(struct operation *operation)
+{
+	ew_permit_mark_cancelling(operation->permit);
+	if (operation->own_permit)
+		ew_permit_mark_cancelling(operation->own_permit);
 }
 
 void permits_presume(struct gateway *gateway, struct operation **place)
@@ -24,6 +32,7 @@ void permits_presume(struct gateway *gateway, struct operation **place)
 
 	*place = NULL;
 	ew_permit_presume(&operation->permit);
+	ew_permit_presume(&operation->own_permit);
 	operation->presumed = true;
 	operation->hold_end_ns = ew_after(operation->route->config->presumed_hold_ns);
 	operation->newer = NULL;
@@ -46,9 +55,14 @@ static void unlink_presumed(struct gateway *gateway, struct operation *operation
 
 static void end_presumed(struct gateway *gateway, struct operation *operation)
 {
+	struct route *route = operation->route;
+
 	unlink_presumed(gateway, operation);
 	table_leave(&gateway->table, operation);
+	if (operation->tenant)
+		ew_semaphore_reclaim(operation->tenant->permits, 1);
 	ew_abort(&operation);
+	ew_semaphore_reclaim(route->permits, 1);
 }
 
 void permits_prove(struct gateway *gateway, struct operation *operation,
@@ -60,7 +74,6 @@ void permits_prove(struct gateway *gateway, struct operation *operation,
 	route->presumed_proved++;
 	record_prove(&gateway->records, operation->record, operation->outcome, result);
 	end_presumed(gateway, operation);
-	ew_semaphore_reclaim(route->permits, 1);
 }
 
 static void expire(struct gateway *gateway, struct operation *operation)
@@ -70,7 +83,6 @@ static void expire(struct gateway *gateway, struct operation *operation)
 	log_note("warn", "presumed-expired", "%s: its hold time has passed", operation->id);
 	route->presumed_expired++;
 	end_presumed(gateway, operation);
-	ew_semaphore_reclaim(route->permits, 1);
 }
 
 static void expire_due(struct gateway *gateway)

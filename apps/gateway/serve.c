@@ -203,7 +203,7 @@ static int operation_cancel_at_backend(void *argument)
 
 	operation->cancelling = true;
 	operation->cancelled_ns = ew_now();
-	ew_permit_mark_cancelling(operation->permit);
+	permits_mark_cancelling(operation);
 	/* A worker that has been told to start is told to stop. */
 	operation->claim_due = operation->claim.token[0];
 	r = await_outcome(operation);

@@ -157,7 +157,7 @@ static int prepare_route(struct gateway *gateway, const struct route_config *con
 		.reason = "the route's channel is being opened",
 	};
 	route->line.semaphore = route->permits;
-	return route->permits ? 0 : -ENOMEM;
+	return route->permits ? tenants_init(route) : -ENOMEM;
 }
 
 static int prepare_routes(struct gateway *gateway, uint64_t *ret_permits, uint64_t *ret_connections)
@@ -232,8 +232,10 @@ static int prepare(struct gateway *gateway)
 
 static void release(struct gateway *gateway)
 {
-	for (size_t i = 0; i < gateway->routes_count; i++)
+	for (size_t i = 0; i < gateway->routes_count; i++) {
+		tenants_deinit(&gateway->routes[i]);
 		ew_semaphore_free(gateway->routes[i].permits);
+	}
 	free(gateway->routes);
 	if (gateway->table.slots)
 		table_deinit(&gateway->table);

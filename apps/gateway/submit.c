@@ -103,6 +103,38 @@ static bool has_fitting_type(const struct http_request *request)
 	return !type || type->len < sizeof(((struct operation *)NULL)->content_type);
 }
 
+/* The name of whose request it is. False: it is none, or there are several. */
+static bool read_tenant(const struct http_request *request, const char *header,
+			char ret_name[CONFIG_NAME_BYTES])
+{
+	const struct http_head *head = request->head;
+	unsigned int found = 0;
+
+	strcpy(ret_name, TENANT_NOBODY);
+	for (size_t i = 0; i < head->headers_count; i++) {
+		const struct http_slice *value = &head->headers[i].value;
+
+		if (!http_slice_equal(head->headers[i].name, header))
+			continue;
+		if (found++ || !config_is_name(value->data, value->len))
+			return false;
+		memcpy(ret_name, value->data, value->len);
+		ret_name[value->len] = '\0';
+	}
+	return true;
+}
+
+static int say_no_tenant(struct submission *submission, struct route *route)
+{
+	char detail[96];
+
+	route->shed++;
+	snprintf(detail, sizeof(detail), "%d tenants are there that no section names.",
+		 TENANTS_UNNAMED_MAX);
+	return routes_problem(submission->gateway, submission->request, PROBLEM_BUSY, detail, NULL,
+			      line_wait_seconds(&route->line));
+}
+
 /* What the message takes over from the request. */
 static int read_request(struct http_request *request, struct operation *operation)
 {
@@ -123,21 +155,30 @@ static int read_request(struct http_request *request, struct operation *operatio
 	return n;
 }
 
-static int say_busy(struct submission *submission, struct operation *operation, int r)
+/* Which limit it was: the answer's status, its words and its wait are of that one. */
+static int say_busy(struct submission *submission, struct operation *operation, enum limit limit,
+		    int r)
 {
 	struct route *route = operation->route;
-	int seconds = line_wait_seconds(&route->line);
-	char detail[160];
+	struct tenant *tenant = limit == LIMIT_TENANT ? operation->tenant : NULL;
+	struct ew_semaphore_counts counts =
+		ew_semaphore_count(tenant ? tenant->permits : route->permits);
+	int seconds = line_wait_seconds(tenant ? &tenant->line : &route->line);
+	char detail[320];
 
 	route->shed++;
+	if (operation->tenant)
+		operation->tenant->shed++;
 	snprintf(detail, sizeof(detail),
-		 r == -EAGAIN
-			 ? "All %u permits are taken and the waiting room is full; the wait is "
-			   "%d s at the moment."
-			 : "All %u permits stayed taken; the wait is %d s at the moment.",
-		 (unsigned int)route->config->concurrency, seconds);
-	return routes_problem(submission->gateway, submission->request, PROBLEM_BUSY, detail,
-			      operation->id, seconds);
+		 "Of the %s %s %u of %u permits are taken, and %s; the wait is %d s at the moment.",
+		 tenant ? "tenant" : "route", tenant ? tenant->name : route->config->name,
+		 counts.capacity - counts.free, counts.capacity,
+		 r == -EAGAIN ? "its waiting room is full"
+			      : "the request's turn did not come in time",
+		 seconds);
+	return routes_problem(submission->gateway, submission->request,
+			      tenant ? PROBLEM_TENANT_BUSY : PROBLEM_BUSY, detail, operation->id,
+			      seconds);
 }
 
 /* Cancelled: by somebody who has asked for it, by a client that has left, or by the end of the grace. */
@@ -279,14 +320,18 @@ static int check_key(struct submission *submission, struct operation *operation)
 	const struct http_slice *field =
 		http_head_find(submission->request->head, "Idempotency-Key");
 	uint8_t digest[RECORD_DIGEST_BYTES];
-	char key[RECORD_KEY_BYTES] = "";
+	char key[CONFIG_NAME_BYTES + RECORD_KEY_BYTES] = "";
+	int length = 0;
 
 	if (!field)
 		return 1;
-	if (field->len == 0 || field->len >= sizeof(key))
+	if (field->len == 0 || field->len >= RECORD_KEY_BYTES)
 		return routes_problem(submission->gateway, submission->request, PROBLEM_KEY, NULL,
 				      NULL, 0);
-	memcpy(key, field->data, field->len);
+	/* A key is one of its tenant's: no name has a slash. */
+	if (operation->tenant)
+		length = sprintf(key, "%s/", operation->tenant->name);
+	memcpy(key + length, field->data, field->len);
 	if (EVP_Digest(operation->body, operation->body_bytes, digest, NULL, EVP_sha256(), NULL) !=
 	    1)
 		return -ENOMEM;
@@ -346,8 +391,8 @@ int submit_watch(void *argument)
 	}
 }
 
-static int enter_line(struct operation *operation, struct waiter *waiter, struct ew_permit **permit,
-		      bool *ret_waited)
+static int enter_line(struct operation *operation, struct waiter *waiter,
+		      struct ew_permit **own_permit, struct ew_permit **permit, bool *ret_waited)
 {
 	int r;
 
@@ -360,7 +405,11 @@ static int enter_line(struct operation *operation, struct waiter *waiter, struct
 	EW_GUARD(end, waiter, .close = waiter_end_close, .abort = waiter_end);
 
 	record_enter(operation->record, &wait);
-	r = line_enter(&operation->route->line, operation->deadline_ns, permit, ret_waited);
+	if (operation->tenant)
+		r = tenant_line_enter(operation->tenant, operation->deadline_ns, own_permit, permit,
+				      ret_waited, &waiter->limit);
+	else
+		r = line_enter(&operation->route->line, operation->deadline_ns, permit, ret_waited);
 	record_enter(operation->record, NULL);
 	return ew_scope_finish(&wait, r);
 }
@@ -380,19 +429,21 @@ static int admit(struct submission *submission, struct operation *operation)
 	bool waited;
 	int r;
 
+	EW_OWN(ew_permit, own_permit);
 	EW_OWN(ew_permit, permit);
 
-	r = enter_line(operation, &waiter, &permit, &waited);
+	r = enter_line(operation, &waiter, &own_permit, &permit, &waited);
 	if (waiter.is_shed && !ew_cancel_requested())
 		return say_shed(submission, operation, &waiter);
 	if (r == -ECANCELED)
 		return say_cut(submission, operation);
 	if (r < 0)
-		return say_busy(submission, operation, r);
+		return say_busy(submission, operation, waiter.limit, r);
 	if (waited && !may_start(submission, route, &r))
 		return r;
 	operation->permit = permit;
-	permit = NULL;
+	operation->own_permit = own_permit;
+	permit = own_permit = NULL;
 	operation->record->running = true;
 	return 0;
 }
@@ -437,13 +488,17 @@ static bool wants_async(const struct http_request *request)
 	return prefer && http_slice_has_token(*prefer, "respond-async");
 }
 
-static int serve(struct submission *submission, struct route *route)
+static int serve(struct submission *submission, struct route *route, const char *tenant)
 {
 	int r;
 
 	EW_OWN(operation, operation);
 
 	r = operation_new(route, &operation);
+	if (r == 0 && tenant)
+		r = tenant_use(route, tenant, &operation->tenant);
+	if (r == -EUSERS)
+		return say_no_tenant(submission, route);
 	if (r == 0)
 		r = read_request(submission->request, operation);
 	if (r < 0)
@@ -465,6 +520,8 @@ int submit(struct gateway *gateway, struct http_request *request)
 {
 	struct submission submission = { .gateway = gateway, .request = request };
 	struct route *route = find_route(gateway, request->head->path);
+	char tenant[CONFIG_NAME_BYTES];
+	bool has_tenants;
 	int r;
 
 	if (!route)
@@ -473,7 +530,10 @@ int submit(struct gateway *gateway, struct http_request *request)
 	http_half_close(request, route->config->half_close_finish);
 	if (!has_fitting_type(request))
 		return routes_problem(gateway, request, PROBLEM_TYPE, NULL, NULL, 0);
+	has_tenants = route->config->tenant_header[0];
+	if (has_tenants && !read_tenant(request, route->config->tenant_header, tenant))
+		return routes_problem(gateway, request, PROBLEM_TENANT, NULL, NULL, 0);
 	if (!may_start(&submission, route, &r))
 		return r;
-	return serve(&submission, route);
+	return serve(&submission, route, has_tenants ? tenant : NULL);
 }

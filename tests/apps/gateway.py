@@ -177,18 +177,19 @@ class Client:
 
 
 class Gateway(ingest.Server):
-    """A gateway with routes: a dictionary of the keys of each."""
+    """A gateway with routes, and tenants: a dictionary of the keys of each."""
 
-    def __init__(self, routes, *arguments, **options):
+    def __init__(self, routes, *arguments, tenants=None, **options):
         super().__init__("none", *arguments, binary=GATEWAY, **options)
-        self.routes = routes
+        self.sections = {**{f"route {name}": keys for name, keys in routes.items()},
+                         **{f"tenant {name}": keys for name, keys in (tenants or {}).items()}}
 
     def start(self):
         self.is_starting = True
         self.log_path = self.folder / "log"
         config = self.folder / "config"
-        config.write_text("".join(f"[route {name}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
-                                  for name, keys in self.routes.items()))
+        config.write_text("".join(f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
+                                  for name, keys in self.sections.items()))
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen([str(self.binary), "serve", "--listen", "127.0.0.1:0", "--amqp", address(),
                                              "--config", str(config), *self.arguments], stdin=subprocess.DEVNULL,

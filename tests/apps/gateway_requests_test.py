@@ -25,10 +25,11 @@ LONG = job(600000)
 
 
 @contextlib.contextmanager
-def running(*arguments, **keys):
+def running(*arguments, tenants=None, **keys):
     with gateway.work_queue() as queue, gateway.Log() as log, gateway.Worker("c", queue, log, 10), \
             Gateway({"render": {"routing_key": queue, "concurrency": 2, "waiting_room": 5, "timeout": "10m",
-                                "cancel_deadline": "60s", **keys}}, *arguments) as server:
+                                "cancel_deadline": "60s", **keys}}, *arguments, tenants=tenants) as server:
+        server.jobs = log
         gateway.await_consumers(queue, 1)
         yield server
 
@@ -175,6 +176,95 @@ def test_gateway_content_type_that_no_message_can_carry_is_refused():
         equal(server.post(job(10), headers={"Content-Type": "a/" + 253 * "b"}).status, 200)
         server.post(job(10), headers={"Content-Type": "a/" + 254 * "b"}).problem(400, "bad-content-type")
         equal(server.outcomes(), {"replied": 1})
+
+
+TENANTS = {"tenant_header": "X-Tenant", "concurrency": 3, "tenant_concurrency": 3}
+
+
+def of(tenant, **headers):
+    return {"X-Tenant": tenant, **headers}
+
+
+def share(server, tenant):
+    """The states of a tenant's permits, which add up."""
+    states = server.permits()["tenants"][tenant]
+    equal(sum(states[state] for state in ("free", "held", "cancelling", "presumed")), states["capacity"], f"sum of {tenant}'s")
+    return states
+
+
+def waits(server, tenant, count):
+    """One more request of a tenant, which then has so many in the waiting room."""
+    request = ingest.in_background(lambda: server.post(job(10), headers=of(tenant)))
+    wait_until(lambda: tenant in server.permits()["tenants"] and share(server, tenant)["waiting"] == count, 60, f"{count} of {tenant} wait")
+    return request
+
+
+def test_gateway_permits_go_round_among_tenants():
+    with running(**{**TENANTS, "waiting_room": 8}) as server:
+        first, _, _ = (begin(server, **of(tenant)) for tenant in "cca")
+        crowd = [waits(server, "a", count) for count in (1, 2, 3)]
+        single = waits(server, "b", 1)
+        equal(server.permits()["waiting"], 4)
+        receipt(server, first)
+        order = [request.result().headers["X-Operation-Id"] for request in (crowd[0], single, crowd[1], crowd[2])]
+        equal([line[6:] for line in server.jobs.lines() if line[6:] in order and line.startswith("begin ")], order)
+
+
+def test_gateway_crowd_of_one_tenant_is_sent_away_and_others_are_not():
+    with running(**{**TENANTS, "tenant_concurrency": 2, "tenant_waiting_room": 1}) as server:
+        mine = [begin(server, **of("a")) for _ in range(2)]
+        last = waits(server, "a", 1)
+        answer = server.post(job(10), headers=of("a"))
+        check("Of the tenant a 2 of 2 permits are taken, and its waiting room is full" in answer.problem(429, "tenant-busy"), answer)
+        check(int(answer.headers["Retry-After"]) >= 1, answer.headers)
+        equal([server.post(job(10), headers=of("b")).status for _ in range(3)], [200, 200, 200])
+        equal((share(server, "a")["held"], share(server, "a")["waiting"], "b" in server.permits()["tenants"]), (2, 1, False))
+        equal(server.metric('gateway_tenant_shed_total{route="render",tenant="others"}'), 1)
+        receipt(server, mine[0])
+        equal(last.result().status, 200)
+
+
+def test_gateway_tenant_learns_that_it_is_the_route_that_is_full():
+    with running(**{**TENANTS, "waiting_room": 0}) as server:
+        for tenant in "abc":
+            begin(server, **of(tenant))
+        check("Of the route render 3 of 3 permits" in server.post(job(10), headers=of("d")).problem(503, "busy"), "detail")
+
+
+def test_gateway_permit_of_a_tenant_is_presumed_with_its_operation():
+    with running(tenants={"a": {"concurrency": 1, "waiting_room": 0}},
+                 **{**TENANTS, "cancel_deadline": "300ms", "presumed_hold": "3s"}) as server:
+        operation = begin(server, job(600000, on_cancel="lose"), **of("a"))
+        await_grants(server, 1)
+        equal(receipt(server, operation), ("presumed", "silent"))
+        equal((share(server, "a")["presumed"], server.permits()["presumed"]), (1, 1))
+        equal(server.metric('gateway_tenant_permits{route="render",tenant="a",state="presumed"}'), 1)
+        server.post(job(10), headers=of("a")).problem(429, "tenant-busy")
+        equal(server.post(job(10), headers=of("b")).status, 200)
+        wait_until(lambda: share(server, "a")["free"] == 1, 60, "its hold time has passed")
+        equal(server.post(job(10), headers=of("a")).status, 200)
+
+
+def test_gateway_tenants_come_and_go_and_their_keys_are_their_own():
+    with running(**TENANTS) as server:
+        ids = {server.post(job(0), headers=of(f"t{number % 2}", **{"Idempotency-Key": "one"})).headers["X-Operation-Id"]
+               for number in range(4)}
+        equal(len(ids), 2)
+        equal(server.post(job(0)).status, 200)
+        equal(server.permits()["tenants"], {})
+        for name in ("", "a b", "a,b", 65 * "x"):
+            server.post(job(0), headers=of(name)).problem(400, "bad-tenant")
+        equal(server.metric('gateway_tenant_permits{route="render",tenant="others",state="held"}'), 0)
+
+
+def test_gateway_tells_the_worker_whose_operation_it_is():
+    with gateway.work_queue() as queue, Gateway({"render": {"routing_key": queue, **TENANTS}}) as server:
+        paths = [begin(server, **headers) for headers in (of("a"), {})]
+        connection = gateway.connect()
+        told = [connection.channel().basic_get(queue, auto_ack=True)[1].headers["x-ew-tenant"] for _ in paths]
+        connection.close()
+        equal(told, ["a", "none"])
+        server.process.kill()
 
 
 if __name__ == "__main__":

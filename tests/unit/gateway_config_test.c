@@ -99,7 +99,8 @@ TEST(gateway_config_names_line_and_mistake)
 	expect_refused("[route b]\nrouting_key = q\n\n[route a]\n# none\n",
 		       "file:4: [route a] has no keys");
 	expect_refused("[route b]\nrouting_key = q\n[other]\n", "file:3: [other] has no keys");
-	expect_refused("[route a]\nnonsense\n", "file:2: is neither [route NAME] nor KEY = VALUE");
+	expect_refused("[route a]\nnonsense\n",
+		       "file:2: is neither [route NAME], [tenant NAME] nor KEY = VALUE");
 }
 
 /* What is wrong with a later line is not said of an earlier one that inih itself refuses. */
@@ -116,6 +117,53 @@ TEST(gateway_config_bounds_the_sum_of_permits)
 	expect_refused("[route a]\nrouting_key = q\nconcurrency = 9999\n"
 		       "[route b]\nrouting_key = q\nconcurrency = 2\n",
 		       "concurrency of all routes is 10001");
+}
+
+TEST(gateway_config_gives_a_tenant_half_of_a_route)
+{
+	char error[CONFIG_ERROR_BYTES];
+
+	EXPECT_EQ(parse("[route a]\nrouting_key = q\nconcurrency = 5\nwaiting_room = 9\n"
+			"tenant_header = X-Tenant\n"
+			"[route b]\nrouting_key = q\ntenant_header = X-Tenant\n"
+			"tenant_concurrency = 3\ntenant_waiting_room = 0\n"
+			"[tenant acme]\nconcurrency = 7\n",
+			error),
+		  0);
+	EXPECT_STR(config.routes[0].tenant_header, "X-Tenant");
+	EXPECT_EQ(config.routes[0].tenant_concurrency, 3);
+	EXPECT_EQ(config.routes[0].tenant_waiting_room, 4);
+	EXPECT_EQ(config.routes[1].tenant_concurrency, 3);
+	EXPECT_EQ(config.routes[1].tenant_waiting_room, 0);
+	EXPECT_EQ(config.tenants_count, 1);
+	EXPECT_STR(config.tenants[0].name, "acme");
+	EXPECT_EQ(config.tenants[0].concurrency, 7);
+	EXPECT_EQ(config.tenants[0].waiting_room, CONFIG_NOT_GIVEN);
+}
+
+TEST(gateway_config_names_mistakes_about_tenants)
+{
+	expect_refused("[route a]\nrouting_key = q\ntenant_header = X Y\n",
+		       "file:3: tenant_header: `X Y` is not the name of a header");
+	expect_refused("[route a]\nrouting_key = q\ntenant_header =\n", "a header's name has 1 to");
+	expect_refused("[route a]\nrouting_key = q\ntenant_concurrency = 2\n",
+		       "file: [route a] has limits for tenants and no tenant_header");
+	expect_refused("[route a]\nrouting_key = q\nconcurrency = 2\ntenant_header = T\n"
+		       "tenant_concurrency = 3\n",
+		       "file: [route a]: tenant_concurrency is larger than concurrency");
+	expect_refused("[route a]\nrouting_key = q\nwaiting_room = 2\ntenant_header = T\n"
+		       "tenant_waiting_room = 3\n",
+		       "file: [route a]: tenant_waiting_room is larger than waiting_room");
+	expect_refused("[route a]\nrouting_key = q\n[tenant x]\nconcurrency = 1\n",
+		       "file: there is [tenant x], and no route has a tenant_header");
+	expect_refused("[tenant x/y]\nconcurrency = 1\n", "file:2: [tenant x/y]");
+	expect_refused("[tenant others]\nconcurrency = 1\n", "is the word for those");
+	expect_refused("[tenant x]\nrouting_key = q\n",
+		       "file:2: routing_key: is not a key of a tenant");
+	expect_refused("[tenant x]\nconcurrency = 1\nconcurrency = 1\n",
+		       "file:3: concurrency: given twice for this tenant");
+	expect_refused("[tenant x]\n[route a]\nrouting_key = q\n",
+		       "file:1: [tenant x] has no keys");
 }
 
 TEST_MAIN()
