@@ -84,7 +84,9 @@ int http_response_format(const struct http_response_head *head, char *buffer, si
 	add_date(&text, head->unix_time_s);
 	if (head->content_type)
 		add_field(&text, "Content-Type", head->content_type);
-	if (head->status != 204 && head->status != 304)
+	if (head->framing == HTTP_FRAMING_CHUNKS)
+		add(&text, "Transfer-Encoding: chunked\r\n");
+	else if (head->framing == HTTP_FRAMING_LENGTH && head->status != 204 && head->status != 304)
 		add(&text, "Content-Length: %llu\r\n", (unsigned long long)head->body_bytes);
 	for (const struct http_field *field = head->fields; field && field->name; field++)
 		add_field(&text, field->name, field->value);

@@ -21,12 +21,20 @@ struct http_field {
 	const char *value;
 };
 
+/** enum http_framing - how the end of a response's body is told (RFC 9112 section 6.3) */
+enum http_framing {
+	HTTP_FRAMING_LENGTH, /* by Content-Length */
+	HTTP_FRAMING_CHUNKS, /* by the last chunk */
+	HTTP_FRAMING_CLOSE,  /* by the end of the connection, for HTTP/1.0 */
+};
+
 /**
  * struct http_response_head - what a response says before its body
  * @status:       200 to 599
  * @unix_time_s:  for Date
  * @content_type: NULL for none
  * @body_bytes:   for Content-Length; left out with 204 and 304, which have no body
+ * @framing:      how the end of the body is told
  * @fields:       further fields, ending with a NULL name; NULL for none
  * @close:        adds `Connection: close`
  */
@@ -35,6 +43,7 @@ struct http_response_head {
 	int64_t unix_time_s;
 	const char *content_type;
 	uint64_t body_bytes;
+	enum http_framing framing;
 	const struct http_field *fields;
 	bool close;
 };

@@ -37,6 +37,9 @@
 /* Chunks of less than a quarter of this are copied together. */
 #define GATHER_BYTES 4096
 
+/* A chunk's size in hexadecimal digits, and two line ends. */
+#define CHUNK_FRAME_BYTES (2 * sizeof(size_t) + 5)
+
 struct http_session {
 	struct http_service *service;
 	struct ew_socket *socket; /* owned by the place that http_session_serve() was given */
@@ -291,7 +294,8 @@ static bool body_has_ended(struct http_request *request)
 }
 
 static int prepare_response(struct http_request *request, int status, const char *content_type,
-			    const struct http_field *fields, const void *body, size_t body_len)
+			    const struct http_field *fields, enum http_framing framing,
+			    const void *body, size_t body_len)
 {
 	struct http_session *session = request->session;
 	bool without = request->head->method == HTTP_METHOD_HEAD || status == 204 || status == 304;
@@ -300,9 +304,10 @@ static int prepare_response(struct http_request *request, int status, const char
 		.unix_time_s = time(NULL),
 		.content_type = content_type,
 		.body_bytes = body_len,
+		.framing = framing,
 		.fields = fields,
-		.close = !body_has_ended(request) || !request->head->keep_alive ||
-			 session->service->draining,
+		.close = framing == HTTP_FRAMING_CLOSE || !body_has_ended(request) ||
+			 !request->head->keep_alive || session->service->draining,
 	};
 	int r;
 
@@ -317,9 +322,80 @@ static int prepare_response(struct http_request *request, int status, const char
 int http_respond(struct http_request *request, int status, const char *content_type,
 		 const struct http_field *fields, const void *body, size_t body_len)
 {
-	int r = prepare_response(request, status, content_type, fields, body, body_len);
+	int r = prepare_response(request, status, content_type, fields, HTTP_FRAMING_LENGTH, body,
+				 body_len);
 
 	return r < 0 ? r : send_prepared(request->session);
+}
+
+int http_respond_begin(struct http_request *request, int status, const char *content_type,
+		       const struct http_field *fields)
+{
+	bool chunked = request->head->version_minor > 0;
+	int r;
+
+	if (status == 204 || status == 304)
+		return -EINVAL;
+	r = prepare_response(request, status, content_type, fields,
+			     chunked ? HTTP_FRAMING_CHUNKS : HTTP_FRAMING_CLOSE, NULL, 0);
+	if (r < 0)
+		return r;
+	request->responding = true;
+	request->chunked = chunked;
+	return send_prepared(request->session);
+}
+
+static int may_respond_further(const struct http_request *request)
+{
+	if (!request->responding)
+		return -ESHUTDOWN;
+	return request->session->broken ? -ECONNRESET : 0;
+}
+
+/* A chunk in one piece, as everything else that is sent. */
+static int prepare_piece(struct http_request *request, const void *data, size_t len)
+{
+	struct http_session *session = request->session;
+	size_t at = 0;
+
+	free(session->output);
+	session->output = malloc(CHUNK_FRAME_BYTES + len);
+	if (!session->output)
+		return -ENOMEM;
+	if (request->chunked)
+		at = (size_t)snprintf(session->output, CHUNK_FRAME_BYTES, "%zx\r\n", len);
+	memcpy(session->output + at, data, len);
+	at += len;
+	if (request->chunked) {
+		memcpy(session->output + at, "\r\n", 2);
+		at += 2;
+	}
+	session->output_len = at;
+	return 0;
+}
+
+int http_respond_piece(struct http_request *request, const void *data, size_t len)
+{
+	int r = may_respond_further(request);
+
+	/* A chunk without bytes would be the last one. */
+	if (r < 0 || len == 0 || request->head->method == HTTP_METHOD_HEAD)
+		return r;
+	r = prepare_piece(request, data, len);
+	return r < 0 ? r : send_prepared(request->session);
+}
+
+int http_respond_end(struct http_request *request)
+{
+	static const char last[] = "0\r\n\r\n";
+	int r = may_respond_further(request);
+
+	if (r < 0)
+		return r;
+	request->responding = false;
+	if (!request->chunked || request->head->method == HTTP_METHOD_HEAD)
+		return 0;
+	return send_all(request->session, last, sizeof(last) - 1);
 }
 
 int http_respond_problem(struct http_request *request, const struct http_problem *problem)
@@ -337,8 +413,8 @@ int http_respond_problem(struct http_request *request, const struct http_problem
 	body = http_problem_format(problem, &len);
 	if (!body)
 		return -ENOMEM;
-	r = prepare_response(request, problem->status, HTTP_PROBLEM_CONTENT_TYPE, fields, body,
-			     len);
+	r = prepare_response(request, problem->status, HTTP_PROBLEM_CONTENT_TYPE, fields,
+			     HTTP_FRAMING_LENGTH, body, len);
 	free(body);
 	return r < 0 ? r : send_prepared(request->session);
 }
@@ -548,7 +624,7 @@ static int serve_request(struct http_session *session)
 	r = run_handler(&request);
 	if (r < 0)
 		return r;
-	if (session->broken)
+	if (session->broken || request.responding)
 		return -ECONNRESET;
 	return request.status ? 0 : answer_for_handler(&request);
 }

@@ -103,6 +103,8 @@ struct http_request {
 	int body_error;
 	bool body_ended;
 	bool continue_done;
+	bool responding;
+	bool chunked;
 };
 
 /* http_service_init() - put the defaults where @service has zeros, before the first connection */
@@ -163,6 +165,31 @@ EW_SUSPENDS int http_body_read(struct http_request *request, const char **ret_da
  */
 EW_SUSPENDS int http_respond(struct http_request *request, int status, const char *content_type,
 			     const struct http_field *fields, const void *body, size_t body_len);
+
+/**
+ * http_respond_begin() - begin an answer whose length nobody knows yet
+ *
+ * Pieces follow, and http_respond_end(). By one task at a time, the handler's or one in request->scope. A handler that
+ * returns in between cuts the connection: the client sees that the answer is not whole. To a client of HTTP/1.0 the
+ * pieces go as they are, and the connection ends behind them.
+ * Otherwise as http_respond(); -EINVAL also: a status that has no body (204, 304).
+ */
+EW_SUSPENDS int http_respond_begin(struct http_request *request, int status,
+				   const char *content_type, const struct http_field *fields);
+
+/**
+ * http_respond_piece() - the next piece of an answer that has begun
+ * @data: borrowed until return; left out when the method is HEAD
+ * @len:  0 is a no-op
+ *
+ * Return:       0 it is on its way: what the client has not taken waits in the kernel.
+ * Errors:       -ESHUTDOWN none has begun, or it has ended; -ENOMEM, and it may be tried again; -ECONNRESET an earlier
+ *               piece was cut; -ETIMEDOUT the client does not take it, -ECANCELED, those of sockets: it is cut.
+ */
+EW_SUSPENDS int http_respond_piece(struct http_request *request, const void *data, size_t len);
+
+/* http_respond_end() - the answer is whole. Errors: as above */
+EW_SUSPENDS int http_respond_end(struct http_request *request);
 
 /* http_respond_problem() - answer with a problem (RFC 9457); otherwise as http_respond() */
 EW_SUSPENDS int http_respond_problem(struct http_request *request,

@@ -911,6 +911,96 @@ TEST(http_session_handler_that_does_not_respond_is_500)
 	EXPECT_EQ(world.refused_status, 500);
 }
 
+/* Two pieces, an empty one that is none, and no more behind the end. */
+static int handle_pieces(struct http_request *request, void *userdata)
+{
+	struct world *world = userdata;
+
+	EXPECT_EQ(http_respond_piece(request, "x", 1), -ESHUTDOWN);
+	EXPECT_EQ(http_respond_begin(request, 204, NULL, NULL), -EINVAL);
+	EXPECT_EQ(http_respond_begin(request, 200, "text/plain", NULL), 0);
+	EXPECT_EQ(http_respond_begin(request, 200, NULL, NULL), -EALREADY);
+	EXPECT_EQ(http_respond(request, 200, NULL, NULL, "x", 1), -EALREADY);
+	EXPECT_EQ(http_respond_piece(request, "first ", 6), 0);
+	EXPECT_EQ(http_respond_piece(request, "", 0), 0);
+	EXPECT_EQ(http_respond_piece(request, "second, longer\n", 15), 0);
+	EXPECT_EQ(http_respond_end(request), 0);
+	EXPECT_EQ(http_respond_end(request), -ESHUTDOWN);
+	EXPECT_EQ(http_respond_piece(request, "x", 1), -ESHUTDOWN);
+	world->handled++;
+	return 0;
+}
+
+static int client_pieces(struct world *world)
+{
+	char *text;
+
+	say(world->socket, GET "HEAD /2 HTTP/1.1\r\n" HEAD "\r\n"
+			       "GET /3 HTTP/1.1\r\n" HEAD "Connection: close\r\n\r\n");
+	text = hear_end(world->socket);
+	EXPECT_EQ(count(text, "\r\nTransfer-Encoding: chunked\r\n"), 3);
+	EXPECT_EQ(count(text, "Content-Length"), 0);
+	EXPECT_EQ(count(text, "\r\n\r\n6\r\nfirst \r\nf\r\nsecond, longer\n\r\n0\r\n\r\n"), 2);
+	EXPECT(strstr(text, "\r\n\r\nHTTP/1.1 200 OK"));
+	return 0;
+}
+
+TEST(http_session_answer_in_pieces_is_chunked_and_the_connection_goes_on)
+{
+	struct world world = {};
+
+	run(&world, handle_pieces, client_pieces);
+	EXPECT_EQ(world.handled, 3);
+	EXPECT_EQ(world.serve_result, 0);
+}
+
+static int client_pieces_old(struct world *world)
+{
+	char *text;
+
+	say(world->socket, "GET / HTTP/1.0\r\n\r\n");
+	text = hear_end(world->socket);
+	EXPECT(strstr(text, "\r\nConnection: close\r\n"));
+	EXPECT(!strstr(text, "Transfer-Encoding"));
+	EXPECT(strstr(text, "\r\n\r\nfirst second, longer\n"));
+	return 0;
+}
+
+TEST(http_session_answer_in_pieces_ends_with_the_connection_for_an_old_client)
+{
+	struct world world = {};
+
+	run(&world, handle_pieces, client_pieces_old);
+}
+
+static int handle_half_an_answer(struct http_request *request, void *userdata)
+{
+	(void)userdata;
+	EXPECT_EQ(http_respond_begin(request, 200, "text/plain", NULL), 0);
+	return http_respond_piece(request, "half", 4);
+}
+
+static int client_half_an_answer(struct world *world)
+{
+	char *text;
+
+	say(world->socket, GET GET);
+	text = hear_end(world->socket);
+	EXPECT_EQ(count(text, "HTTP/1.1 200 OK"), 1);
+	EXPECT(strstr(text, "4\r\nhalf\r\n"));
+	EXPECT(!strstr(text, "0\r\n\r\n"));
+	return 0;
+}
+
+/* Nothing that comes behind it could be told from the answer. */
+TEST(http_session_answer_that_is_not_ended_cuts_the_connection)
+{
+	struct world world = {};
+
+	run(&world, handle_half_an_answer, client_half_an_answer);
+	EXPECT_EQ(world.serve_result, -ECONNRESET);
+}
+
 static int handle_split(struct http_request *request, void *userdata)
 {
 	const struct http_field fields[] = { { "X-Name", "a\r\nSet-Cookie: b" }, {} };

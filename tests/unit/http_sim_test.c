@@ -16,6 +16,22 @@ static struct http_service service;
 
 /* ---- the server ---- */
 
+/* In one, or in pieces of which nobody has said how many. */
+static int answer(struct http_request *request, const char *text, size_t size)
+{
+	size_t first = ew_sim_random(size + 1);
+	int r;
+
+	if (ew_sim_random(2))
+		return seen(http_respond(request, 200, "text/plain", NULL, text, size));
+	r = seen(http_respond_begin(request, 200, "text/plain", NULL));
+	if (r == 0)
+		r = seen(http_respond_piece(request, text, first));
+	if (r == 0)
+		r = seen(http_respond_piece(request, text + first, size - first));
+	return r < 0 ? r : seen(http_respond_end(request));
+}
+
 /* "number length sum" of what came. */
 static int handle(struct http_request *request, void *userdata)
 {
@@ -32,7 +48,7 @@ static int handle(struct http_request *request, void *userdata)
 		return n;
 	n = snprintf(text, sizeof(text), "%.*s %lld %llu\n", (int)request->head->path.len,
 		     request->head->path.data, (long long)request->body_bytes, sum);
-	return seen(http_respond(request, 200, "text/plain", NULL, text, (size_t)n));
+	return answer(request, text, (size_t)n);
 }
 
 static int session(void *argument, void *place)
@@ -56,6 +72,7 @@ struct client {
 	char expected[REQUESTS][64];
 	size_t bytes;
 	char input[4096];
+	char body[128]; /* of chunks, put together */
 };
 
 static int say(struct client *client, const char *data, size_t size)
@@ -126,6 +143,31 @@ static int say_all(void *argument)
 	return r;
 }
 
+/* The length of all chunks from @at on; 0: the last one is not there. */
+static size_t whole_chunks(struct client *client, const char *at, const char **ret_body)
+{
+	const char *begin = at;
+	size_t bytes = 0, chunk;
+	char *end;
+
+	while (strstr(at, "\r\n")) {
+		chunk = strtoul(at, &end, 16);
+		EXPECT(!strncmp(end, "\r\n", 2));
+		if (strlen(end) < chunk + 4)
+			return 0;
+		EXPECT(bytes + chunk < sizeof(client->body));
+		memcpy(client->body + bytes, end + 2, chunk);
+		bytes += chunk;
+		at = end + 2 + chunk + 2;
+		if (chunk > 0)
+			continue;
+		client->body[bytes] = '\0';
+		*ret_body = client->body;
+		return (size_t)(at - begin);
+	}
+	return 0;
+}
+
 /* The length of the response at the start of the input; 0: it is not whole. */
 static size_t whole_response(struct client *client, const char **ret_body)
 {
@@ -137,6 +179,10 @@ static size_t whole_response(struct client *client, const char **ret_body)
 	if (!end)
 		return 0;
 	head_bytes = (size_t)(end - client->input) + 4;
+	if (memmem(client->input, head_bytes, "\r\nTransfer-Encoding: chunked\r\n", 30)) {
+		body_bytes = whole_chunks(client, end + 4, ret_body);
+		return body_bytes > 0 ? head_bytes + body_bytes : 0;
+	}
 	length = strstr(client->input, "\r\nContent-Length: ");
 	EXPECT(length && length < end);
 	body_bytes = strtoul(length + 18, NULL, 10);
