@@ -6,6 +6,7 @@
 #include "answer.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 static const struct {
 	const char *word;
@@ -19,6 +20,8 @@ static const struct {
 			   "Use at most 255 bytes: a message carries no more.", 400 },
 	[PROBLEM_TENANT] = { "bad-tenant", "This name of a tenant is not accepted",
 			     "Use 1 to 64 letters, digits, - _ . in one header field.", 400 },
+	[PROBLEM_EVENT_ID] = { "bad-event-id", "This Last-Event-ID is none of the operation's",
+			       "Send the id of the last event that came, or none.", 400 },
 	[PROBLEM_ORIGIN] = { "foreign-origin", "Requests from this web page are not accepted",
 			     "If the page is yours, start the gateway with --origin and its origin.",
 			     403 },
@@ -32,6 +35,10 @@ static const struct {
 				"Somebody has asked for it by DELETE /ops/ID.", 409 },
 	[PROBLEM_IN_FLIGHT] = { "in-flight", "An operation with this Idempotency-Key runs already",
 				"Wait for it, or cancel it by DELETE /ops/ID.", 409 },
+	[PROBLEM_GONE] = { "events-gone", "Events that are asked for are not kept any more",
+			   "Ask from there on by Last-Event-ID, or for the result by GET "
+			   "/ops/ID/result.",
+			   410 },
 	[PROBLEM_HOST] = { "unknown-host", "This server does not go by this host name",
 			   "Use the address that the server listens on, or start it with --host "
 			   "and the name.",
@@ -58,6 +65,10 @@ static const struct {
 			    502 },
 	[PROBLEM_BUSY] = { "busy", "The route has more operations than it can take",
 			   "Try again after the time in Retry-After.", 503 },
+	[PROBLEM_SLOW] = { "slow-reader", "The events came faster than they were read",
+			   "Some are lost to this client. Read faster, or give the route a larger "
+			   "events_window.",
+			   503 },
 	[PROBLEM_BROKER] = { "broker-unavailable", "The broker cannot be reached",
 			     "Nothing was started. Try again later; /readyz says why.", 503 },
 	[PROBLEM_BLOCKED] = { "broker-blocked", "The broker takes no messages now",
@@ -77,6 +88,26 @@ static const struct {
 const char *problem_title(enum problem problem)
 {
 	return problems[problem].title;
+}
+
+enum problem answer_problem_of(enum outcome outcome)
+{
+	switch (outcome) {
+	case OUTCOME_RETURNED: return PROBLEM_UNROUTABLE;
+	case OUTCOME_NACKED: return PROBLEM_NOT_TAKEN;
+	case OUTCOME_UNSENT: return PROBLEM_BROKER;
+	default: return outcome_is_proof(outcome) ? PROBLEM_STOPPED : PROBLEM_UNKNOWN;
+	}
+}
+
+const char *answer_reply_fault(const struct ew_amqp_delivery *result, int *ret_status)
+{
+	const char *text = ew_amqp_header_find(&result->message, "x-ew-status");
+
+	*ret_status = text ? atoi(text) : 200;
+	if (*ret_status < 200 || *ret_status > 599)
+		return "Its status is none from 200 to 599.";
+	return result->too_large ? "It is larger than body_max." : NULL;
 }
 
 void answer_problem(struct answer *answer, enum problem problem, const char *detail, const char *id)
@@ -146,6 +177,8 @@ static json_t *status_of(const struct record *record)
 
 	if (json && record->outcome != OUTCOME_NONE)
 		json_object_set_new(json, "outcome", json_string(outcome_name(record->outcome)));
+	if (json && record->stream)
+		json_object_set_new(json, "events", json_sprintf("/ops/%s/events", record->id));
 	if (json && record->result)
 		json_object_set_new(json, "result", json_sprintf("/ops/%s/result", record->id));
 	return json;

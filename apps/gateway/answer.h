@@ -12,11 +12,13 @@ enum problem {
 	PROBLEM_KEY,
 	PROBLEM_TYPE,
 	PROBLEM_TENANT,
+	PROBLEM_EVENT_ID,
 	PROBLEM_ORIGIN,
 	PROBLEM_NOT_FOUND,
 	PROBLEM_METHOD,
 	PROBLEM_CANCELLED,
 	PROBLEM_IN_FLIGHT,
+	PROBLEM_GONE,
 	PROBLEM_HOST,
 	PROBLEM_KEY_BODY,
 	PROBLEM_TENANT_BUSY,
@@ -26,6 +28,7 @@ enum problem {
 	PROBLEM_STOPPED,
 	PROBLEM_REPLY,
 	PROBLEM_BUSY,
+	PROBLEM_SLOW,
 	PROBLEM_BROKER,
 	PROBLEM_BLOCKED,
 	PROBLEM_NOT_TAKEN,
@@ -41,6 +44,12 @@ enum problem {
  */
 void answer_problem(struct answer *answer, enum problem problem, const char *detail,
 		    const char *id);
+
+/* What is said of one that has ended without a result. */
+enum problem answer_problem_of(enum outcome outcome);
+
+/* Why a reply cannot be passed on, as a sentence; NULL: it can, with this status. */
+const char *answer_reply_fault(const struct ew_amqp_delivery *result, int *ret_status);
 
 const char *problem_title(enum problem problem);
 

@@ -22,6 +22,7 @@
 
 #include "common/log.h"
 
+#include "events.h"
 #include "permits.h"
 
 #define RECEIVE_MAX    64
@@ -117,6 +118,7 @@ int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_rece
 		{ "x-ew-grant", config->grant_none ? "none" : "required" },
 		{ "x-deadline", deadline },
 		{ "traceparent", operation->trace },
+		{ "x-ew-stream", operation->record->stream ? "1" : "0" },
 		{ "x-ew-tenant", operation->tenant ? operation->tenant->name : "" },
 	};
 	const size_t headers_count = sizeof(headers) / sizeof(headers[0]);
@@ -188,7 +190,19 @@ static void hear(struct gateway *gateway, struct ew_amqp_delivery **delivery)
 		gateway->heard_late++;
 		permits_prove(gateway, operation, delivery);
 		break;
-	case HEARD_PROGRESS: gateway->heard_progress++; break;
+	case HEARD_PROGRESS:
+		gateway->heard_progress++;
+		events_add(operation, EVENT_PROGRESS, *delivery);
+		break;
+	case HEARD_PART:
+		gateway->heard_parts++;
+		events_add(operation, EVENT_DATA, *delivery);
+		break;
+	case HEARD_GAP:
+		gateway->heard_malformed++;
+		events_fail(operation, PROBLEM_REPLY, "A part of it is missing.");
+		break;
+	case HEARD_DUPLICATE: gateway->heard_duplicate++; break;
 	case HEARD_UNKNOWN: gateway->heard_unknown++; break;
 	case HEARD_LATE: gateway->heard_late++; break;
 	case HEARD_MALFORMED: gateway->heard_malformed++; break;

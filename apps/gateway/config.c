@@ -166,6 +166,17 @@ static int read_tenant_waiting_room(struct reading *reading, const char *value)
 			   &reading->route->tenant_waiting_room);
 }
 
+static int read_events_window(struct reading *reading, const char *value)
+{
+	return read_number(reading, value, 1, CONFIG_BODY_MAX_MAX,
+			   &reading->route->events_window_bytes);
+}
+
+static int read_events_keep_alive(struct reading *reading, const char *value)
+{
+	return read_time(reading, value, &reading->route->events_keep_alive_ns);
+}
+
 static int read_body_max(struct reading *reading, const char *value)
 {
 	return read_number(reading, value, 1, CONFIG_BODY_MAX_MAX, &reading->route->body_max_bytes);
@@ -213,6 +224,8 @@ static const struct key route_keys[] = {
 	{ "delivery_mode", read_delivery_mode },
 	{ "grant", read_grant },
 	{ "half_close", read_half_close },
+	{ "events_window", read_events_window },
+	{ "events_keep_alive", read_events_keep_alive },
 	{ "tenant_header", read_tenant_header },
 	{ "tenant_concurrency", read_tenant_concurrency },
 	{ "tenant_waiting_room", read_tenant_waiting_room },
@@ -293,6 +306,8 @@ static int begin_route(struct reading *reading, const char *name)
 		.concurrency = 100,
 		.waiting_room = 100,
 		.tenant_waiting_room = CONFIG_NOT_GIVEN,
+		.events_window_bytes = 1 << 20,
+		.events_keep_alive_ns = 15 * EW_SECOND,
 		.body_max_bytes = 1 << 20,
 	};
 	strcpy(route->name, name);

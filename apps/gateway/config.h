@@ -33,6 +33,8 @@ struct route_config {
 	char tenant_header[CONFIG_NAME_BYTES];
 	uint64_t tenant_concurrency; /* 0: not given */
 	uint64_t tenant_waiting_room;
+	uint64_t events_window_bytes;
+	int64_t events_keep_alive_ns;
 	uint64_t body_max_bytes; /* of a request, and of a reply */
 	bool transient;
 	bool grant_none;

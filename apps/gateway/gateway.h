@@ -106,6 +106,8 @@ struct gateway {
 	uint64_t heard_late;
 	uint64_t heard_malformed;
 	uint64_t heard_progress;
+	uint64_t heard_parts;
+	uint64_t heard_duplicate;
 	uint64_t heard_unknown;
 	uint64_t refused;	   /* or cancelled: claims that nobody waits for */
 	uint64_t refusals_dropped; /* because too many waited */

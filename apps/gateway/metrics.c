@@ -197,13 +197,17 @@ static void print_answers(struct page *page, struct gateway *gateway)
 
 static void print_messages(struct page *page, const struct gateway *gateway)
 {
-	page_family(page, "heard_total", "counter", "Messages of workers that changed nothing.");
+	page_family(page, "heard_total", "counter", "Messages of workers that decide nothing.");
 	fprintf(page->file, "gateway_heard_total{kind=\"late\"} %" PRIu64 "\n",
 		gateway->heard_late);
 	fprintf(page->file, "gateway_heard_total{kind=\"malformed\"} %" PRIu64 "\n",
 		gateway->heard_malformed);
 	fprintf(page->file, "gateway_heard_total{kind=\"progress\"} %" PRIu64 "\n",
 		gateway->heard_progress);
+	fprintf(page->file, "gateway_heard_total{kind=\"part\"} %" PRIu64 "\n",
+		gateway->heard_parts);
+	fprintf(page->file, "gateway_heard_total{kind=\"duplicate\"} %" PRIu64 "\n",
+		gateway->heard_duplicate);
 	fprintf(page->file, "gateway_heard_total{kind=\"unknown\"} %" PRIu64 "\n",
 		gateway->heard_unknown);
 	page_single(page, "claims_refused_total", "counter",

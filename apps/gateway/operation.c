@@ -25,7 +25,9 @@ static void operation_abort(void *resource)
 	struct operation *operation = resource;
 
 	ew_assert(operation->token.generation == 0);
-	/* One that was never admitted ends here. */
+	/* One that was never published ends here, and nothing was said of it. */
+	if (operation->record->stream)
+		operation->record->stream->ended = true;
 	record_end(&operation->route->gateway->records, operation->record, OUTCOME_UNSENT, 0,
 		   &operation->result);
 	record_put(operation->record);
@@ -179,6 +181,8 @@ static enum heard hear_claim(struct operation *operation, const struct ew_amqp_m
 		return hear_claim_afterwards(operation, &claim);
 	operation->claim = claim;
 	operation->claim_due = true;
+	operation->attempt++;
+	operation->sequence = 0;
 	operation->started = operation->route->config->grant_none;
 	ew_event_set(&operation->news);
 	return HEARD_NEWS;
@@ -216,6 +220,38 @@ static enum heard hear_end(struct operation *operation, enum outcome outcome)
 	return outcome_has_result(outcome) ? HEARD_RESULT : HEARD_NEWS;
 }
 
+/* False: there is none, or it is no number from 1 on. */
+static bool sequence_read(const struct ew_amqp_message *message, uint64_t *ret_sequence)
+{
+	const char *text = ew_amqp_header_find(message, "x-ew-sequence");
+
+	if (!text || !*text || strlen(text) > 18 || strspn(text, "0123456789") != strlen(text))
+		return false;
+	*ret_sequence = strtoull(text, NULL, 10);
+	return *ret_sequence > 0;
+}
+
+/* Progress and parts of a claim are numbered together, from 1; progress may have no number. */
+static enum heard hear_part(struct operation *operation, const struct ew_amqp_message *message,
+			    enum heard heard)
+{
+	bool numbered = ew_amqp_header_find(message, "x-ew-sequence") != NULL;
+	uint64_t sequence = 0;
+
+	if (operation->outcome != OUTCOME_NONE)
+		return HEARD_LATE;
+	if (heard == HEARD_PROGRESS && !numbered)
+		return heard;
+	if (!sequence_read(message, &sequence))
+		return HEARD_MALFORMED;
+	if (sequence <= operation->sequence)
+		return HEARD_DUPLICATE;
+	if (sequence > operation->sequence + 1)
+		return HEARD_GAP;
+	operation->sequence = sequence;
+	return heard;
+}
+
 enum heard operation_hear(struct operation *operation, const struct ew_amqp_message *message)
 {
 	const char *type = message->type ? message->type : "";
@@ -224,12 +260,16 @@ enum heard operation_hear(struct operation *operation, const struct ew_amqp_mess
 
 	if (strcmp(type, "claim") == 0)
 		return hear_claim(operation, message);
-	if (end == OUTCOME_NONE && strcmp(type, "progress") != 0 && strcmp(type, "unknown") != 0)
+	if (end == OUTCOME_NONE && strcmp(type, "progress") != 0 && strcmp(type, "part") != 0 &&
+	    strcmp(type, "unknown") != 0)
 		return HEARD_MALFORMED;
 	if (!operation || !token || !*token || !operation->started ||
 	    strcmp(token, operation->claim.token) != 0)
 		return HEARD_LATE;
 	if (end != OUTCOME_NONE)
 		return hear_end(operation, end);
-	return strcmp(type, "progress") == 0 ? HEARD_PROGRESS : HEARD_UNKNOWN;
+	if (strcmp(type, "unknown") == 0)
+		return HEARD_UNKNOWN;
+	return hear_part(operation, message,
+			 strcmp(type, "part") == 0 ? HEARD_PART : HEARD_PROGRESS);
 }

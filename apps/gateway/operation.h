@@ -64,6 +64,8 @@ struct operation {
 	bool cancelling;
 	bool published; /* or at least nobody knows that it was not */
 	bool presumed;
+	unsigned int attempt; /* claims so far that were not refused */
+	uint64_t sequence;    /* of the newest part or progress of this one */
 	enum outcome outcome;
 	struct ew_amqp_delivery *result;
 	struct ew_event news;
@@ -111,6 +113,9 @@ enum heard {
 	HEARD_STOP,  /* a claim of one that is presumed and has started with it: to be cancelled */
 	HEARD_PROOF, /* one that is presumed has ended after all */
 	HEARD_PROGRESS,
+	HEARD_PART,
+	HEARD_GAP, /* something is missing before this: of the parts nothing whole can come any more */
+	HEARD_DUPLICATE, /* has come before: counted, and nothing else */
 	HEARD_UNKNOWN,	 /* the worker does not know; that is no proof */
 	HEARD_LATE,	 /* counted, and nothing else */
 	HEARD_MALFORMED, /* breaks the contract: counted, and nothing else */

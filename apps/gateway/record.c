@@ -44,11 +44,17 @@ struct record *record_find(struct records *records, const char *id, size_t bytes
 	return record;
 }
 
+void record_hold(struct record *record)
+{
+	record->holders++;
+}
+
 void record_put(struct record *record)
 {
 	if (!record || --record->holders > 0)
 		return;
 	ew_abort(&record->result);
+	stream_free(record->stream);
 	free(record->key);
 	free(record);
 }
@@ -140,6 +146,8 @@ static void forget_oldest(struct records *records)
 	record->forgotten = true;
 	if (record->result)
 		records->bytes -= record->result->message.body_bytes;
+	if (record->stream)
+		records->bytes -= record->stream->bytes;
 	record_put(record);
 }
 
@@ -179,6 +187,9 @@ void record_end(struct records *records, struct record *record, enum outcome out
 	record->cancel_ns = cancel_ns;
 	record->scope = NULL;
 	keep_result(records, record, result);
+	ew_assert(!record->stream || record->stream->ended);
+	if (record->stream)
+		records->bytes += record->stream->bytes;
 	ew_event_set(&record->ended);
 	remember(records, record);
 }

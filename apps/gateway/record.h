@@ -3,7 +3,7 @@
 
 /*
  * What is known of an operation by its id, while it lives and for a while afterwards: for GET and DELETE /ops/ID. The
- * newest RECORDS_MAX that have ended are remembered, with results of at most RECORD_BYTES_MAX.
+ * newest RECORDS_MAX that have ended are remembered, with results and events of at most RECORD_BYTES_MAX.
  */
 
 #include <endwell/event.h>
@@ -12,6 +12,7 @@
 #include "amqp/message.h"
 
 #include "outcome.h"
+#include "stream.h"
 #include "token.h"
 
 #define RECORDS_MAX	 1024
@@ -31,6 +32,7 @@ struct route;
  * @key:       Idempotency-Key; NULL: none, or no longer
  * @digest:    of the body that came with it
  * @result:    NULL: there is none, or nobody was to keep it
+ * @stream:    its events; NULL: nobody has asked for any
  * @ended:     set at the end
  */
 struct record {
@@ -45,6 +47,7 @@ struct record {
 	enum outcome outcome;
 	int64_t cancel_ns; /* what the cancel took */
 	struct ew_amqp_delivery *result;
+	struct stream *stream;
 	struct ew_event ended;
 	/* -- private from here -- */
 	unsigned int holders;
@@ -78,6 +81,9 @@ struct record *record_find_key(struct records *records, const struct route *rout
 /* From now on the key finds this one, whose result is remembered for it; another that has it loses it. -ENOMEM */
 int record_set_key(struct records *records, struct record *record, const char *key,
 		   const uint8_t digest[RECORD_DIGEST_BYTES]);
+
+/* Held by one more */
+void record_hold(struct record *record);
 
 /* Held by one less; NULL is a no-op */
 void record_put(struct record *record);

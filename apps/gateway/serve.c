@@ -14,6 +14,7 @@
 #include "common/log.h"
 
 #include "broker.h"
+#include "events.h"
 #include "permits.h"
 
 /* When what the broker did not take is said again. */
@@ -175,6 +176,7 @@ static void settle(struct operation **place)
 	route->ended[operation->outcome]++;
 	histogram_add(&route->seconds, ew_now() - operation->began_ns);
 	log_end_of(operation);
+	events_end(operation);
 	record_end(&route->gateway->records, operation->record, operation->outcome,
 		   operation->cancelling ? ew_now() - operation->cancelled_ns : 0,
 		   &operation->result);

@@ -5,21 +5,34 @@
 #include <errno.h>
 #include <string.h>
 
+#include "events.h"
 #include "routes.h"
 #include "submit.h"
 
 #define PREFIX "/ops/"
-#define SUFFIX "/result"
 
-static struct record *find(struct gateway *gateway, struct http_slice path, bool *ret_result)
+/* What of an operation is meant. */
+enum aspect { ASPECT_STATE, ASPECT_RESULT, ASPECT_EVENTS };
+
+static bool take_suffix(struct http_slice *path, const char *suffix)
 {
-	size_t bytes = sizeof(SUFFIX) - 1;
+	size_t bytes = strlen(suffix);
 
+	if (path->len <= bytes || memcmp(path->data + path->len - bytes, suffix, bytes) != 0)
+		return false;
+	path->len -= bytes;
+	return true;
+}
+
+static struct record *find(struct gateway *gateway, struct http_slice path, enum aspect *ret_aspect)
+{
 	path.data += sizeof(PREFIX) - 1;
 	path.len -= sizeof(PREFIX) - 1;
-	*ret_result = path.len > bytes && memcmp(path.data + path.len - bytes, SUFFIX, bytes) == 0;
-	if (*ret_result)
-		path.len -= bytes;
+	*ret_aspect = ASPECT_STATE;
+	if (take_suffix(&path, "/result"))
+		*ret_aspect = ASPECT_RESULT;
+	else if (take_suffix(&path, "/events"))
+		*ret_aspect = ASPECT_EVENTS;
 	return record_find(&gateway->records, path.data, path.len);
 }
 
@@ -30,13 +43,15 @@ static int say_unknown(struct gateway *gateway, struct http_request *request)
 }
 
 static int answer_record(struct gateway *gateway, struct http_request *request,
-			 const struct record *record, bool wants_result)
+			 struct record *record, enum aspect aspect)
 {
 	struct answer answer;
 
-	if (wants_result && record->result)
+	if (aspect == ASPECT_EVENTS)
+		return events_get(gateway, request, record);
+	if (aspect == ASPECT_RESULT && record->result)
 		return submit_say_result(gateway, request, record->id, record->result, false);
-	if (wants_result)
+	if (aspect == ASPECT_RESULT)
 		return routes_problem(gateway, request, PROBLEM_NOT_FOUND,
 				      "This operation has no result, or not yet.", NULL, 0);
 	answer_status(&answer, record);
@@ -45,21 +60,21 @@ static int answer_record(struct gateway *gateway, struct http_request *request,
 
 int status_get(struct gateway *gateway, struct http_request *request)
 {
-	bool wants_result;
-	struct record *record = find(gateway, request->head->path, &wants_result);
+	enum aspect aspect;
+	struct record *record = find(gateway, request->head->path, &aspect);
 
 	if (!record)
 		return say_unknown(gateway, request);
 
 	EW_GUARD(hold, record, .close = record_hold_close, .abort = record_hold_abort);
 
-	return answer_record(gateway, request, record, wants_result);
+	return answer_record(gateway, request, record, aspect);
 }
 
 int status_delete(struct gateway *gateway, struct http_request *request)
 {
-	bool wants_result;
-	struct record *record = find(gateway, request->head->path, &wants_result);
+	enum aspect aspect;
+	struct record *record = find(gateway, request->head->path, &aspect);
 	struct answer answer;
 	int r;
 
@@ -68,7 +83,7 @@ int status_delete(struct gateway *gateway, struct http_request *request)
 
 	EW_GUARD(hold, record, .close = record_hold_close, .abort = record_hold_abort);
 
-	if (wants_result)
+	if (aspect != ASPECT_STATE)
 		return routes_problem(gateway, request, PROBLEM_METHOD, NULL, NULL, 0);
 	record_cancel(record);
 	r = ew_event_wait(&record->ended, EW_NEVER);

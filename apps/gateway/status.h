@@ -3,7 +3,7 @@
 
 #include "gateway.h"
 
-/* GET /ops/ID, and GET /ops/ID/result */
+/* GET /ops/ID, GET /ops/ID/result and GET /ops/ID/events */
 EW_SUSPENDS int status_get(struct gateway *gateway, struct http_request *request);
 
 /* DELETE /ops/ID: cancels it, and waits for the receipt */

@@ -20,6 +20,7 @@
 #include "common/log.h"
 
 #include "broker.h"
+#include "events.h"
 #include "permits.h"
 #include "routes.h"
 #include "serve.h"
@@ -197,11 +198,32 @@ static int say_cut(struct submission *submission, struct operation *operation)
 			      operation->id, BROKER_RETRY_SECONDS);
 }
 
-/* What became of one that has not ended well; said before the time that cancelling it takes. */
+/* What became of one that has not ended well. */
+static enum problem failure_of(const struct operation *operation, int r, char detail[384])
+{
+	const struct route *route = operation->route;
+	const struct gateway *gateway = route->gateway;
+
+	*detail = '\0';
+	if (r == -ECANCELED)
+		return operation->record->cancelled && !ew_cancel_requested() ? PROBLEM_CANCELLED
+									      : PROBLEM_DRAINING;
+	if (r == -ETIMEDOUT)
+		return PROBLEM_DEADLINE;
+	if (gateway->connection && route->door.channel)
+		snprintf(detail, 384,
+			 "The broker has refused it, but one of several queues may have it.");
+	else
+		snprintf(detail, 384, "The broker was lost: %s.",
+			 gateway->connection ? route->reason : gateway->reason);
+	return PROBLEM_UNKNOWN;
+}
+
+/* Said before the time that cancelling it takes. */
 static void say_failed(void *argument, struct operation *operation, int r)
 {
 	struct submission *submission = argument;
-	struct gateway *gateway = submission->gateway;
+	enum problem problem;
 	char detail[384];
 
 	EW_SCOPE(patience, .deadline_ns = ew_after(LAST_ANSWER_BUDGET));
@@ -210,19 +232,9 @@ static void say_failed(void *argument, struct operation *operation, int r)
 		submission->answered = say_cut(submission, operation);
 		return;
 	}
-	if (r == -ETIMEDOUT) {
-		submission->answered = routes_problem(gateway, submission->request,
-						      PROBLEM_DEADLINE, NULL, operation->id, 0);
-		return;
-	}
-	if (gateway->connection && operation->route->door.channel)
-		snprintf(detail, sizeof(detail),
-			 "The broker has refused it, but one of several queues may have it.");
-	else
-		snprintf(detail, sizeof(detail), "The broker was lost: %s.",
-			 gateway->connection ? operation->route->reason : gateway->reason);
-	submission->answered = routes_problem(gateway, submission->request, PROBLEM_UNKNOWN, detail,
-					      operation->id, 0);
+	problem = failure_of(operation, r, detail);
+	submission->answered = routes_problem(submission->gateway, submission->request, problem,
+					      *detail ? detail : NULL, operation->id, 0);
 }
 
 static int say_bad_reply(struct gateway *gateway, struct http_request *request, const char *id,
@@ -235,17 +247,15 @@ int submit_say_result(struct gateway *gateway, struct http_request *request, con
 		      const struct ew_amqp_delivery *result, bool replayed)
 {
 	const struct ew_amqp_message *message = &result->message;
-	const char *status_text = ew_amqp_header_find(message, "x-ew-status");
 	const struct http_field fields[] = { { "X-Operation-Id", id },
 					     { replayed ? "Idempotency-Replayed" : NULL, "true" },
 					     {} };
-	int status = status_text ? atoi(status_text) : 200;
-	int r;
+	const char *fault;
+	int status, r;
 
-	if (status < 200 || status > 599)
-		return say_bad_reply(gateway, request, id, "Its status is none from 200 to 599.");
-	if (result->too_large)
-		return say_bad_reply(gateway, request, id, "It is larger than body_max.");
+	fault = answer_reply_fault(result, &status);
+	if (fault)
+		return say_bad_reply(gateway, request, id, fault);
 	r = http_respond(request, status, message->content_type, fields, message->body,
 			 message->body_bytes);
 	if (r == -EINVAL)
@@ -260,17 +270,11 @@ static int say_outcome(struct submission *submission, struct operation *operatio
 	/* One that is remembered is the record's. */
 	const struct ew_amqp_delivery *result =
 		operation->record->result ? operation->record->result : operation->result;
-	enum problem problem = PROBLEM_STOPPED;
+	enum problem problem = answer_problem_of(operation->outcome);
 
 	if (result)
 		return submit_say_result(gateway, submission->request, operation->id, result,
 					 false);
-	if (operation->outcome == OUTCOME_RETURNED)
-		problem = PROBLEM_UNROUTABLE;
-	if (operation->outcome == OUTCOME_NACKED)
-		problem = PROBLEM_NOT_TAKEN;
-	if (operation->outcome == OUTCOME_UNSENT)
-		problem = PROBLEM_BROKER;
 	return routes_problem(gateway, submission->request, problem, NULL, operation->id,
 			      problem == PROBLEM_NOT_TAKEN || problem == PROBLEM_BROKER
 				      ? BROKER_RETRY_SECONDS
@@ -448,17 +452,20 @@ static int admit(struct submission *submission, struct operation *operation)
 	return 0;
 }
 
-/* Whoever asks for the status is told. */
-static void say_nothing(void *gateway, struct operation *operation, int r)
+/* To whoever reads its events, or asks for its state. */
+static void say_failed_in_events(void *gateway, struct operation *operation, int r)
 {
-	(void)operation;
+	char detail[384];
+	enum problem problem = failure_of(operation, r, detail);
+
+	events_fail(operation, problem, detail);
 	if (r == -ECANCELED && ew_cancel_reason() == EW_REASON_SHUTDOWN)
 		((struct gateway *)gateway)->cut++;
 }
 
 static int serve_detached(void *gateway, void *place)
 {
-	return operation_serve(place, say_nothing, gateway);
+	return operation_serve(place, say_failed_in_events, gateway);
 }
 
 static int detach(struct submission *submission, struct operation **operation)
@@ -488,6 +495,29 @@ static bool wants_async(const struct http_request *request)
 	return prefer && http_slice_has_token(*prefer, "respond-async");
 }
 
+/* One task serves the operation, and one the client: while that is slow, the first hears of the end and of a cancel. */
+static int serve_events(struct submission *submission, struct operation **operation)
+{
+	struct events_writer writer = { .request = submission->request,
+					.record = (*operation)->record,
+					.cancels = true };
+	int r, joined;
+
+	record_hold(writer.record);
+
+	EW_GUARD(hold, writer.record, .close = record_hold_close, .abort = record_hold_abort);
+	EW_SCOPE(talk, .policy = EW_POLICY_INDEPENDENT);
+
+	r = events_begin(&writer, submission->gateway);
+	if (r == 0)
+		r = ew_spawn(&talk, events_write, &writer);
+	if (r < 0)
+		return ew_scope_finish(&talk, r);
+	r = operation_serve(operation, say_failed_in_events, submission->gateway);
+	joined = ew_scope_join(&talk);
+	return r < 0 ? r : joined;
+}
+
 static int serve(struct submission *submission, struct route *route, const char *tenant)
 {
 	int r;
@@ -510,8 +540,15 @@ static int serve(struct submission *submission, struct route *route, const char 
 	r = admit(submission, operation);
 	if (!operation->permit)
 		return r;
+	if (events_wanted(submission->request)) {
+		operation->record->stream = stream_new(route->config->events_window_bytes);
+		if (!operation->record->stream)
+			return -ENOMEM;
+	}
 	if (wants_async(submission->request))
 		return detach(submission, &operation);
+	if (operation->record->stream)
+		return serve_events(submission, &operation);
 	r = operation_serve(&operation, say_failed, submission);
 	return r < 0 ? submission->answered : say_outcome(submission, operation);
 }

@@ -36,6 +36,7 @@ struct contract_job {
 	struct ew_event decided;
 	enum decision decision;
 	struct ew_scope *running; /* NULL: nothing runs */
+	uint64_t sequence;	  /* of the newest part or progress */
 	bool cancelled;
 	bool refused; /* while it ran */
 };
@@ -84,12 +85,28 @@ static int say_word(struct contract_job *job, const char *type)
 	return say(job, (struct ew_amqp_message){ .type = type }, NULL, NULL);
 }
 
+static int say_numbered(struct contract_job *job, const char *type, const void *body, size_t bytes)
+{
+	char sequence[24];
+
+	snprintf(sequence, sizeof(sequence), "%llu", (unsigned long long)++job->sequence);
+	return say(job, (struct ew_amqp_message){ .type = type, .body = body, .body_bytes = bytes },
+		   "x-ew-sequence", sequence);
+}
+
+bool contract_streams(const struct contract_job *job)
+{
+	return has(job, "x-ew-stream", "1");
+}
+
 int contract_progress(struct contract_job *job, const void *body, size_t bytes)
 {
-	return say(
-		job,
-		(struct ew_amqp_message){ .type = "progress", .body = body, .body_bytes = bytes },
-		NULL, NULL);
+	return say_numbered(job, "progress", body, bytes);
+}
+
+int contract_part(struct contract_job *job, const void *body, size_t bytes)
+{
+	return contract_streams(job) ? say_numbered(job, "part", body, bytes) : -ENOTSUP;
 }
 
 static int say_result(struct contract_job *job, const struct contract_result *result)

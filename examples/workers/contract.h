@@ -22,8 +22,14 @@ struct contract_job;
 
 const struct ew_amqp_message *contract_message(const struct contract_job *job);
 
-/** contract_progress() - tell the client, where the route streams */
+/** contract_streams() - whether the client takes the reply in parts; if not, all of it belongs into the result */
+bool contract_streams(const struct contract_job *job);
+
+/** contract_progress() - tell a client that takes events how far the job is; it hears of the newest only */
 EW_SUSPENDS int contract_progress(struct contract_job *job, const void *body, size_t bytes);
+
+/** contract_part() - the next part of the reply; the result is the last one. -ENOTSUP: see contract_streams() */
+EW_SUSPENDS int contract_part(struct contract_job *job, const void *body, size_t bytes);
 
 /**
  * contract_work_fn - do the job; calls that suspend return -ECANCELED when it is cancelled

@@ -25,11 +25,25 @@ class Job {
     this.abort = new AbortController();
     this.signal = this.abort.signal;
     this.isRefused = false;
+    this.sequence = 0; // of the newest part or progress
+    this.streams = this.number('x-ew-stream', 0) === 1; // the client takes the reply in parts
     this.running = null; // a promise
   }
 
+  // Tells a client that takes events how far the job is; it hears of the newest only.
   progress(body) {
-    this.worker.say(this, 'progress', { body });
+    this.sayNumbered('progress', body);
+  }
+
+  // The next part of the reply, of which the result is the last one; only if this.streams.
+  part(body) {
+    if (!this.streams) throw new Error('the client does not take the reply in parts: it belongs into the result');
+    this.sayNumbered('part', body);
+  }
+
+  sayNumbered(type, body) {
+    this.sequence += 1;
+    this.worker.say(this, type, { body, headers: { 'x-ew-sequence': this.sequence } });
   }
 
   // An integer, or its text; what is neither is not there.

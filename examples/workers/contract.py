@@ -43,10 +43,24 @@ class Job:
         self.claim = uuid.uuid4().hex
         self.cancelled = threading.Event()
         self.is_refused = False
+        self.sequence = 0  # of the newest part or progress
+        self.streams = self.number("x-ew-stream", 0) == 1  # the client takes the reply in parts
         self.thread = self.timer = None
 
     def progress(self, body):
-        self.worker.soon(functools.partial(self.worker.say, self, "progress", body))
+        """Tells a client that takes events how far the job is; it hears of the newest only."""
+        self.say_numbered("progress", body)
+
+    def part(self, body):
+        """The next part of the reply, of which the result is the last one; only if self.streams."""
+        if not self.streams:
+            raise ValueError("the client does not take the reply in parts: it belongs into the result")
+        self.say_numbered("part", body)
+
+    def say_numbered(self, kind, body):
+        self.sequence += 1
+        headers = {"x-ew-sequence": self.sequence}
+        self.worker.soon(functools.partial(self.worker.say, self, kind, body, headers=headers))
 
     def number(self, header, default):
         """An integer, or its text; what is neither is not there."""

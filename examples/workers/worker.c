@@ -4,7 +4,8 @@
  * A worker that renders: worker amqp://guest:guest@127.0.0.1:5672/ QUEUE [AT_ONCE]
  *
  * {"ms": 500} takes half a second, in steps of 10 ms, and is answered with their number. "on_cancel" says how it takes a
- * cancel: "stop" (if nothing is said), "finish", or "lose": it does not know what became of its work.
+ * cancel: "stop" (if nothing is said), "finish", or "lose": it does not know what became of its work. With "progress" it tells
+ * the number of steps so far, and "part" is a text that it sends with each step to a client that takes the reply in parts.
  */
 
 #include "contract.h"
@@ -25,6 +26,7 @@ struct wish {
 	json_int_t ms;
 	const char *on_cancel;
 	int progress;
+	const char *part;
 };
 
 static int step(struct contract_job *job, const struct wish *wish, int steps)
@@ -39,6 +41,8 @@ static int step(struct contract_job *job, const struct wish *wish, int steps)
 	r = ew_sleep(STEP_NS);
 	if (r == 0 && wish->progress)
 		r = contract_progress(job, text, (size_t)sprintf(text, "{\"steps\": %d}", steps));
+	if (r == 0 && wish->part && contract_streams(job))
+		r = contract_part(job, wish->part, strlen(wish->part));
 	return r == -ECANCELED && strcmp(wish->on_cancel, "lose") == 0 ? -EOWNERDEAD : r;
 }
 
@@ -65,8 +69,8 @@ static int render(struct contract_job *job, struct contract_result *ret_result)
 	int r = -EINVAL;
 
 	printf("begin %s\n", message->message_id);
-	if (json_unpack(json, "{s:I, s?s, s?b}", "ms", &wish.ms, "on_cancel", &wish.on_cancel,
-			"progress", &wish.progress) == 0)
+	if (json_unpack(json, "{s:I, s?s, s?b, s?s}", "ms", &wish.ms, "on_cancel", &wish.on_cancel,
+			"progress", &wish.progress, "part", &wish.part) == 0)
 		r = render_wish(job, &wish, ret_result);
 	json_decref(json);
 	printf("end %s\n", message->message_id);

@@ -3,7 +3,8 @@
 """A worker that renders: worker.py amqp://guest:guest@127.0.0.1:5672/ QUEUE [AT_ONCE]
 
 {"ms": 500} takes half a second, in steps of 10 ms, and is answered with their number. "on_cancel" says how it takes a cancel:
-"stop" (if nothing is said), "finish", or "lose": it does not know what became of its work.
+"stop" (if nothing is said), "finish", or "lose": it does not know what became of its work. With "progress" it tells the number
+of steps so far, and "part" is a text that it sends with each step to a client that takes the reply in parts.
 """
 
 import json
@@ -26,6 +27,8 @@ def render(job):
             steps += 1
             if wish.get("progress"):
                 job.progress(json.dumps({"steps": steps}).encode())
+            if "part" in wish and job.streams:
+                job.part(wish["part"].encode())
     finally:
         print(f"end {job.id}\n", end="", flush=True)
     return contract.Result(json.dumps({"steps": steps}).encode())
