@@ -198,8 +198,8 @@ void record_prove(struct records *records, struct record *record, enum outcome o
 		  struct ew_amqp_delivery **result)
 {
 	record->outcome = outcome;
-	/* One that is forgotten already has nobody left to ask for it. */
-	if (!record->forgotten)
+	/* A worker's word that has no result is none. One that is forgotten already has nobody left to ask for it. */
+	if (outcome_has_result(outcome) && !record->forgotten)
 		keep_result(records, record, result);
 	keep_within_bounds(records);
 }

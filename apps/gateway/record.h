@@ -99,7 +99,7 @@ void record_hold_abort(void *record);
 void record_end(struct records *records, struct record *record, enum outcome outcome,
 		int64_t cancel_ns, struct ew_amqp_delivery **result);
 
-/* One whose outcome was no proof has one after all. @result: as above, or NULL */
+/* One whose outcome was no proof has one after all. @result: the word itself; taken as above if it is a result; or NULL */
 void record_prove(struct records *records, struct record *record, enum outcome outcome,
 		  struct ew_amqp_delivery **result);
 

@@ -26,10 +26,10 @@ LONG = job(600000)
 
 @contextlib.contextmanager
 def running(*arguments, tenants=None, **keys):
-    with gateway.work_queue() as queue, gateway.Log() as log, gateway.Worker("c", queue, log, 10), \
+    with gateway.work_queue() as queue, gateway.Log() as log, gateway.Worker("c", queue, log, 10) as worker, \
             Gateway({"render": {"routing_key": queue, "concurrency": 2, "waiting_room": 5, "timeout": "10m",
                                 "cancel_deadline": "60s", **keys}}, *arguments, tenants=tenants) as server:
-        server.jobs = log
+        server.jobs, server.worker = log, worker.process
         gateway.await_consumers(queue, 1)
         yield server
 
@@ -176,6 +176,55 @@ def test_gateway_content_type_that_no_message_can_carry_is_refused():
         equal(server.post(job(10), headers={"Content-Type": "a/" + 253 * "b"}).status, 200)
         server.post(job(10), headers={"Content-Type": "a/" + 254 * "b"}).problem(400, "bad-content-type")
         equal(server.outcomes(), {"replied": 1})
+
+
+def test_gateway_two_deletes_at_once_hear_the_same():
+    with running() as server:
+        operation = begin(server)
+        await_grants(server, 1)
+        server.worker.send_signal(signal.SIGSTOP)
+        deletes = [ingest.in_background(lambda: receipt(server, operation)) for _ in range(2)]
+        wait_until(lambda: state(server, operation) == "cancelling", 60, "it is being cancelled")
+        equal((server.permits()["cancelling"], server.permits()["free"]), (1, 1))
+        server.worker.send_signal(signal.SIGCONT)
+        equal([delete.result() for delete in deletes], 2 * [("acknowledged", "stopped")])
+        equal((server.outcomes(), server.outcomes("cancels")), ({"stopped": 1}, {"stopped": 1}))
+        server.await_rest()
+
+
+def becomes_presumed(server, body, key):
+    """An operation with a key, whose worker says nothing in time; its path."""
+    operation = begin(server, body, **key)
+    await_grants(server, 1)
+    wait_until(lambda: any(line.startswith("begin ") for line in server.jobs.lines()), 60, "the job runs")
+    server.worker.send_signal(signal.SIGSTOP)
+    equal(receipt(server, operation), ("presumed", "silent"))
+    server.post(body, headers=key).problem(502, "outcome-unknown")
+    server.post(body + b" ", headers=key).problem(422, "key-reused")
+    equal((server.permits()["presumed"], server.metric('gateway_grants_total{route="render"}')), (1, 1))
+    server.worker.send_signal(signal.SIGCONT)
+    server.await_rest()
+    return operation
+
+
+def test_gateway_key_of_a_presumed_operation_is_free_when_a_late_word_says_that_it_was_stopped():
+    key = {"Idempotency-Key": "one"}
+    with running(cancel_deadline="300ms", presumed_hold="10m") as server:
+        operation = becomes_presumed(server, LONG, key)
+        again = begin(server, **key)
+        check(again != operation, "a new operation")
+        await_grants(server, 2)
+        equal(server.metric('gateway_presumed_proved_total{route="render"}'), 1)
+
+
+def test_gateway_key_of_a_presumed_operation_replays_its_late_result():
+    key, body = {"Idempotency-Key": "one"}, job(500, on_cancel="finish")
+    with running(cancel_deadline="300ms", presumed_hold="10m") as server:
+        operation = becomes_presumed(server, body, key)
+        answer = server.post(body, headers=key)
+        equal((answer.json, answer.headers.get("Idempotency-Replayed"), "/ops/" + answer.headers["X-Operation-Id"]),
+              ({"steps": 50}, "true", operation))
+        equal(server.metric('gateway_grants_total{route="render"}'), 1)
 
 
 TENANTS = {"tenant_header": "X-Tenant", "concurrency": 3, "tenant_concurrency": 3}

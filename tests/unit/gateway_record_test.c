@@ -123,4 +123,25 @@ TEST(gateway_record_that_is_forgotten_keeps_no_result_though_it_is_held)
 	EXPECT_EQ(records.bytes, 0);
 }
 
+/* A late word about one with a key: a result is kept to be replayed, any other word is none. */
+TEST(gateway_record_that_is_proved_late_keeps_a_result_and_no_other_word)
+{
+	const enum outcome words[] = { OUTCOME_STOPPED, OUTCOME_TOO_LATE };
+	const amqp_basic_deliver_t deliver = {};
+
+	for (size_t i = 0; i < 2; i++) {
+		struct record *record = ended("k", OUTCOME_SILENT);
+		struct ew_amqp_delivery *word = NULL;
+
+		EXPECT_EQ(ew_amqp_delivery_new(&deliver, true, &word), 0);
+		record_prove(&records, record, words[i], &word);
+		EXPECT_EQ(record->outcome, words[i]);
+		EXPECT((record->result != NULL) == outcome_has_result(words[i]));
+		EXPECT((word == NULL) == outcome_has_result(words[i]));
+		ew_abort(&word);
+		record_put(record);
+	}
+	records_deinit(&records);
+}
+
 TEST_MAIN()
