@@ -85,6 +85,13 @@ class Script:
             equal(int(properties.headers["x-ew-status"]), status)
         return body
 
+    def hears_next(self, kind, claim, sequence):
+        """A part or progress, with its number."""
+        properties, body = self.hears(kind, claim.correlation_id)
+        equal((properties.headers["x-ew-claim"], int(properties.headers["x-ew-sequence"])),
+              (claim.headers["x-ew-claim"], sequence))
+        return body
+
     def sees_idle(self):
         """Nothing more is said about what was before, and nothing comes again."""
         claim = self.claimed({"ms": 0})
@@ -273,8 +280,22 @@ def running_progress(script, _place):
     claim = script.claimed({"ms": 20, "progress": True})
     script.says("grant", claim)
     for steps in (1, 2):
-        equal(json.loads(script.hears_end("progress", claim)), {"steps": steps})
+        equal(json.loads(script.hears_next("progress", claim, steps)), {"steps": steps})
     script.hears_end("reply", claim, 200)
+
+
+def running_part(script, _place):
+    claim = script.claimed({"ms": 20, "progress": True, "part": "a"}, {"x-ew-stream": "1"})
+    script.says("grant", claim)
+    for sequence, kind in enumerate(2 * ("progress", "part"), 1):
+        script.hears_next(kind, claim, sequence)
+    script.hears_end("reply", claim, 200)
+
+
+def running_part_none(script, _place):
+    claim = script.claimed({"ms": 20, "part": "a"}, {"x-ew-stream": "0"})
+    script.says("grant", claim)
+    equal(json.loads(script.hears_end("reply", claim, 200)), {"steps": 2})
 
 
 def running_cancel(script, place):

@@ -59,6 +59,8 @@ TEST(gateway_config_takes_every_key)
 			"delivery_mode = transient\n"
 			"grant = none\n"
 			"half_close = finish\n"
+			"events_window = 2000\n"
+			"events_keep_alive = 3s\n"
 			"[route b]\n"
 			"routing_key = k\n",
 			error),
@@ -75,6 +77,10 @@ TEST(gateway_config_takes_every_key)
 	EXPECT(config.routes[0].grant_none);
 	EXPECT(config.routes[0].half_close_finish);
 	EXPECT(!config.routes[1].half_close_finish);
+	EXPECT_EQ(config.routes[0].events_window_bytes, 2000);
+	EXPECT_EQ(config.routes[0].events_keep_alive_ns, 3 * EW_SECOND);
+	EXPECT_EQ(config.routes[1].events_window_bytes, 1 << 20);
+	EXPECT_EQ(config.routes[1].events_keep_alive_ns, 15 * EW_SECOND);
 	EXPECT(!config.routes[1].transient);
 }
 

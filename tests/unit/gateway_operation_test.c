@@ -233,4 +233,54 @@ TEST(gateway_operation_of_nobody)
 	EXPECT_EQ(hear(NULL, "claim", longest, "0"), HEARD_MALFORMED);
 }
 
+static enum heard hear_numbered(struct operation *operation, const char *type, const char *claim,
+				const char *sequence)
+{
+	const struct ew_amqp_header headers[] = { { "x-ew-claim", claim },
+						  { "x-ew-sequence", sequence } };
+	const struct ew_amqp_message message = { .type = type,
+						 .headers = headers,
+						 .headers_count = sequence ? 2 : 1 };
+
+	return operation_hear(operation, &message);
+}
+
+TEST(gateway_operation_hears_parts_in_their_order_and_once)
+{
+	static const char *const none[] = {
+		"", "0", "-1", "1x", " 1", "1.0", "9999999999999999999"
+	};
+	struct operation *operation;
+
+	EXPECT_EQ(table_init(&table, 1), 0);
+	operation = begin();
+	EXPECT_EQ(hear_numbered(operation, "part", "a", "1"), HEARD_LATE);
+	EXPECT_EQ(hear(operation, "claim", "a", "0"), HEARD_NEWS);
+	EXPECT_EQ(hear_numbered(operation, "part", "a", "1"), HEARD_LATE);
+	grant(operation);
+	for (size_t i = 0; i < sizeof(none) / sizeof(none[0]); i++)
+		EXPECT_EQ(hear_numbered(operation, "part", "a", none[i]), HEARD_MALFORMED);
+	EXPECT_EQ(hear_numbered(operation, "part", "a", NULL), HEARD_MALFORMED);
+	EXPECT_EQ(hear_numbered(operation, "progress", "a", NULL), HEARD_PROGRESS);
+	EXPECT_EQ(hear_numbered(operation, "part", "a", "1"), HEARD_PART);
+	EXPECT_EQ(hear_numbered(operation, "part", "a", "1"), HEARD_DUPLICATE);
+	EXPECT_EQ(hear_numbered(operation, "progress", "a", "2"), HEARD_PROGRESS);
+	EXPECT_EQ(hear_numbered(operation, "part", "a", "4"), HEARD_GAP);
+	EXPECT_EQ(hear_numbered(operation, "part", "a", "2"), HEARD_DUPLICATE);
+	EXPECT_EQ(hear_numbered(operation, "part", "b", "3"), HEARD_LATE);
+	EXPECT_EQ(hear_numbered(operation, "part", "a", "3"), HEARD_PART);
+	/* Another claim takes its place, and begins anew. */
+	EXPECT_EQ(operation->attempt, 1);
+	EXPECT_EQ(hear(operation, "claim", "b", "1"), HEARD_NEWS);
+	EXPECT_EQ(operation->attempt, 2);
+	grant(operation);
+	EXPECT_EQ(hear_numbered(operation, "part", "a", "4"), HEARD_LATE);
+	EXPECT_EQ(hear_numbered(operation, "part", "b", "1"), HEARD_PART);
+	EXPECT_EQ(hear(operation, "reply", "b", "0"), HEARD_RESULT);
+	EXPECT_EQ(hear_numbered(operation, "part", "b", "2"), HEARD_LATE);
+	EXPECT_EQ(hear_numbered(NULL, "part", "b", "2"), HEARD_LATE);
+	end(operation);
+	table_deinit(&table);
+}
+
 TEST_MAIN()
