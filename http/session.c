@@ -345,11 +345,14 @@ int http_respond_begin(struct http_request *request, int status, const char *con
 	return send_prepared(request->session);
 }
 
+/* Whoever is cancelled before a piece has begun has cut none, and may say a last one from a shield. */
 static int may_respond_further(const struct http_request *request)
 {
 	if (!request->responding)
 		return -ESHUTDOWN;
-	return request->session->broken ? -ECONNRESET : 0;
+	if (request->session->broken)
+		return -ECONNRESET;
+	return ew_cancel_requested() ? -ECANCELED : 0;
 }
 
 /* A chunk in one piece, as everything else that is sent. */

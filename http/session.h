@@ -183,8 +183,9 @@ EW_SUSPENDS int http_respond_begin(struct http_request *request, int status,
  * @len:  0 is a no-op
  *
  * Return:       0 it is on its way: what the client has not taken waits in the kernel.
+ * Cancellation: before the piece has begun leaves the answer as it is, and a shield may say another; later, it is cut.
  * Errors:       -ESHUTDOWN none has begun, or it has ended; -ENOMEM, and it may be tried again; -ECONNRESET an earlier
- *               piece was cut; -ETIMEDOUT the client does not take it, -ECANCELED, those of sockets: it is cut.
+ *               piece was cut; -ECANCELED; -ETIMEDOUT the client does not take it, those of sockets: it is cut.
  */
 EW_SUSPENDS int http_respond_piece(struct http_request *request, const void *data, size_t len);
 

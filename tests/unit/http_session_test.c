@@ -973,6 +973,40 @@ TEST(http_session_answer_in_pieces_ends_with_the_connection_for_an_old_client)
 	run(&world, handle_pieces, client_pieces_old);
 }
 
+static int handle_cancelled_answer(struct http_request *request, void *userdata)
+{
+	(void)userdata;
+	EXPECT_EQ(http_respond_begin(request, 200, "text/plain", NULL), 0);
+	{
+		EW_SCOPE(scope);
+
+		ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+		EXPECT_EQ(http_respond_piece(request, "no", 2), -ECANCELED);
+		EXPECT_EQ(http_respond_end(request), -ECANCELED);
+
+		EW_SHIELD(shield, .budget_ns = PATIENCE_MAX);
+
+		EXPECT_EQ(http_respond_piece(request, "last word", 9), 0);
+	}
+	return http_respond_end(request);
+}
+
+static int client_cancelled_answer(struct world *world)
+{
+	say(world->socket, "GET / HTTP/1.1\r\n" HEAD "Connection: close\r\n\r\n");
+	EXPECT(strstr(hear_end(world->socket), "\r\n\r\n9\r\nlast word\r\n0\r\n\r\n"));
+	return 0;
+}
+
+/* Nothing of a piece has gone out that a cancel forestalls, so a last word may follow from a shield. */
+TEST(http_session_answer_in_pieces_is_not_cut_by_a_cancel_between_them)
+{
+	struct world world = {};
+
+	run(&world, handle_cancelled_answer, client_cancelled_answer);
+	EXPECT_EQ(world.serve_result, 0);
+}
+
 static int handle_half_an_answer(struct http_request *request, void *userdata)
 {
 	(void)userdata;
