@@ -97,8 +97,8 @@ void ew_amqp_lost(struct ew_amqp_connection *connection, int error, const char *
 		connection->goodbye_error = error;
 	ew_amqp_end_for_all(connection);
 	connection->filling.bytes = 0;
-	if (connection->socket)
-		ew_socket_shutdown(connection->socket, SHUT_RDWR);
+	if (connection->stream && !ew_event_is_set(&connection->written))
+		connection->transport->cut(connection->stream);
 }
 
 static void say_close(struct ew_amqp_connection *connection, unsigned code, const char *text)
@@ -175,12 +175,23 @@ static int handle_frame(struct ew_amqp_connection *connection, const struct ew_a
 	return ew_amqp_channel_frame(channel, frame);
 }
 
+/* An alert, which is what TLS has to say to a protocol header (RFC 8446, section 5.1). */
+static bool is_tls(const uint8_t *bytes, size_t count)
+{
+	return count >= 2 && bytes[0] == 21 && bytes[1] == 3;
+}
+
 /* What is not a frame may be the protocol header of a broker that speaks another version (section 4.2.2). */
 static int bad_frame(struct ew_amqp_connection *connection, const char *why)
 {
 	const uint8_t *header = connection->input + connection->input_at;
 	size_t bytes = connection->input_bytes - connection->input_at;
 
+	if (connection->state == EW_AMQP_OPENING && is_tls(header, bytes)) {
+		ew_amqp_lost(connection, -EPROTONOSUPPORT,
+			     "the broker speaks TLS here: amqps, not amqp");
+		return -EPROTONOSUPPORT;
+	}
 	if (connection->state != EW_AMQP_OPENING ||
 	    memcmp(header, "AMQP", bytes < 4 ? bytes : 4) != 0)
 		return ew_amqp_violated(connection, AMQP_FRAME_ERROR, "%s", why);
@@ -229,8 +240,8 @@ static int receive(struct ew_amqp_connection *connection)
 	memmove(connection->input, connection->input + connection->input_at, left);
 	connection->input_at = 0;
 	connection->input_bytes = left;
-	n = ew_socket_recv(connection->socket, connection->input + left,
-			   connection->frame_bytes_max - left);
+	n = connection->transport->recv(connection->stream, connection->input + left,
+					connection->frame_bytes_max - left);
 	if (n < 0)
 		return ew_scope_finish(&patience, n);
 	connection->heard_ns = ew_now();
@@ -264,6 +275,13 @@ static int read_until_drained(struct ew_amqp_connection *connection)
 	return r;
 }
 
+const char *ew_amqp_stream_words(const struct ew_amqp_connection *connection, int r)
+{
+	const char *words = connection->transport->words(connection->stream);
+
+	return words ? words : strerror(-r);
+}
+
 /* Ended in words, it may still have some to send; else it is cut. */
 static void reading_ended(struct ew_amqp_connection *connection, int r)
 {
@@ -276,7 +294,10 @@ static void reading_ended(struct ew_amqp_connection *connection, int r)
 		ew_amqp_lost(connection, r, "the broker was silent for %u s, two heartbeats",
 			     2 * connection->heartbeat_s);
 		break;
-	default: ew_amqp_lost(connection, r, "the connection failed: %s", strerror(-r)); break;
+	default:
+		ew_amqp_lost(connection, r, "the connection failed: %s",
+			     ew_amqp_stream_words(connection, r));
+		break;
 	}
 }
 
@@ -291,14 +312,13 @@ static int connection_lost_close(void *argument)
 	return 0;
 }
 
-/* The last words are sent, if the broker takes them; then it is cut. */
+/* The last words are sent; a broker that does not take them is cut, so that the writer ends. */
 static void take_leave(struct ew_amqp_connection *connection)
 {
 	EW_SHIELD(shield, .budget_ns = 2 * LAST_WORDS_NS);
 
-	/* Cut in both cases. */
-	(void)!ew_event_wait(&connection->written, ew_after(LAST_WORDS_NS));
-	ew_socket_shutdown(connection->socket, SHUT_RDWR);
+	if (ew_event_wait(&connection->written, ew_after(LAST_WORDS_NS)) < 0)
+		connection->transport->cut(connection->stream);
 }
 
 static int converse(struct ew_amqp_connection *connection)
@@ -323,7 +343,7 @@ static void connection_over(void *argument)
 {
 	struct ew_amqp_connection *connection = argument;
 
-	connection->socket = NULL;
+	connection->stream = NULL;
 	ew_event_set(&connection->ended);
 	ew_amqp_connection_put(connection);
 }
@@ -337,15 +357,15 @@ static int connection_over_close(void *argument)
 int ew_amqp_connection_task(void *argument, void *place)
 {
 	struct ew_amqp_connection *connection = *(struct ew_amqp_connection **)argument;
-	struct ew_socket **socket = place;
+	struct ew_resource **stream = place;
 	int r;
 
 	EW_GUARD(over, connection, .close = connection_over_close, .abort = connection_over);
 
-	connection->socket = *socket;
+	connection->stream = *stream;
 	r = converse(connection);
-	connection->socket = NULL;
+	connection->stream = NULL;
 	if (r == 0)
-		r = ew_socket_close(socket);
+		r = ew_close((void *)stream);
 	return r;
 }

@@ -25,6 +25,8 @@
 /** struct ew_amqp_connection - a resource; close says goodbye and waits for the broker's answer, abort does not */
 struct ew_amqp_connection;
 
+struct ew_tls_context;
+
 /**
  * struct ew_amqp_error - why a connection or a channel has ended
  * @error: -errno; what the calls that were waiting return
@@ -45,6 +47,8 @@ struct ew_amqp_error {
  * @user, @password:   for the mechanism PLAIN ("guest"); at most 255 bytes each, as all strings here
  * @virtual_host:      ("/")
  * @name:              by which the broker's tools call the connection (none)
+ * @tls:               with which the broker is spoken to in TLS; not copied: used until the connection is there (none)
+ * @server_name:       host name or IP address that the broker's certificate must be for; needed with @tls
  * @heartbeat_s:       seconds; the shorter one of this and the broker's counts. We say something each half of it, and a
  *                     broker that is silent twice as long is given up (10)
  * @frame_bytes_max:   4,096 to 1 MiB; the smaller one of this and the broker's counts (131,072)
@@ -58,6 +62,8 @@ struct ew_amqp_options {
 	const char *password;
 	const char *virtual_host;
 	const char *name;
+	struct ew_tls_context *tls;
+	const char *server_name;
 	unsigned heartbeat_s;
 	unsigned channels_max;
 	size_t frame_bytes_max;
@@ -76,7 +82,8 @@ struct ew_amqp_options {
  *
  * Suspends:     until the broker has said yes or no. Give the scope around it a deadline: a broker need not answer.
  * Return:       0, and the connection is there.
- * Errors:       those of connect(2) and of struct ew_amqp_error; -ECONNRESET it was closed without a word;
+ * Errors:       those of connect(2), of struct ew_amqp_error, and of ew_tls_connect(); -ECONNRESET it was closed
+ *               without a word;
  *               -EINVAL an option is out of range; -ENOMEM, -EAGAIN; -ECANCELED. Nothing is left open.
  */
 EW_SUSPENDS int ew_amqp_connection_open(struct ew_scope *scope, const struct sockaddr *address,

@@ -50,13 +50,18 @@ static int attempt(struct ew_amqp_dialer *dialer, struct ew_scope *scope,
 {
 	const struct ew_amqp_endpoint *endpoint = &dialer->endpoints[dialer->next];
 	int64_t timeout_ns = or_default(dialer->attempt_timeout_ns, 10 * EW_SECOND);
+	struct ew_amqp_options options = {};
 	int r;
 
 	EW_SCOPE(patience, .deadline_ns = ew_after(timeout_ns));
 
+	if (dialer->options)
+		options = *dialer->options;
+	if (endpoint->server_name)
+		options.server_name = endpoint->server_name;
 	ew__here(site);
-	r = (ew_amqp_connection_open)(scope, endpoint->address, endpoint->address_bytes,
-				      dialer->options, ret_error, ret_connection);
+	r = (ew_amqp_connection_open)(scope, endpoint->address, endpoint->address_bytes, &options,
+				      ret_error, ret_connection);
 	return r < 0 ? ew_scope_finish(&patience, r) : 0;
 }
 

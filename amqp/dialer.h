@@ -14,10 +14,14 @@
 
 #include "amqp/connection.h"
 
-/** struct ew_amqp_endpoint - an address of a broker */
+/**
+ * struct ew_amqp_endpoint - an address of a broker
+ * @server_name: what its certificate must be for; NULL: that of the options
+ */
 struct ew_amqp_endpoint {
 	const struct sockaddr *address;
 	socklen_t address_bytes;
+	const char *server_name;
 };
 
 /**

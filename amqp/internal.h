@@ -9,6 +9,7 @@
 #include "amqp/connection.h"
 #include "amqp/delivery.h"
 #include "amqp/frame.h"
+#include "amqp/transport.h"
 
 #include <endwell/channel.h>
 #include <endwell/event.h>
@@ -47,7 +48,7 @@ struct ew_amqp_connection {
 	bool blocked;
 	char blocked_reason[EW_AMQP_TEXT_BYTES];
 	struct ew_event opened; /* or ended */
-	struct ew_event ended;	/* its task too */
+	struct ew_event ended;	/* its task too, or it was not started */
 	/* Output: appended whole, by whoever has the turn, and sent by one task. */
 	struct ew_mutex turn;
 	struct ew_event room;	 /* for the one whose turn it is */
@@ -58,7 +59,8 @@ struct ew_amqp_connection {
 	size_t said_bytes; /* of those that are filling, without a turn */
 	int64_t said_ns;
 	/* Input: read by one task. */
-	struct ew_socket *socket; /* that task's; NULL: not begun, or over */
+	struct ew_resource *stream; /* that task's; NULL: not begun, or over */
+	const struct ew_amqp_transport *transport;
 	int64_t heard_ns;
 	uint8_t *input;
 	size_t input_bytes; /* that are in it */
@@ -135,12 +137,15 @@ int ew_amqp_violated(struct ew_amqp_connection *connection, unsigned code, const
 /* For -ECANCELED. */
 #define EW_AMQP_TIME_OVER "the connection's scope was cancelled, and its time is over"
 
-/* Tells everybody that the connection is lost, and cuts it. */
+/* Tells everybody that the connection is lost, and cuts it, unless nothing is left to be sent. */
 void ew_amqp_lost(struct ew_amqp_connection *connection, int error, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /* Everybody who waits on the connection goes on, with connection->error. Idempotent. */
 void ew_amqp_end_for_all(struct ew_amqp_connection *connection);
+
+/* For an error of the stream's. */
+const char *ew_amqp_stream_words(const struct ew_amqp_connection *connection, int r);
 
 /* The owner's goodbye: the broker's answer ends the connection. */
 void ew_amqp_say_goodbye(struct ew_amqp_connection *connection);

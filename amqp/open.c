@@ -50,6 +50,8 @@ static const struct ew_resource_type connection_type = {
 	.abort = connection_abort,
 };
 
+static const struct ew_amqp_options defaults;
+
 static int copy_option(char *copy, const char *text, const char *otherwise)
 {
 	if (!text)
@@ -107,7 +109,6 @@ static int allocate(struct ew_amqp_connection *connection)
 static int connection_new(const struct ew_amqp_options *options, const struct ew_site *site,
 			  const char **ret_why, struct ew_amqp_connection **ret_connection)
 {
-	static const struct ew_amqp_options defaults;
 	struct ew_amqp_connection *connection = calloc(1, sizeof(*connection));
 	int r;
 
@@ -117,8 +118,9 @@ static int connection_new(const struct ew_amqp_options *options, const struct ew
 	connection->self = connection;
 	connection->worker = ew_worker();
 	connection->next_method = AMQP_CONNECTION_START_METHOD;
+	ew_event_set(&connection->ended); /* until its task is started */
 	init_amqp_pool(&connection->pool, 4096);
-	*ret_why = configure(connection, options ? options : &defaults);
+	*ret_why = configure(connection, options);
 	r = *ret_why ? -EINVAL : allocate(connection);
 	if (r < 0) {
 		ew_amqp_connection_put(connection);
@@ -130,15 +132,22 @@ static int connection_new(const struct ew_amqp_options *options, const struct ew
 }
 
 static int start(struct ew_scope *scope, struct ew_amqp_connection *connection,
-		 struct ew_socket **socket)
+		 const struct ew_amqp_options *options, struct ew_socket **socket)
 {
-	int r = ew_spawn_take(scope, ew_amqp_connection_task, (void *)&connection->self, socket);
+	int r;
 
+	EW_OWN(ew_resource, stream);
+
+	r = ew_amqp_transport_begin(socket, options, &connection->error, &connection->transport,
+				    &stream);
+	if (r == 0)
+		r = ew_spawn_take(scope, ew_amqp_connection_task, (void *)&connection->self,
+				  &stream);
 	if (r < 0) {
 		ew_amqp_lost(connection, r, "its task was not to be started: %s", strerror(-r));
-		ew_event_set(&connection->ended);
 		return r;
 	}
+	ew_event_reset(&connection->ended);
 	connection->references++;
 	r = ew_event_wait(&connection->opened, EW_NEVER);
 	return r < 0 ? r : connection->error.error;
@@ -167,7 +176,7 @@ static int open_on(struct ew_scope *scope, struct ew_socket **socket,
 	*socket = NULL;
 	r = connection_new(options, site, &why, &connection);
 	if (r == 0)
-		r = start(scope, connection, &own);
+		r = start(scope, connection, options, &own);
 	if (r == 0) {
 		*ret_connection = connection;
 		connection = NULL;
@@ -184,7 +193,8 @@ int(ew_amqp_connection_open_on)(struct ew_scope *scope, struct ew_socket **socke
 				struct ew_amqp_error *ret_error,
 				struct ew_amqp_connection **ret_connection)
 {
-	return open_on(scope, socket, options, ew__made_at, ret_error, ret_connection);
+	return open_on(scope, socket, options ? options : &defaults, ew__made_at, ret_error,
+		       ret_connection);
 }
 
 int(ew_amqp_connection_open)(struct ew_scope *scope, const struct sockaddr *address,
@@ -202,7 +212,8 @@ int(ew_amqp_connection_open)(struct ew_scope *scope, const struct sockaddr *addr
 		tell(ret_error, r, NULL);
 		return r;
 	}
-	return open_on(scope, &socket, options, site, ret_error, ret_connection);
+	return open_on(scope, &socket, options ? options : &defaults, site, ret_error,
+		       ret_connection);
 }
 
 const struct ew_amqp_error *ew_amqp_connection_error(const struct ew_amqp_connection *connection)

@@ -143,12 +143,13 @@ static int send_output(struct ew_amqp_connection *connection)
 	connection->sending = output;
 	connection->said_bytes = 0;
 	ew_event_set(&connection->room);
-	r = ew_socket_send(connection->socket, output.data, output.bytes);
+	r = connection->transport->send(connection->stream, output.data, output.bytes);
 	connection->said_ns = ew_now();
 	shrink(connection);
 	/* Half a frame may be out: nothing may follow it. */
 	if (r < 0)
-		ew_amqp_lost(connection, r, "sending to the broker failed: %s", strerror(-r));
+		ew_amqp_lost(connection, r, "sending to the broker failed: %s",
+			     ew_amqp_stream_words(connection, r));
 	return r;
 }
 
@@ -169,7 +170,9 @@ static void write_ended(void *argument)
 {
 	struct ew_amqp_connection *connection = argument;
 
-	ew_amqp_lost(connection, -ECANCELED, "the connection was given up");
+	if (connection->state != EW_AMQP_ENDED || connection->filling.bytes > 0 ||
+	    connection->sending.bytes > 0)
+		ew_amqp_lost(connection, -ECANCELED, "the connection was given up");
 	ew_event_set(&connection->written);
 }
 

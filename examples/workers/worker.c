@@ -100,7 +100,8 @@ static int serve(struct amqp_connection_info *parts, struct addrinfo *host, cons
 		 unsigned at_once)
 {
 	const struct ew_run_options run = { .workers_count = 1 };
-	const struct ew_amqp_endpoint endpoint = { host->ai_addr, host->ai_addrlen };
+	const struct ew_amqp_endpoint endpoint = { .address = host->ai_addr,
+						   .address_bytes = host->ai_addrlen };
 	const struct ew_amqp_options options = { .user = parts->user,
 						 .password = parts->password,
 						 .virtual_host =

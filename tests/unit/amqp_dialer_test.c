@@ -15,8 +15,8 @@ static struct sockaddr_un nobody = { .sun_family = AF_UNIX, .sun_path = "/nowher
 static struct sockaddr_un somebody = { .sun_family = AF_UNIX };
 
 static const struct ew_amqp_endpoint endpoints[] = {
-	{ (struct sockaddr *)&nobody, sizeof(nobody) },
-	{ (struct sockaddr *)&somebody, sizeof(somebody) },
+	{ .address = (struct sockaddr *)&nobody, .address_bytes = sizeof(nobody) },
+	{ .address = (struct sockaddr *)&somebody, .address_bytes = sizeof(somebody) },
 };
 
 static int64_t dial_nobody(struct ew_amqp_dialer *dialer, struct ew_scope *scope)
