@@ -440,6 +440,8 @@ static int keep_connection(struct gateway *gateway)
 		.password = brokers->password,
 		.virtual_host = brokers->virtual_host,
 		.name = "ew-gateway",
+		.tls = gateway->options->tls,
+		.server_name = gateway->options->tls_server_name,
 		.channels_max = (unsigned int)gateway->routes_count + 3,
 		.message_bytes_max = largest_body(gateway),
 	};
@@ -457,6 +459,7 @@ static int keep_connection(struct gateway *gateway)
 		endpoints[i] = (struct ew_amqp_endpoint){
 			.address = (const struct sockaddr *)&brokers[i].address,
 			.address_bytes = brokers[i].bytes,
+			.server_name = options.server_name ? NULL : brokers[i].host,
 		};
 	do
 		r = connect_once(gateway, &dialer, &scope);

@@ -33,6 +33,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "ew-gateway: %s\n", error);
 	else
 		status = run(options);
+	options_deinit(options);
 	free(options);
 	return status;
 }

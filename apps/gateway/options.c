@@ -64,10 +64,11 @@ static int read_host_and_port(struct flags *flags, const char *from, size_t byte
 			      struct broker_address *broker)
 {
 	const char *end = from + bytes, *host_end, *port = NULL;
-	char port_text[8] = "5672";
+	char port_text[8];
 	uint64_t number;
 	int r;
 
+	snprintf(port_text, sizeof(port_text), "%s", broker->tls ? "5671" : "5672");
 	if (bytes > 0 && from[0] == '[') {
 		host_end = memchr(from, ']', bytes);
 		if (!host_end)
@@ -106,16 +107,23 @@ static int read_user(struct flags *flags, const char *from, size_t bytes,
 /* RabbitMQ's form of it: no path is the virtual host "/", an empty path is the one without a name. */
 static int read_address(struct flags *flags, const char *value, struct broker_address *broker)
 {
-	static const char scheme[] = "amqp://";
-	const char *from = value + sizeof(scheme) - 1, *at, *slash;
+	static const char scheme[] = "amqp://", tls_scheme[] = "amqps://";
+	const char *from = value, *at, *slash;
 	size_t bytes;
 	int r;
 
 	*broker = (struct broker_address){ .user = "guest",
 					   .password = "guest",
 					   .virtual_host = "/" };
-	if (strncmp(value, scheme, sizeof(scheme) - 1) != 0)
-		return flags_fail(flags, "is not amqp://USER:PASSWORD@HOST:PORT/VHOST");
+	broker->tls = strncmp(value, tls_scheme, sizeof(tls_scheme) - 1) == 0;
+	if (broker->tls)
+		from += sizeof(tls_scheme) - 1;
+	else if (strncmp(value, scheme, sizeof(scheme) - 1) == 0)
+		from += sizeof(scheme) - 1;
+	else
+		return flags_fail(
+			flags,
+			"is neither amqp:// nor amqps://, followed by USER:PASSWORD@HOST:PORT/VHOST");
 	slash = strchr(from, '/');
 	bytes = slash ? (size_t)(slash - from) : strlen(from);
 	if (slash && slash[1]) {
@@ -152,7 +160,37 @@ static int read_amqp(struct flags *flags, const char *value)
 		return flags_fail(flags,
 				  "%s: all brokers have the same user, password and virtual host",
 				  broker->host);
+	if (broker->tls != first->tls)
+		return flags_fail(flags, "%s: all brokers are spoken to in TLS (amqps://), or none",
+				  broker->host);
 	options->brokers_count++;
+	return 0;
+}
+
+static int read_ca(struct flags *flags, const char *value)
+{
+	flags->options->tls_files.ca_file = value;
+	return 0;
+}
+
+static int read_certificate(struct flags *flags, const char *value)
+{
+	flags->options->tls_files.certificate_file = value;
+	return 0;
+}
+
+static int read_key(struct flags *flags, const char *value)
+{
+	flags->options->tls_files.key_file = value;
+	return 0;
+}
+
+static int read_server_name(struct flags *flags, const char *value)
+{
+	if (!*value || strlen(value) >= CONFIG_TEXT_BYTES)
+		return flags_fail(flags, "is empty, or longer than %d bytes",
+				  CONFIG_TEXT_BYTES - 1);
+	flags->options->tls_server_name = value;
 	return 0;
 }
 
@@ -190,9 +228,31 @@ static void set_public(struct options *options)
 static const struct flag table[] = {
 	{ "--listen", .read = read_listen }, { "--public", .set = set_public },
 	{ "--amqp", .read = read_amqp },     { "--config", .read = read_config },
+	{ "--amqp-ca", .read = read_ca },    { "--amqp-certificate", .read = read_certificate },
+	{ "--amqp-key", .read = read_key },  { "--amqp-server-name", .read = read_server_name },
 	{ "--host", .read = read_host },     { "--origin", .read = read_origin },
 	{ "--grace", .read = read_grace },   {},
 };
+
+/* TLS with the brokers, if they are amqps://. */
+static int complete_tls(struct flags *flags)
+{
+	struct options *options = flags->options;
+	const struct ew_tls_context_options *files = &options->tls_files;
+	struct ew_tls_error error;
+
+	if (!options->brokers[0].tls && (files->ca_file || files->certificate_file ||
+					 files->key_file || options->tls_server_name))
+		return flags_fail(flags, "--amqp: is amqp://, and --amqp-ca, --amqp-certificate, "
+					 "--amqp-key and --amqp-server-name are for amqps://");
+	if (files->key_file && !files->certificate_file)
+		return flags_fail(flags, "--amqp-key: needs --amqp-certificate");
+	if (!options->brokers[0].tls)
+		return 0;
+	return ew_tls_context_new(files, &error, &options->tls) < 0
+		       ? flags_fail(flags, "TLS: %s", error.text)
+		       : 0;
+}
 
 /* What only shows when all options are read. */
 static int complete(struct flags *flags)
@@ -217,7 +277,7 @@ static int complete(struct flags *flags)
 			options->listen.text);
 	if (config_read(&options->config, options->config_path, error) < 0)
 		return flags_fail(flags, "%s", error);
-	return 0;
+	return complete_tls(flags);
 }
 
 int options_parse(struct options *options, int argc, char **argv, char *error)
@@ -232,6 +292,12 @@ int options_parse(struct options *options, int argc, char **argv, char *error)
 	return r == 0 ? complete(&flags) : r < 0 ? r : 0;
 }
 
+void options_deinit(struct options *options)
+{
+	ew_tls_context_free(options->tls);
+	options->tls = NULL;
+}
+
 const char *options_help(void)
 {
 	return "ew-gateway turns an HTTP request into an AMQP operation, and cancels that operation at the\n"
@@ -241,8 +307,15 @@ const char *options_help(void)
 	       "\n"
 	       "  --listen ADDR:PORT   where to listen; port 0 takes a free one\n"
 	       "  --public             needed to listen on anything but loopback\n"
-	       "  --amqp URL           amqp://USER:PASSWORD@HOST:PORT/VHOST; up to 8 of one cluster\n"
+	       "  --amqp URL           amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// for TLS; up to 8 of one\n"
+	       "                       cluster\n"
 	       "  --config FILE        the routes; docs/operating-gateway.md has its keys\n"
+	       "\n"
+	       "  --amqp-ca FILE       with amqps://: whom to trust, in PEM (the system's authorities)\n"
+	       "  --amqp-certificate FILE, --amqp-key FILE\n"
+	       "                       a certificate to show to the broker, and its key (none; in the same file)\n"
+	       "  --amqp-server-name NAME\n"
+	       "                       what the brokers' certificates must be for (the host of the URL)\n"
 	       "\n"
 	       "  --grace SECONDS      what a shutdown gives running operations (30)\n"
 	       "  --host NAME          another host name of this server on loopback; may be repeated\n"

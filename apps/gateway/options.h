@@ -9,6 +9,7 @@
 
 #include "amqp/dialer.h"
 #include "common/flags.h"
+#include "tls/tls.h"
 
 #include "config.h"
 
@@ -20,8 +21,9 @@ enum options_verb {
 	VERB_VERSION,
 };
 
-/* amqp://USER:PASSWORD@HOST:PORT/VHOST, taken apart. */
+/* amqp://USER:PASSWORD@HOST:PORT/VHOST or amqps://..., taken apart. */
 struct broker_address {
+	bool tls;
 	char user[CONFIG_TEXT_BYTES];
 	char password[CONFIG_TEXT_BYTES];
 	char host[CONFIG_TEXT_BYTES];
@@ -36,6 +38,9 @@ struct options {
 	bool public;
 	struct broker_address brokers[OPTIONS_BROKERS_MAX];
 	size_t brokers_count;
+	struct ew_tls_context_options tls_files;
+	const char *tls_server_name; /* NULL: the host of each address */
+	struct ew_tls_context *tls;  /* NULL: the brokers are spoken to without */
 	const char *config_path;
 	struct config config;
 	struct flags_list hosts;
@@ -51,6 +56,9 @@ struct options {
  * Return: 0 or -EINVAL
  */
 int options_parse(struct options *options, int argc, char **argv, char *error);
+
+/* Also if the parsing failed; idempotent. */
+void options_deinit(struct options *options);
 
 /* The text of `--help`. */
 const char *options_help(void);
