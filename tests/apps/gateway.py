@@ -177,12 +177,15 @@ class Client:
 
 
 class Gateway(ingest.Server):
-    """A gateway with routes, and tenants: a dictionary of the keys of each."""
+    """A gateway with routes, and tenants: a dictionary of the keys of each; @amqp: of which broker, if not as everybody reaches
+    it.
+    """
 
-    def __init__(self, routes, *arguments, tenants=None, **options):
+    def __init__(self, routes, *arguments, tenants=None, amqp=None, **options):
         super().__init__("none", *arguments, binary=GATEWAY, **options)
         self.sections = {**{f"route {name}": keys for name, keys in routes.items()},
                          **{f"tenant {name}": keys for name, keys in (tenants or {}).items()}}
+        self.amqp = amqp
 
     def start(self):
         self.is_starting = True
@@ -191,7 +194,8 @@ class Gateway(ingest.Server):
         config.write_text("".join(f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
                                   for name, keys in self.sections.items()))
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen([str(self.binary), "serve", "--listen", "127.0.0.1:0", "--amqp", address(),
+            self.process = subprocess.Popen([str(self.binary), "serve", "--listen", "127.0.0.1:0", "--amqp",
+                                             self.amqp or address(),
                                              "--config", str(config), *self.arguments], stdin=subprocess.DEVNULL,
                                             stdout=subprocess.PIPE, stderr=log, env=self.environment)
         block = ""

@@ -43,10 +43,11 @@ def free_ports(count):
 
 class Broker:
     """Started by start(), which takes 5 s or more, and tries again if somebody was faster to take a port; ended by the end
-    of its block."""
+    of its block. With an authority it speaks TLS too, on a port of its own, with whoever has a certificate of that one."""
 
-    def __init__(self):
-        self.server = self.epmd = self.port = None
+    def __init__(self, authority=None):
+        self.server = self.epmd = self.port = self.tls_port = None
+        self.authority = authority
 
     def start(self):
         if not (PROGRAMS / "rabbitmq-server").exists() or not shutil.which("epmd"):
@@ -63,7 +64,7 @@ class Broker:
 
     def start_once(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ewq.", dir="/tmp"))
-        self.port, distribution, names = free_ports(3)
+        self.port, self.tls_port, distribution, names = free_ports(4)
         self.configure(distribution, names)
         with open(self.folder / "output", "wb") as output:
             self.epmd = subprocess.Popen(["epmd", "-port", str(names), "-address", "127.0.0.1"], stdout=output,
@@ -91,7 +92,7 @@ class Broker:
         (self.folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.default = 127.0.0.1:{self.port}\n"
             "vm_memory_high_watermark.absolute = 512MB\ndisk_free_limit.absolute = 1MB\nheartbeat = 10\n"
-            "log.console = true\nlog.file = false\n")
+            "log.console = true\nlog.file = false\n" + (self.tls_lines() if self.authority else ""))
         self.environment = {
             **os.environ, "HOME": str(self.folder / "home"), "RABBITMQ_NODENAME": f"ew{names}@localhost",
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"), "RABBITMQ_CONF_ENV_FILE": "/dev/null",
@@ -105,6 +106,13 @@ class Broker:
         self.server_environment = {"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS":
                                    "-kernel inet_dist_use_interface {127,0,0,1} "
                                    "+sbwt none +sbwtdcpu none +sbwtdio none"}
+
+    def tls_lines(self):
+        certificate, key = self.authority.sign("broker")
+        return (f"listeners.ssl.default = 127.0.0.1:{self.tls_port}\n"
+                f"ssl_options.cacertfile = {self.authority.certificate}\n"
+                f"ssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\n"
+                "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n")
 
     def answers(self):
         if self.server.poll() is not None:
