@@ -183,7 +183,8 @@ static int configure(SSL_CTX *ssl, const struct ew_tls_context_options *options,
 	SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_num_tickets(ssl, 0);
 	SSL_CTX_set_default_passwd_cb(ssl, no_words);
-	SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS);
+	/* What is shown is what the file has: nobody looks for more among those who are trusted. */
+	SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_NO_AUTO_CHAIN);
 	r = trust(ssl, options->ca_file, error);
 	if (r == 0 && options->certificate_file)
 		r = show(ssl, options->certificate_file,

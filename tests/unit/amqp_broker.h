@@ -12,6 +12,7 @@
 #include "amqp/connection.h"
 #include "amqp/delivery.h"
 #include "amqp/frame.h"
+#include "tls/internal.h"
 
 #include <endwell/endwell.h>
 
@@ -21,6 +22,9 @@
 
 struct broker {
 	struct ew_socket *socket;
+	struct ew_tls_context *tls_context; /* NULL: it speaks no TLS */
+	struct ew_tls *tls;
+	bool heard_goodbye; /* that of TLS */
 	/* The test's word on a method: 1 it has been dealt with, 0 answer it, or -errno: hang up. */
 	int (*on)(struct broker *broker, unsigned channel, const amqp_method_t *method);
 	void *argument;
@@ -45,7 +49,9 @@ struct broker {
 
 static UNUSED int broker_flush(struct broker *broker)
 {
-	int r = ew_socket_send(broker->socket, broker->output.data, broker->output.bytes);
+	int r = broker->tls
+			? ew_tls_send(broker->tls, broker->output.data, broker->output.bytes)
+			: ew_socket_send(broker->socket, broker->output.data, broker->output.bytes);
 
 	broker->output.bytes = 0;
 	return r;
@@ -267,8 +273,10 @@ static int broker_handle_all(struct broker *broker)
 /* More input. 0: the client has hung up. */
 static int broker_receive(struct broker *broker)
 {
-	int n = ew_socket_recv(broker->socket, broker->input + broker->bytes,
-			       BROKER_INPUT_BYTES - broker->bytes);
+	void *rest = broker->input + broker->bytes;
+	size_t size = BROKER_INPUT_BYTES - broker->bytes;
+	int n = broker->tls ? ew_tls_recv(broker->tls, rest, size)
+			    : ew_socket_recv(broker->socket, rest, size);
 
 	if (n > 0)
 		broker->bytes += (size_t)n;
@@ -319,19 +327,54 @@ static void broker_free(void *argument)
 	broker_free_close(argument);
 }
 
+/*
+ * As ew_tls_accept(), but in the task itself: while a pool thread computed for the broker the client would go on, and in
+ * which order things happen would be a matter of chance.
+ */
+static int broker_accept_tls(struct broker *broker, struct ew_socket **socket,
+			     struct ew_tls **ret_tls)
+{
+	struct ew_tls *tls;
+	int r = ew__tls_new(broker->tls_context, EW_SITE("broker_accept_tls"), ret_tls);
+
+	if (r < 0)
+		return r;
+	tls = *ret_tls;
+	tls->socket = *socket;
+	*socket = NULL;
+	SSL_set_accept_state(tls->ssl);
+	while (r == 0) {
+		int done = SSL_do_handshake(tls->ssl);
+		int wanted = SSL_get_error(tls->ssl, done);
+
+		r = ew__tls_flush(tls);
+		if (r < 0 || done == 1)
+			return r;
+		r = wanted == SSL_ERROR_WANT_READ ? ew__tls_feed(tls) : -EPROTO;
+	}
+	return r;
+}
+
 /* The broker is none of those that the client's cancels concern: it goes when the client has hung up. */
 static int broker_task(void *argument, void *place)
 {
 	struct broker *broker = argument;
 	struct ew_socket **socket = place;
-	int r;
+	int r = 0;
 
 	EW_GUARD(memory, broker, .close = broker_free_close, .abort = broker_free);
 	EW_SHIELD(shield, .budget_ns = 60 * EW_SECOND);
+	EW_OWN(ew_tls, tls);
 
 	init_amqp_pool(&broker->pool, 4096);
 	broker->socket = *socket;
-	r = broker_serve(broker);
+	if (broker->tls_context)
+		r = broker_accept_tls(broker, socket, &tls);
+	broker->tls = tls;
+	if (r == 0)
+		r = broker_serve(broker);
+	if (r == -ESHUTDOWN && tls)
+		broker->heard_goodbye = ew_tls_recv(tls, broker->input, 1) == 0;
 	return r == -ENOTRECOVERABLE ? r : 0;
 }
 

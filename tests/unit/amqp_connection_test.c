@@ -6,6 +6,7 @@
  */
 
 #include "amqp_broker.h"
+#include "tls.h"
 
 struct world {
 	struct broker broker;
@@ -73,6 +74,109 @@ TEST(amqp_connection_says_goodbye)
 	EXPECT_EQ(world->broker.close_code, 200);
 	free(world);
 }
+
+/* ---- in TLS ---- */
+
+static struct world *new_tls_world(void)
+{
+	struct world *world = new_world();
+
+	world->broker.tls_context = tls_server_context();
+	world->options.tls = tls_client_context();
+	world->options.server_name = "server.test";
+	return world;
+}
+
+static void free_tls_world(struct world *world)
+{
+	ew_tls_context_free(world->broker.tls_context);
+	ew_tls_context_free(world->options.tls);
+	free(world);
+}
+
+static int publish_one(struct world *world, struct ew_amqp_connection *connection)
+{
+	const struct ew_amqp_message message = { .routing_key = "q", .body = "b", .body_bytes = 1 };
+	int r;
+
+	EW_OWN(ew_amqp_channel, channel);
+
+	(void)world;
+	r = ew_amqp_channel_open(connection, NULL, &channel);
+	EXPECT_EQ(r, 0);
+	r = ew_amqp_publish(channel, &message, NULL);
+	EXPECT_EQ(r, 0);
+	r = ew_amqp_channel_close(&channel);
+	EXPECT_EQ(r, 0);
+	return 0;
+}
+
+/* First that of AMQP, then that of TLS: the broker knows that it has heard all. */
+TEST(amqp_connection_in_tls_says_both_goodbyes)
+{
+	struct world *world = new_tls_world();
+
+	run(world, publish_one);
+	EXPECT_EQ(world->opened, 0);
+	EXPECT_EQ(world->broker.bodies, 1);
+	EXPECT_EQ(world->broker.close_code, 200);
+	EXPECT(world->broker.heard_goodbye);
+	free_tls_world(world);
+}
+
+TEST(amqp_connection_in_tls_to_another_server_is_refused_in_words)
+{
+	struct world *world = new_tls_world();
+
+	world->options.server_name = "other.test";
+	run(world, nothing);
+	EXPECT_EQ(world->opened, -EKEYREJECTED);
+	EXPECT_EQ(world->error.error, -EKEYREJECTED);
+	EXPECT_STR(world->error.text,
+		   "TLS: the peer's certificate /CN=server is not for other.test");
+	free_tls_world(world);
+}
+
+static int hang_up_at_once(struct broker *broker, unsigned channel, const amqp_method_t *method)
+{
+	(void)broker;
+	(void)channel;
+	(void)method;
+	return -ECONNRESET;
+}
+
+TEST(amqp_broker_that_ends_tls_at_login_has_hung_up)
+{
+	struct world *world = new_tls_world();
+
+	world->broker.on = hang_up_at_once;
+	run(world, nothing);
+	EXPECT_EQ(world->opened, -ECONNRESET);
+	EXPECT_STR(world->error.text, "the broker hung up without a word");
+	free_tls_world(world);
+}
+
+static int answer_in_tls(struct broker *broker, unsigned channel, const amqp_method_t *method)
+{
+	(void)channel;
+	(void)method;
+	broker_must(ew_amqp_output_bytes(&broker->output, "\x15\x03\x01\0\x02\x02\x46", 7));
+	return 1;
+}
+
+TEST(amqp_broker_that_speaks_tls_is_told_from_one_that_breaks_the_protocol)
+{
+	struct world *world = new_world();
+
+	world->broker.mechanisms = NULL;
+	world->broker.on = answer_in_tls;
+	run(world, nothing);
+	EXPECT_EQ(world->opened, -EPROTONOSUPPORT);
+	EXPECT_STR(world->error.text, "the broker speaks TLS here: amqps, not amqp");
+	free(world);
+}
+
+/* ---- options ---- */
 
 TEST(amqp_option_out_of_range_is_named)
 {

@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 
 #include "gateway/options.h"
+#include "tls.h"
 
 static struct options options;
 static char path[] = "/tmp/ew-gateway-test.XXXXXX";
@@ -66,7 +67,7 @@ TEST(gateway_options_name_what_is_wrong_with_an_address)
 {
 	char error[FLAGS_ERROR_BYTES] = "";
 
-	expect_refused("http://127.0.0.1", "--amqp: is not amqp://");
+	expect_refused("http://127.0.0.1", "--amqp: is neither amqp:// nor amqps://");
 	expect_refused("amqp://", "no host");
 	expect_refused("amqp://:5672", "no host");
 	expect_refused("amqp://127.0.0.1:0", "outside 1 to 65535");
@@ -80,6 +81,52 @@ TEST(gateway_options_name_what_is_wrong_with_an_address)
 	EXPECT(strstr(error, "the same user, password and virtual host") != NULL);
 	EXPECT_EQ(PARSE(error, "--grace", "1"), -EINVAL);
 	EXPECT(strstr(error, "--amqp is missing") != NULL);
+}
+
+TEST(gateway_options_take_tls)
+{
+	char error[FLAGS_ERROR_BYTES] = "", path_of_key[TLS_PATH_BYTES];
+
+	tls_sign("gateway", "DNS:gateway.test", TLS_DAY_S, path_of_key);
+	EXPECT_EQ(PARSE(error, "--amqp", "amqps://127.0.0.1", "--amqp", "amqps://[::1]:9"), 0);
+	EXPECT_EQ(ntohs(((struct sockaddr_in *)&options.brokers[0].address)->sin_port), 5671);
+	EXPECT(options.tls != NULL);
+	EXPECT(options.tls_server_name == NULL);
+	options_deinit(&options);
+
+	EXPECT_EQ(PARSE(error, "--amqp", "amqps://127.0.0.1", "--amqp-ca", tls_authority.authority,
+			"--amqp-certificate", path_of_key, "--amqp-server-name", "a.test"),
+		  0);
+	EXPECT(options.tls != NULL);
+	EXPECT_STR(options.tls_server_name, "a.test");
+	options_deinit(&options);
+
+	EXPECT_EQ(PARSE(error, "--amqp", "amqp://127.0.0.1"), 0);
+	EXPECT(options.tls == NULL);
+}
+
+static void expect_tls_refused(const char *address, const char *flag, const char *value,
+			       const char *words)
+{
+	char error[FLAGS_ERROR_BYTES] = "";
+
+	EXPECT_EQ(PARSE(error, "--amqp", address, flag, value), -EINVAL);
+	if (!strstr(error, words))
+		EXPECT_STR(error, words);
+	EXPECT(options.tls == NULL);
+}
+
+TEST(gateway_options_name_what_is_wrong_with_tls)
+{
+	expect_tls_refused("amqps://127.0.0.1", "--amqp", "amqp://127.0.0.1",
+			   "in TLS (amqps://), or none");
+	expect_tls_refused("amqp://127.0.0.1", "--amqp-ca", "/dev/null", "are for amqps://");
+	expect_tls_refused("amqps://127.0.0.1", "--amqp-key", "/dev/null",
+			   "--amqp-key: needs --amqp-certificate");
+	expect_tls_refused("amqps://127.0.0.1", "--amqp-ca", "/nowhere",
+			   "/nowhere is no file of authorities in PEM");
+	expect_tls_refused("amqps://127.0.0.1", "--amqp-server-name", "",
+			   "--amqp-server-name: is empty");
 }
 
 TEST_MAIN()

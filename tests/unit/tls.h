@@ -17,6 +17,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#define UNUSED __attribute__((unused))
+
 #define TLS_PATH_BYTES 128
 #define TLS_DAY_S      86400L
 
@@ -121,7 +123,7 @@ static void tls_sign(const char *name, const char *names, long until_s, char *re
 }
 
 /* Of files that are as they should be. */
-static struct ew_tls_context *tls_context(const char *ca_file, const char *certificate_file)
+static UNUSED struct ew_tls_context *tls_context(const char *ca_file, const char *certificate_file)
 {
 	const struct ew_tls_context_options options = { .ca_file = ca_file,
 							.certificate_file = certificate_file };
@@ -134,7 +136,7 @@ static struct ew_tls_context *tls_context(const char *ca_file, const char *certi
 }
 
 /* Of a server that is what it should be, and of a client that trusts it. */
-static struct ew_tls_context *tls_server_context(void)
+static UNUSED struct ew_tls_context *tls_server_context(void)
 {
 	char path[TLS_PATH_BYTES];
 
@@ -142,7 +144,7 @@ static struct ew_tls_context *tls_server_context(void)
 	return tls_context(NULL, path);
 }
 
-static struct ew_tls_context *tls_client_context(void)
+static UNUSED struct ew_tls_context *tls_client_context(void)
 {
 	tls_make_authority();
 	return tls_context(tls_authority.authority, NULL);
