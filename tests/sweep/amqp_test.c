@@ -317,10 +317,16 @@ static int short_conversation(void *argument)
 	return converse(publish);
 }
 
-static void sweep_tls(struct ew_sim_options *world)
+/* Whether a step of a handshake needs one more thread, with the blocks that it is made of, is not always the same. */
+#define MODES_WITH_THREADS                                                                         \
+	(1u << EW_SWEEP_CANCEL | 1u << EW_SWEEP_CANCEL_WAITING | 1u << EW_SWEEP_CANCEL_ENDED |     \
+	 1u << EW_SWEEP_FORCE | 1u << EW_SWEEP_PANIC | 1u << EW_SWEEP_CANCEL_FORCE)
+
+static void sweep_tls(const struct ew_sim_options *world)
 {
 	const struct ew_sweep_options options = { .prepare = prepare_tls,
 						  .check = check_tls,
+						  .modes = world ? 0 : MODES_WITH_THREADS,
 						  .lost_blocks_max = LOST_BLOCKS,
 						  .droppable = !world,
 						  .world = world };
