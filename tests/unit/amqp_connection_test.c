@@ -27,8 +27,10 @@ static int world_task(void *argument)
 
 	world->opened =
 		broker_open(&world->broker, &scope, &world->options, &world->error, &connection);
-	if (world->opened < 0)
+	if (world->opened < 0) {
+		EXPECT_EQ(ew_ending_error(), 0);
 		return 0;
+	}
 	world->connection = connection;
 	EXPECT_EQ(world->client(world, connection), 0);
 	r = ew_amqp_connection_close(&connection);
