@@ -96,7 +96,7 @@ void ew_amqp_lost(struct ew_amqp_connection *connection, int error, const char *
 	if (connection->state == EW_AMQP_CLOSING)
 		connection->goodbye_error = error;
 	ew_amqp_end_for_all(connection);
-	connection->filling.bytes = 0;
+	ew_amqp_output_clear(&connection->filling);
 	if (connection->stream && !ew_event_is_set(&connection->written))
 		connection->transport->cut(connection->stream);
 }

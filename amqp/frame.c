@@ -238,10 +238,37 @@ const char *ew_amqp_method_name(amqp_method_number_t id, char ret_name[EW_AMQP_M
 	return ret_name;
 }
 
+void ew_amqp_output_clear(struct ew_amqp_output *output)
+{
+	if (output->secret)
+		explicit_bzero(output->data, output->bytes);
+	output->secret = false;
+	output->bytes = 0;
+}
+
 void ew_amqp_output_free(struct ew_amqp_output *output)
 {
+	ew_amqp_output_clear(output);
 	free(output->data);
 	*output = (struct ew_amqp_output){};
+}
+
+/* As realloc(), which would leave a copy of what is secret. */
+static uint8_t *grow(struct ew_amqp_output *output, size_t capacity)
+{
+	uint8_t *data;
+
+	if (!output->secret)
+		return realloc(output->data, capacity);
+	data = malloc(capacity);
+	if (!data)
+		return NULL;
+	if (output->data) {
+		memcpy(data, output->data, output->bytes);
+		explicit_bzero(output->data, output->bytes);
+	}
+	free(output->data);
+	return data;
 }
 
 /* Room for @bytes more behind what is there. */
@@ -254,7 +281,7 @@ static int reserve(struct ew_amqp_output *output, size_t bytes)
 		capacity *= 2;
 	if (capacity == output->capacity)
 		return 0;
-	data = realloc(output->data, capacity);
+	data = grow(output, capacity);
 	if (!data)
 		return -ENOMEM;
 	output->data = data;

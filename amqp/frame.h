@@ -64,12 +64,19 @@ struct ew_amqp_content {
 int ew_amqp_frame_content(const struct ew_amqp_frame *frame, amqp_pool_t *pool,
 			  struct ew_amqp_content *ret_content);
 
-/** struct ew_amqp_output - bytes to be sent; zero-initialised is empty */
+/**
+ * struct ew_amqp_output - bytes to be sent; zero-initialised is empty
+ * @secret: something in it is nobody else's business: the memory is wiped when it is no longer needed
+ */
 struct ew_amqp_output {
 	uint8_t *data;
 	size_t bytes;
 	size_t capacity;
+	bool secret;
 };
+
+/** ew_amqp_output_clear() - nothing is in it any more */
+void ew_amqp_output_clear(struct ew_amqp_output *output);
 
 void ew_amqp_output_free(struct ew_amqp_output *output);
 

@@ -71,6 +71,7 @@ static int log_in(struct ew_amqp_connection *connection)
 	response[0] = 0;
 	memcpy(response + 1, connection->user, user_bytes + 1);
 	memcpy(response + 2 + user_bytes, connection->password, password_bytes);
+	connection->filling.secret = true;
 	ew_amqp_say(connection, 0, AMQP_CONNECTION_START_OK_METHOD, &start_ok);
 	explicit_bzero(response, sizeof(response));
 	explicit_bzero(connection->password, sizeof(connection->password));

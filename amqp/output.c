@@ -124,7 +124,7 @@ static int await_output(struct ew_amqp_connection *connection)
 /* A large message does not keep its memory for ever. */
 static void shrink(struct ew_amqp_connection *connection)
 {
-	connection->sending.bytes = 0;
+	ew_amqp_output_clear(&connection->sending);
 	if (connection->sending.capacity > connection->output_bytes_max)
 		ew_amqp_output_free(&connection->sending);
 }

@@ -5,6 +5,7 @@
  * is about heartbeats, in seconds, as the protocol has them.
  */
 
+#include "amqp/internal.h"
 #include "amqp_broker.h"
 #include "tls.h"
 
@@ -210,6 +211,32 @@ static int speak_another_version(struct broker *broker, unsigned channel,
 	(void)method;
 	EXPECT_EQ(ew_amqp_output_bytes(&broker->output, "AMQP\0\1\0\0", 8), 0);
 	return -EPROTO;
+}
+
+static bool is_in(const struct ew_amqp_output *output, const char *words)
+{
+	return output->data && memmem(output->data, output->capacity, words, strlen(words));
+}
+
+static int look_for_password(struct world *world, struct ew_amqp_connection *connection)
+{
+	EXPECT(!is_in(&connection->filling, world->options.password));
+	EXPECT(!is_in(&connection->sending, world->options.password));
+	/* What was said behind it is there: it was looked for in the right place. */
+	EXPECT(is_in(&connection->filling, "somewhere") ||
+	       is_in(&connection->sending, "somewhere"));
+	return 0;
+}
+
+TEST(amqp_password_is_not_kept_behind_the_login)
+{
+	struct world *world = new_world();
+
+	world->options.password = "a secret between two";
+	world->options.virtual_host = "somewhere";
+	run(world, look_for_password);
+	EXPECT_EQ(world->opened, 0);
+	free(world);
 }
 
 TEST(amqp_broker_of_another_version_is_named)
