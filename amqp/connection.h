@@ -93,7 +93,7 @@ EW_SUSPENDS int ew_amqp_connection_open(struct ew_scope *scope, const struct soc
 					struct ew_amqp_connection **ret_connection);
 
 /**
- * ew_amqp_connection_open_on() - the same on a stream socket that is connected already
+ * ew_amqp_connection_open_on() - the same, TLS included, on a stream socket that is connected already
  * @socket: taken always
  */
 EW_SUSPENDS int ew_amqp_connection_open_on(struct ew_scope *scope, struct ew_socket **socket,

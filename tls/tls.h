@@ -11,7 +11,7 @@
  *		r = ew_tls_send(tls, data, size);	// nobody but broker.example reads it
  *
  * TLS 1.2 and 1.3; the peer of a client is always verified, its name too. A stream belongs to the worker that uses its
- * socket; one task reads and one writes at a time.
+ * socket, and to the runtime in which it began; one task reads and one writes at a time.
  */
 
 #include <endwell/resource.h>

@@ -86,6 +86,11 @@ static void expect_error(const struct side *side, int r, const char *words)
 		EXPECT_STR(side->error.text, words);
 }
 
+static int wait_for_a_word(struct ew_tls *tls, struct side *side)
+{
+	return ew_tls_recv(tls, side->buffer, sizeof(side->buffer));
+}
+
 /* ---- bytes ---- */
 
 static int send_much(void *argument)
@@ -214,6 +219,39 @@ TEST(tls_peer_that_asks_for_new_keys_gets_them)
 	EXPECT_STR(client.buffer, "first");
 }
 
+/* With TLS 1.2: to begin anew, which is refused each time. */
+static int ask_without_an_end(struct ew_tls *tls, struct side *side)
+{
+	int r = 0;
+
+	(void)side;
+	for (int i = 0; i < 10000 && r == 0; i++) {
+		EXPECT_EQ(SSL_renegotiate(tls->ssl), 1);
+		SSL_do_handshake(tls->ssl);
+		r = ew__tls_flush(tls);
+	}
+	ERR_clear_error();
+	return r;
+}
+
+TEST(tls_peer_that_asks_without_an_end_is_left)
+{
+	SSL_CTX *ssl_context;
+	SSL *ssl;
+
+	prepare();
+	ssl = ew__tls_ssl_new(server.context);
+	ssl_context = SSL_get_SSL_CTX(ssl);
+	SSL_CTX_set_max_proto_version(ssl_context, TLS1_2_VERSION);
+	SSL_CTX_clear_options(ssl_context, SSL_OP_NO_RENEGOTIATION);
+	SSL_free(ssl);
+	server.talk = ask_without_an_end;
+	client.talk = wait_for_a_word;
+	run_sides();
+	EXPECT_EQ(client.talked, -EPROTO);
+	expect_error(&client, -EPROTO, "the peer asks without an end");
+}
+
 /* ---- who is at the other end ---- */
 
 static void expect_refusal(int r, const char *words)
@@ -288,11 +326,6 @@ TEST(tls_client_without_a_name_to_verify_is_refused)
 		EXPECT_EQ(client.result, -EINVAL);
 		expect_error(&client, -EINVAL, "from 1 to 255 bytes");
 	}
-}
-
-static int wait_for_a_word(struct ew_tls *tls, struct side *side)
-{
-	return ew_tls_recv(tls, side->buffer, sizeof(side->buffer));
 }
 
 /* With TLS 1.3 the client has begun by the time that the server looks. */
