@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import signal
+import socket
 
 import gateway
 import ingest
@@ -26,8 +27,13 @@ def job(milliseconds, **wishes):
 class Stream:
     """A request whose answer is events; they are read one by one."""
 
-    def __init__(self, server, method, path, body=None, headers=None):
+    def __init__(self, server, method, path, body=None, headers=None, receive_buffer=None):
         self.connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60 * ingest.SCALE)
+        self.connection.sock = socket.socket()
+        self.connection.sock.settimeout(60 * ingest.SCALE)
+        if receive_buffer:
+            self.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.connection.sock.connect(("127.0.0.1", server.port))
         self.connection.request(method, path, body=body, headers={**EVENTS, **(headers or {})})
         self.answer = self.connection.getresponse()
 
@@ -178,7 +184,8 @@ def test_gateway_events_tell_of_a_cancel_a_deadline_and_a_shutdown():
             client.next()
             equal(server.request("DELETE", operation).json["outcome"], "acknowledged")
             equal(client.rest()[-1][1]["type"], "urn:endwell:problem:cancelled")
-        with post(server, job(600000, part="x")) as client, Stream(server, "GET", begin(server, job(600000)) + "/events") as other:
+        with post(server, job(600000, part="x")) as client, \
+                Stream(server, "GET", begin(server, job(600000)) + "/events") as other:
             client.next()
             server.process.send_signal(signal.SIGTERM)
             equal(client.rest()[-1][1]["type"], "urn:endwell:problem:shutting-down")
@@ -239,7 +246,7 @@ def test_gateway_events_that_have_left_the_window_are_not_pretended():
 
 def test_gateway_events_of_a_client_that_does_not_read_end():
     with scripted(events_window=100000) as (server, worker):
-        with post(server, b"") as client:
+        with Stream(server, "POST", "/ops/render", b"", receive_buffer=65536) as client:
             client.begins()
             worker.takes()
             for number in range(1, 400):
@@ -288,7 +295,8 @@ def test_gateway_events_are_never_those_of_another():
             worker.channel.basic_ack(delivery.delivery_tag)
             equal(sorted([[data["text"] for _, data, _ in client.rest()] for client in (first, second)]),
                   [["first's", "end of the first"], ["mine", "more", "end"]])
-        heard = {kind: server.metric(f'gateway_heard_total{{kind="{kind}"}}') for kind in ("late", "malformed", "duplicate", "part")}
+        heard = {kind: server.metric(f'gateway_heard_total{{kind="{kind}"}}')
+                 for kind in ("late", "malformed", "duplicate", "part")}
         equal(heard, {"late": 4, "malformed": 2, "duplicate": 1, "part": 3})
 
 

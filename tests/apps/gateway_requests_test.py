@@ -244,7 +244,8 @@ def share(server, tenant):
 def waits(server, tenant, count):
     """One more request of a tenant, which then has so many in the waiting room."""
     request = ingest.in_background(lambda: server.post(job(10), headers=of(tenant)))
-    wait_until(lambda: tenant in server.permits()["tenants"] and share(server, tenant)["waiting"] == count, 60, f"{count} of {tenant} wait")
+    wait_until(lambda: tenant in server.permits()["tenants"] and share(server, tenant)["waiting"] == count, 60,
+               f"{count} of {tenant} wait")
     return request
 
 
@@ -264,7 +265,8 @@ def test_gateway_crowd_of_one_tenant_is_sent_away_and_others_are_not():
         mine = [begin(server, **of("a")) for _ in range(2)]
         last = waits(server, "a", 1)
         answer = server.post(job(10), headers=of("a"))
-        check("Of the tenant a 2 of 2 permits are taken, and its waiting room is full" in answer.problem(429, "tenant-busy"), answer)
+        detail = answer.problem(429, "tenant-busy")
+        check("Of the tenant a 2 of 2 permits are taken, and its waiting room is full" in detail, detail)
         check(int(answer.headers["Retry-After"]) >= 1, answer.headers)
         equal([server.post(job(10), headers=of("b")).status for _ in range(3)], [200, 200, 200])
         equal((share(server, "a")["held"], share(server, "a")["waiting"], "b" in server.permits()["tenants"]), (2, 1, False))
