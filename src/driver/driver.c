@@ -152,7 +152,7 @@ void ew__driver_cancel(struct ew__driver *driver, struct ew__op *op)
 	if (op->state == EW__OP_QUEUED && !ew__bug("queued-operation-not-taken-back")) {
 		ew__op_line_remove(&driver->queued, op);
 		op->result = -ECANCELED;
-		ew__driver_op_ended(driver, op);
+		ew__driver_hand_in(driver, op);
 		return;
 	}
 	if (op->state != EW__OP_SUBMITTED || op->ended || op->cancel_wanted ||

@@ -14,6 +14,7 @@
  */
 
 #include <endwell/private.h>
+#include <errno.h>
 #include <sys/socket.h>
 
 enum ew__op_code {
@@ -194,10 +195,32 @@ static inline void ew__op_line_remove(struct ew__op_line *line, struct ew__op *o
 	op->link = NULL;
 }
 
-/* Hand in: @op has its result, and nobody else needs it. */
-static inline void ew__driver_op_ended(struct ew__driver *driver, struct ew__op *op)
+/* linux/errno.h: must not reach user space, and do (measured on 6.18). */
+#define EW__KERNEL_RESTART_FIRST 512
+#define EW__KERNEL_RESTART_LAST	 516
+
+/* Interrupted before anything was transferred. */
+static inline bool ew__is_interruption(int result)
+{
+	return result == -EINTR ||
+	       (result <= -EW__KERNEL_RESTART_FIRST && result >= -EW__KERNEL_RESTART_LAST);
+}
+
+/* @op has its result, and nobody else needs it. */
+static inline void ew__driver_hand_in(struct ew__driver *driver, struct ew__op *op)
 {
 	op->state = EW__OP_IDLE;
 	driver->in_flight--;
 	ew__op_line_append(&driver->done, op);
+}
+
+/*
+ * The same, when the result is the kernel's word, which becomes what the contract wants: -ECANCELED means that we asked
+ * and nothing happened; unasked it is to be submitted again.
+ */
+static inline void ew__driver_op_ended(struct ew__driver *driver, struct ew__op *op)
+{
+	if (op->result == -ECANCELED || ew__is_interruption(op->result))
+		op->result = op->cancel_wanted ? -ECANCELED : -EAGAIN;
+	ew__driver_hand_in(driver, op);
 }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 __thread const struct ew__system *ew__system;
+__thread int (*ew__system_file_fault)(void);
 
 static int outcome(int r)
 {
@@ -81,11 +82,6 @@ int ew__system_close(int fd)
 	if (ew__system && ew__system->close(fd))
 		return 0;
 	return outcome(close(fd));
-}
-
-int ew__system_file_fault(void)
-{
-	return ew__system ? ew__system->file_fault() : 0;
 }
 
 bool ew__system_is_simulated(int fd)

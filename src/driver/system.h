@@ -24,8 +24,6 @@ struct ew__system {
 	/* False: @fd is none of the simulated; a close is the kernel's then. */
 	bool (*close)(int fd);
 	bool (*owns)(int fd);
-	/* What the next call to a filesystem fails with, without an effect; 0: it is made. */
-	int (*file_fault)(void);
 };
 
 /* Of this thread; NULL: the kernel. */
@@ -48,7 +46,8 @@ int ew__system_duplicate(int fd);
 int ew__system_shutdown(int fd, int how);
 int ew__system_close(int fd);
 
-int ew__system_file_fault(void);
+/* On this thread: what the next call to a filesystem fails with, without an effect, or 0: it is made; NULL: each is. */
+extern __thread int (*ew__system_file_fault)(void);
 
 /* Whether the kernel knows nothing of it but the number. */
 bool ew__system_is_simulated(int fd);

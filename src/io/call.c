@@ -36,7 +36,6 @@ static void call_run(struct ew__job *job)
 {
 	struct call *call = call_of(job);
 
-	call->result = call->is_filesystems ? ew__system_file_fault() : 0;
 	if (call->result == 0)
 		call->result = call->fn(call->argument);
 }
@@ -67,6 +66,9 @@ static int make(dev_t device, struct call *call, const char *what)
 {
 	if (ew__unlikely(ew__thread_is_plain()))
 		return make_here(call);
+	/* Here, since who decides about faults is asked on the worker's thread. */
+	if (ew__unlikely(ew__system_file_fault) && call->is_filesystems)
+		call->result = ew__system_file_fault();
 	call->job.run = call_run;
 	call->job.complete = call_completed;
 	call->job.what = what;

@@ -10,6 +10,7 @@
  * stand, and nothing is ever reported: the world outside stands still.
  */
 
+#include "driver/errors.h"
 #include "driver/sim/sim.h"
 #include "driver/system.h"
 
@@ -601,20 +602,6 @@ static int poll_for(struct ew__sim *sim, const struct ew__sim_object *object, st
 
 /* ---- faults ---- */
 
-/* Errors that a call may have without an effect. */
-static const int no_effect[][4] = {
-	[EW__OP_READ] = { EAGAIN, EAGAIN, EAGAIN, ENOMEM },
-	[EW__OP_WRITE] = { EAGAIN, EAGAIN, EAGAIN, ENOMEM },
-	[EW__OP_RECV] = { EAGAIN, EAGAIN, ENOMEM, ENOBUFS },
-	[EW__OP_RECEIVE] = { EAGAIN, ENOBUFS, ENOBUFS, ENOMEM },
-	[EW__OP_SEND] = { EAGAIN, EAGAIN, ENOMEM, ENOBUFS },
-	[EW__OP_RECVMSG] = { EAGAIN, EAGAIN, ENOMEM, ENOBUFS },
-	[EW__OP_SENDMSG] = { EAGAIN, EAGAIN, ENOMEM, ETOOMANYREFS },
-	[EW__OP_ACCEPT] = { EAGAIN, ECONNABORTED, ENOMEM, ENFILE },
-	[EW__OP_CONNECT] = { ECONNREFUSED, ETIMEDOUT, ENETUNREACH, EADDRNOTAVAIL },
-	[EW__OP_POLL] = { EAGAIN, EAGAIN, EAGAIN, EAGAIN },
-};
-
 static bool is_transfer(const struct ew__op *op)
 {
 	return op->code <= EW__OP_SENDMSG;
@@ -637,7 +624,7 @@ static int fault(struct ew__sim *sim, struct ew__sim_object *object, struct ew__
 		break_while(sim, object, op);
 	if (!ew__sim_fails(sim, sim->strengths.errors))
 		return 0;
-	return -no_effect[op->code][ew__sim_draw(sim, EW__SIM_FAULTS, 4)];
+	return -ew__op_errors[op->code][ew__sim_draw(sim, EW__SIM_FAULTS, EW__OP_ERRORS_MILD)];
 }
 
 /* ---- operations ---- */
@@ -909,11 +896,9 @@ static bool sim_owns(int fd)
 
 static int sim_file_fault(void)
 {
-	static const int errors[] = { EIO, ENOSPC, EDQUOT, EROFS, ENOMEM, EMFILE };
-
 	if (!ew__sim_fails(ew__sim, ew__sim->strengths.files))
 		return 0;
-	return -errors[ew__sim_draw(ew__sim, EW__SIM_FAULTS, sizeof(errors) / sizeof(errors[0]))];
+	return -ew__call_errors[ew__sim_draw(ew__sim, EW__SIM_FAULTS, EW__CALL_ERRORS)];
 }
 
 static const struct ew__system simulated = {
@@ -927,7 +912,6 @@ static const struct ew__system simulated = {
 	.shutdown = sim_shutdown,
 	.close = sim_close,
 	.owns = sim_owns,
-	.file_fault = sim_file_fault,
 };
 
 /* ---- the world ---- */
@@ -954,6 +938,7 @@ int ew__sim_objects_init(struct ew__sim *sim)
 	if (sim->reserve < 0)
 		return sim->reserve;
 	ew__system = &simulated;
+	ew__system_file_fault = sim_file_fault;
 	return 0;
 }
 
@@ -972,4 +957,5 @@ void ew__sim_objects_deinit(struct ew__sim *sim)
 	free(sim->objects);
 	close(sim->reserve);
 	ew__system = NULL;
+	ew__system_file_fault = NULL;
 }

@@ -43,10 +43,6 @@
 #define USER_DATA_CANCEL   ((uint64_t)1 << 63)
 #define USER_DATA_DOORBELL ((uint64_t)1 << 62)
 
-/* linux/errno.h, include/linux/errno.h: must not reach user space, and do (measured on 6.18). */
-#define KERNEL_RESTART_FIRST 512
-#define KERNEL_RESTART_LAST  516
-
 struct slot {
 	struct ew__op *op;
 	uint32_t generation; /* 30 bits are used */
@@ -369,20 +365,9 @@ static void submit_queued(struct uring *uring)
 	}
 }
 
-/* What the kernel said, as the contract wants it: -ECANCELED means that we asked and nothing happened. */
-static void translate(struct ew__op *op)
-{
-	bool restart = op->result <= -KERNEL_RESTART_FIRST && op->result >= -KERNEL_RESTART_LAST;
-
-	/* Interrupted before anything was transferred. Unasked: to be submitted again. */
-	if (restart || op->result == -EINTR || op->result == -ECANCELED)
-		op->result = op->cancel_wanted ? -ECANCELED : -EAGAIN;
-}
-
 static void finish(struct uring *uring, struct ew__op *op)
 {
 	give_slot(uring, op->slot);
-	translate(op);
 	if (op->has_buffer && op->result <= 0) {
 		uring_return_buffer(&uring->driver, op->buffer);
 		op->has_buffer = false;
