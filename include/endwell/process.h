@@ -58,6 +58,7 @@ EW_SUSPENDS EW_API int ew_process_wait(struct ew_process *process, int64_t deadl
 /** ew_process_kill() - signal the whole group; -ESRCH: it has ended */
 EW_API int ew_process_kill(struct ew_process *process, int signal);
 
+/** ew_process_close() - end it; on an error, such as -ENOMEM, it was killed and the runtime waits for it */
 EW_SUSPENDS EW_API int ew_process_close(struct ew_process **process);
 
 #define ew_process_spawn(...) (ew__here(EW_SITE("ew_process_spawn")), ew_process_spawn(__VA_ARGS__))

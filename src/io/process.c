@@ -127,17 +127,6 @@ static int end_group(struct ew_process *process)
 	return await_end(process, EW_NEVER);
 }
 
-static int process_close(void *resource)
-{
-	struct ew_process *process = resource;
-
-	if (process->pid && end_group(process) < 0)
-		return -ECANCELED; /* not ended: the abort goes on */
-	ew_resource_deinit(&process->resource);
-	bury(process);
-	return 0;
-}
-
 static void submit_reap(struct ew_process *process)
 {
 	ew__driver_submit(ew__worker->driver, &process->reap);
@@ -173,6 +162,23 @@ static void process_abort(void *resource)
 		return;
 	}
 	submit_reap(process);
+}
+
+static int process_close(void *resource)
+{
+	struct ew_process *process = resource;
+	int r = process->pid ? end_group(process) : 0;
+
+	if (r == -ECANCELED)
+		return r; /* not ended: the abort goes on */
+	if (r < 0) {
+		/* The kernel does not let us wait. Whoever closes is told, and nothing is left. */
+		process_abort(process);
+		return r;
+	}
+	ew_resource_deinit(&process->resource);
+	bury(process);
+	return 0;
 }
 
 static const struct ew_resource_type process_type = {

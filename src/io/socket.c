@@ -186,6 +186,21 @@ static void hangup_seen(struct ew__op *op, int32_t events)
 		ew__chore_add(socket->worker, &socket->hangup_cancel);
 }
 
+static void watch_peer(struct ew_socket *socket)
+{
+	socket->armed = true;
+	ew__driver_submit(socket->worker->driver, &socket->hangup);
+}
+
+/* The kernel may give a watch up, unasked, or be short of something for a moment: a request that is under way wants it. */
+static bool is_to_go_on(const struct ew_socket *socket)
+{
+	int result = socket->hangup.result;
+
+	return socket->hangup_scope && !socket->standing.link && !peer_has_gone(socket) &&
+	       (result >= 0 || result == -EAGAIN || result == -ENOMEM);
+}
+
 static void hangup_completed(struct ew__op *op)
 {
 	struct ew_socket *socket = socket_of(op);
@@ -199,8 +214,10 @@ static void hangup_completed(struct ew__op *op)
 		ew__away_answer(socket->away);
 	else if (socket->closing)
 		ew__wait_end(socket->closing, 0);
+	else if (is_to_go_on(socket))
+		watch_peer(socket);
 	else
-		rest(socket); /* the kernel gave it up, unasked: armed again by the next request */
+		rest(socket); /* armed again by the next request */
 }
 
 /* The other worker that has something of it; NULL: there is none. */
@@ -630,6 +647,11 @@ static void select_completed(struct ew__op *op)
 {
 	struct ew__stand *stand = ew__container_of(op, struct ew__stand, op);
 
+	/* Nothing was carried out, and nobody has asked for the end. */
+	if (op->result == -EAGAIN && !stand->leaving) {
+		ew__driver_submit(ew__worker->driver, op);
+		return;
+	}
 	stand->ended = true;
 	if (ew__choice_claim(stand->choice, stand))
 		ew__wait_end(&stand->choice->wait, op->result);
@@ -745,8 +767,7 @@ void ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope
 		ew__standing_add(socket->worker, &socket->standing);
 		return;
 	}
-	socket->armed = true;
-	ew__driver_submit(socket->worker->driver, &socket->hangup);
+	watch_peer(socket);
 }
 
 void ew_socket_forget_hangup(struct ew_socket *socket)
