@@ -2,8 +2,8 @@
 
 /*
  * A sweep over a program of one's own: the scenario is run once for each of its suspension points and ended there:
- * cancelled before the call, cancelled while it waits, forced, panicked, and cancelled with force at each later
- * point. After each run the sweep looks for what is left; what only the program knows, the check looks for.
+ * cancelled before the call, cancelled while it waits, forced, panicked, and cancelled with something else later: force,
+ * a second cancel, an operation or an allocation that fails. After each run the sweep looks for what is left; what only the program knows, the check looks for.
  */
 
 #include <endwell/endwell.h>

@@ -10,6 +10,8 @@
 
 #include "scope/scope.h"
 #include "testing/census.h"
+#include "testing/faults.h"
+#include "testing/hardship.h"
 #include "testing/heap.h"
 #include "testing/sim.h"
 
@@ -26,10 +28,13 @@
 #define NOT_USED	    UINT32_MAX
 
 /* Where the kernel takes part, an operation that meets a cancel ends in one way or the other, and points vary. */
-#define TRIES_TO_REACH 20
+#define TRIES_TO_REACH		 20
+#define TRIES_TO_REACH_OPERATION 3
 
 /* A library that keeps what it has allocated once (a stack for a thread, a buffer for a stream) does so once. */
 #define TRIES_TO_LEAK 3
+
+#define PAIRS_DEFAULT 2000
 
 struct sweep {
 	const struct ew_sweep_options *options;
@@ -40,7 +45,12 @@ struct sweep {
 
 	/* Of the run. */
 	struct ew_scope *scope; /* NULL: left */
+	struct ew_scope *around;
 	unsigned points;
+	unsigned answer; /* of the operation that is to fail */
+	unsigned answers;
+	unsigned later;	   /* what the second of a pair may be: operations, allocations */
+	unsigned *seconds; /* of each point, how many there are */
 	bool reached;
 	bool second_reached;
 	bool cancel_posted;
@@ -70,11 +80,16 @@ static const char *const mode_names[] = {
 	[EW_SWEEP_CANCEL_FORCE] = "cancel, then force",
 	[EW_SWEEP_MEMORY_ONCE] = "no memory once",
 	[EW_SWEEP_MEMORY_GONE] = "no memory from there on",
+	[EW_SWEEP_OPERATION] = "a failing operation",
+	[EW_SWEEP_CANCEL_AGAIN] = "cancel, then a second cancel",
+	[EW_SWEEP_CANCEL_OPERATION] = "cancel, then a failing operation",
+	[EW_SWEEP_CANCEL_MEMORY] = "cancel, then no memory once",
+	[EW_SWEEP_HARDSHIP] = "cancel, and nothing to be had any more",
 };
 
 const char *ew_sweep_mode_name(enum ew_sweep_mode mode)
 {
-	return (unsigned)mode <= EW_SWEEP_MEMORY_GONE ? mode_names[mode] : "unknown";
+	return (unsigned)mode < EW_SWEEP_MODES ? mode_names[mode] : "unknown";
 }
 
 static void fail(struct sweep *sweep, const char *format, ...)
@@ -163,12 +178,36 @@ static bool keep(struct ew_task *task)
 	return true;
 }
 
+/* Nothing is to be had that an ending might want. */
+static void begin_hardship(const struct sweep *sweep)
+{
+	ew__heap_fail_from(0, true);
+	ew__hardship_begin();
+	if (sweep->options->hardship)
+		sweep->options->hardship(sweep->argument);
+}
+
 static void act(struct sweep *sweep, struct ew_task *task)
 {
+	unsigned second = sweep->result.second;
+
 	switch (sweep->result.mode) {
 	case EW_SWEEP_NONE: break;
 	case EW_SWEEP_CANCEL:
+	case EW_SWEEP_CANCEL_AGAIN:
 	case EW_SWEEP_CANCEL_FORCE: ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED); break;
+	case EW_SWEEP_CANCEL_OPERATION:
+		ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED);
+		ew__faults_make(second, sweep->answer);
+		break;
+	case EW_SWEEP_CANCEL_MEMORY:
+		ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED);
+		ew__heap_fail_from(second, false);
+		break;
+	case EW_SWEEP_HARDSHIP:
+		ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED);
+		begin_hardship(sweep);
+		break;
 	case EW_SWEEP_CANCEL_WAITING: post_cancel(sweep, task->worker); break;
 	case EW_SWEEP_CANCEL_ENDED:
 		sweep->to_keep = task;
@@ -180,13 +219,45 @@ static void act(struct sweep *sweep, struct ew_task *task)
 			ew_panic("at suspension point %u of a sweep", sweep->result.index);
 		break;
 	case EW_SWEEP_MEMORY_ONCE:
-	case EW_SWEEP_MEMORY_GONE: break;
+	case EW_SWEEP_MEMORY_GONE:
+	case EW_SWEEP_OPERATION:
+	case EW_SWEEP_MODES: break;
 	}
+}
+
+/* The later point of a pair. */
+static void act_again(struct sweep *sweep, struct ew_task *task)
+{
+	if (sweep->result.mode != EW_SWEEP_CANCEL_FORCE &&
+	    sweep->result.mode != EW_SWEEP_CANCEL_AGAIN)
+		return;
+	sweep->second_reached = true;
+	note_site(sweep, task);
+	if (sweep->result.mode == EW_SWEEP_CANCEL_FORCE)
+		force(sweep->scope);
+	else
+		ew_scope_cancel(sweep->around, EW_REASON_SHUTDOWN);
 }
 
 static bool fails_memory(enum ew_sweep_mode mode)
 {
 	return mode == EW_SWEEP_MEMORY_ONCE || mode == EW_SWEEP_MEMORY_GONE;
+}
+
+static bool begins_at_a_point(enum ew_sweep_mode mode)
+{
+	return !fails_memory(mode) && mode != EW_SWEEP_OPERATION;
+}
+
+/* What the call is about to be told is what the scopes around it say: the cancel, from its coming until they are left. */
+static void check_refusal(struct sweep *sweep, const struct ew_task *task)
+{
+	bool cancelled = ew__node_is_cancelled(task->head.node);
+
+	if (cancelled != !!(task->head.refuse & EW__REFUSE_CANCEL))
+		fail(sweep, "task %s (%s:%d) is %scancelled, and its call is %srefused",
+		     task->site->name, task->site->file, task->site->line, cancelled ? "" : "not ",
+		     cancelled ? "not " : "");
 }
 
 /* The call that was to wait has not, and this is the task's next. */
@@ -203,7 +274,8 @@ static void at_point(struct ew_task *task)
 	struct sweep *sweep = current;
 	unsigned index = sweep->points++;
 
-	if (sweep->result.mode == EW_SWEEP_NONE || fails_memory(sweep->result.mode))
+	check_refusal(sweep, task);
+	if (sweep->result.mode == EW_SWEEP_NONE || !begins_at_a_point(sweep->result.mode))
 		return;
 	let_go(sweep, task);
 	if (index == sweep->result.index) {
@@ -211,9 +283,7 @@ static void at_point(struct ew_task *task)
 		note_site(sweep, task);
 		act(sweep, task);
 	} else if (index == sweep->result.second) {
-		sweep->second_reached = true;
-		note_site(sweep, task);
-		force(sweep->scope);
+		act_again(sweep, task);
 	}
 }
 
@@ -225,12 +295,40 @@ static int call_scenario(void *argument)
 	return 0;
 }
 
+static bool fails_operation(enum ew_sweep_mode mode)
+{
+	return mode == EW_SWEEP_OPERATION || mode == EW_SWEEP_CANCEL_OPERATION;
+}
+
+static void note_faults(struct sweep *sweep)
+{
+	const char *complaint = ew__faults_complaint();
+	size_t used = strlen(sweep->result.site);
+
+	if (complaint)
+		fail(sweep, "%s", complaint);
+	sweep->answers = ew__faults_answers();
+	if (sweep->result.mode == EW_SWEEP_NONE || fails_operation(sweep->result.mode))
+		sweep->later = ew__faults_counted();
+	if (!sweep->answers)
+		return;
+	pthread_mutex_lock(&sweep->mutex);
+	snprintf(sweep->result.site + used, sizeof(sweep->result.site) - used, "%s%s",
+		 used ? "; " : "", ew__faults_describe());
+	pthread_mutex_unlock(&sweep->mutex);
+}
+
 static void run_in_scope(struct sweep *sweep)
 {
+	EW_SCOPE(around, .policy = EW_POLICY_INDEPENDENT);
 	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
 	int r;
 
+	sweep->around = &around;
 	sweep->scope = &scope;
+	ew__faults_begin();
+	if (sweep->result.mode == EW_SWEEP_OPERATION)
+		ew__faults_make(sweep->result.index, sweep->answer);
 	r = ew__spawn(&scope, call_scenario, sweep,
 		      (struct ew_spawn_options){ .droppable = sweep->options->droppable },
 		      EW_SITE("scenario"));
@@ -242,6 +340,8 @@ static void run_in_scope(struct sweep *sweep)
 	if (r < 0 && r != -ECANCELED)
 		fail(sweep, "the join of the scenario returned error %d", -r);
 	sweep->scope = NULL;
+	note_faults(sweep);
+	ew__faults_end();
 }
 
 static int main_task(void *argument)
@@ -274,6 +374,7 @@ static void begin_run(struct sweep *sweep)
 	sweep->points = 0;
 	sweep->reached = false;
 	sweep->second_reached = false;
+	sweep->answers = 0;
 	sweep->to_keep = NULL;
 	sweep->blocks_left = -ew__heap_blocks();
 	sweep->scenario_result = -ENOTRECOVERABLE;
@@ -304,14 +405,34 @@ static void note_caller(struct sweep *sweep)
 
 static void end_plan(struct sweep *sweep)
 {
+	ew__hardship_end();
 	ew__heap_count_no_more();
 	if (fails_memory(sweep->result.mode)) {
 		sweep->reached = ew__heap_has_failed();
 		note_caller(sweep);
+	} else if (sweep->result.mode == EW_SWEEP_CANCEL_MEMORY) {
+		sweep->later = ew__heap_counted();
+		sweep->second_reached = ew__heap_has_failed();
+	} else if (sweep->result.mode == EW_SWEEP_OPERATION) {
+		sweep->reached = sweep->answers > 0;
+	} else if (sweep->result.mode == EW_SWEEP_CANCEL_OPERATION) {
+		sweep->second_reached = sweep->answers > 0;
 	}
 	ew__sweep_keep = NULL;
 	ew__sweep_point = NULL;
 	current = NULL;
+}
+
+/* Without a cancel nobody says so. */
+static void check_result(struct sweep *sweep)
+{
+	enum ew_sweep_mode mode = sweep->result.mode;
+	int r = sweep->scenario_result;
+
+	if (mode == EW_SWEEP_NONE && r < 0)
+		fail(sweep, "undisturbed, the scenario returned error %d", -r);
+	else if (r == -ECANCELED && mode == EW_SWEEP_OPERATION)
+		fail(sweep, "nobody cancelled, and the scenario says so");
 }
 
 static void run_once(struct sweep *sweep)
@@ -332,8 +453,8 @@ static void run_once(struct sweep *sweep)
 	end_plan(sweep);
 	if (r < 0)
 		fail(sweep, "the runtime ended with error %d", -r);
-	else if (sweep->result.mode == EW_SWEEP_NONE && sweep->scenario_result < 0)
-		fail(sweep, "undisturbed, the scenario returned error %d", -sweep->scenario_result);
+	else
+		check_result(sweep);
 	if (!ew__census_compare(&sweep->before, what, sizeof(what)))
 		fail(sweep, "%s", what);
 	complaint = sweep->options->check ? sweep->options->check(sweep->argument) : NULL;
@@ -361,6 +482,32 @@ static bool went_as_planned(const struct sweep *sweep)
 	return sweep->reached && (sweep->result.second == NOT_USED || sweep->second_reached);
 }
 
+/* splitmix64, of one number for each pair. */
+static unsigned draw(uint64_t seed, unsigned index, unsigned second)
+{
+	uint64_t value = seed * 0x9e3779b97f4a7c15u ^ ((uint64_t)index << 32 | second);
+
+	value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
+	value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
+	return (unsigned)(value ^ (value >> 31)) >> 1;
+}
+
+static uint64_t number_of(const char *name, uint64_t otherwise)
+{
+	const char *text = secure_getenv(name);
+
+	return text ? strtoull(text, NULL, 0) : otherwise;
+}
+
+/* Never none. */
+static uint64_t pairs_max(const struct sweep *sweep)
+{
+	unsigned asked_for = sweep->options->pairs_max;
+	uint64_t max = number_of("EW_SWEEP_PAIRS", asked_for ? asked_for : PAIRS_DEFAULT);
+
+	return max ? max : 1;
+}
+
 /* True: nothing was wrong. The result's mode, index and second are the plan. */
 static bool run(struct sweep *sweep)
 {
@@ -379,50 +526,163 @@ static bool run(struct sweep *sweep)
 	return false;
 }
 
-/* The points after the first are those of the run that was cancelled there. */
-static bool run_force_later(struct sweep *sweep)
+/* What happens when varies where the kernel takes part, and so does how many operations there are. */
+static bool run_if_reached(struct sweep *sweep)
 {
-	unsigned points = sweep->points, second;
+	unsigned tries;
 
-	for (second = sweep->result.index + 1; second < points; second++) {
-		sweep->result.second = second;
-		if (!run(sweep))
-			return false;
+	for (tries = 0; tries < TRIES_TO_REACH_OPERATION; tries++) {
+		run_until_nothing_is_kept(sweep);
+		if (sweep->result.failed || went_as_planned(sweep))
+			break;
 	}
+	return !sweep->result.failed;
+}
+
+/* The operation ends in each way that there is for its kind, or in that many from one on. */
+static bool run_answers(struct sweep *sweep, unsigned first, unsigned answers_max)
+{
+	unsigned answers = 1, i;
+
+	for (i = 0; i < answers && i < answers_max; i++) {
+		sweep->answer = first + i;
+		if (!run_if_reached(sweep))
+			return false;
+		if (sweep->answers)
+			answers = sweep->answers;
+		sweep->result.failed_operations += sweep->answers > 0;
+	}
+	return true;
+}
+
+static bool begins_pair_at_a_point(enum ew_sweep_mode mode)
+{
+	return mode == EW_SWEEP_CANCEL_FORCE || mode == EW_SWEEP_CANCEL_AGAIN;
+}
+
+/* @all: pairs are made; else of the ways in which an operation may end there is one for each. */
+static bool run_failing_pair(struct sweep *sweep, unsigned second, bool all)
+{
+	unsigned lot = draw(sweep->result.seed, sweep->result.index, second);
+	unsigned failed = sweep->result.failed_operations;
+	bool well;
+
+	if (sweep->result.mode == EW_SWEEP_CANCEL_MEMORY) {
+		well = run_if_reached(sweep);
+		sweep->result.pairs += sweep->second_reached;
+		return well;
+	}
+	well = all ? run_answers(sweep, 0, UINT32_MAX) : run_answers(sweep, lot, 1);
+	sweep->result.pairs += sweep->result.failed_operations > failed;
+	return well;
+}
+
+static bool run_pair(struct sweep *sweep, unsigned second, bool all)
+{
+	sweep->result.second = second;
+	if (!begins_pair_at_a_point(sweep->result.mode))
+		return run_failing_pair(sweep, second, all);
+	sweep->result.pairs++;
+	return run(sweep);
+}
+
+/* What can come second after the cancel of the run that has just been made: what came there. */
+static unsigned seconds_of(const struct sweep *sweep)
+{
+	return begins_pair_at_a_point(sweep->result.mode) ? sweep->points - sweep->result.index - 1
+							  : sweep->later;
+}
+
+/* Of all pairs, one after the other by the first of them, that number. */
+static bool run_pair_number(struct sweep *sweep, uint64_t number, bool all)
+{
+	unsigned index = 0;
+
+	for (; number >= sweep->seconds[index]; index++)
+		number -= sweep->seconds[index];
+	sweep->result.index = index;
+	if (begins_pair_at_a_point(sweep->result.mode))
+		number += index + 1;
+	return run_pair(sweep, (unsigned)number, all);
+}
+
+/* All if they are few, else each so many-th from one on that the seed chooses. */
+static bool run_pairs(struct sweep *sweep, uint64_t count)
+{
+	uint64_t chosen = pairs_max(sweep), start = 0, i;
+
+	sweep->result.pairs_there_are += (unsigned)count;
+	if (count <= chosen)
+		chosen = count;
+	else
+		start = draw(sweep->result.seed, sweep->result.mode, 0);
+	for (i = 0; i < chosen; i++)
+		if (!run_pair_number(sweep, (start + i * count / chosen) % count, chosen == count))
+			return false;
 	sweep->result.second = NOT_USED;
 	return true;
 }
 
+static bool is_of_pairs(enum ew_sweep_mode mode)
+{
+	return mode == EW_SWEEP_CANCEL_FORCE || mode == EW_SWEEP_CANCEL_AGAIN ||
+	       mode == EW_SWEEP_CANCEL_OPERATION || mode == EW_SWEEP_CANCEL_MEMORY;
+}
+
+static unsigned indexes_of(const struct sweep *sweep, enum ew_sweep_mode mode)
+{
+	if (mode == EW_SWEEP_OPERATION)
+		return sweep->result.operations;
+	return fails_memory(mode) ? sweep->result.allocations : sweep->result.points;
+}
+
 static bool run_mode(struct sweep *sweep, enum ew_sweep_mode mode)
 {
-	unsigned count = fails_memory(mode) ? sweep->result.allocations : sweep->result.points;
-	unsigned index;
+	unsigned count = indexes_of(sweep, mode), index;
+	uint64_t pairs = 0;
 
 	sweep->result.mode = mode;
 	for (index = 0; index < count; index++) {
 		sweep->result.index = index;
-		if (!run(sweep))
+		if (mode == EW_SWEEP_OPERATION ? !run_answers(sweep, 0, UINT32_MAX) : !run(sweep))
 			return false;
-		if (mode == EW_SWEEP_CANCEL_FORCE && !run_force_later(sweep))
-			return false;
+		if (is_of_pairs(mode))
+			pairs += sweep->seconds[index] = seconds_of(sweep);
 	}
+	return run_pairs(sweep, pairs);
+}
+
+static bool run_modes(struct sweep *sweep)
+{
+	unsigned modes = sweep->options->modes;
+	enum ew_sweep_mode mode;
+
+	for (mode = EW_SWEEP_CANCEL; mode < EW_SWEEP_MODES; mode++)
+		if ((!modes || modes & 1u << mode) && !run_mode(sweep, mode))
+			return false;
 	return true;
 }
 
 static void sweep_all(struct sweep *sweep)
 {
-	unsigned modes = sweep->options->modes;
-	enum ew_sweep_mode mode;
+	bool everything_is_well = false;
 
 	sweep->result.second = NOT_USED;
+	sweep->result.seed = number_of("EW_SWEEP_SEED", 1);
 	run_once(sweep); /* fills what libraries keep */
 	if (sweep->result.failed || !run(sweep))
 		return;
 	sweep->result.points = sweep->points;
 	sweep->result.allocations = ew__heap_counted();
-	for (mode = EW_SWEEP_CANCEL; mode <= EW_SWEEP_MEMORY_GONE; mode++)
-		if ((!modes || modes & 1u << mode) && !run_mode(sweep, mode))
-			return;
+	sweep->result.operations = sweep->later;
+	sweep->seconds = calloc(sweep->points + 1, sizeof(*sweep->seconds));
+	if (!sweep->seconds)
+		fail(sweep, "no memory for the sweep");
+	else
+		everything_is_well = run_modes(sweep);
+	free(sweep->seconds);
+	if (!everything_is_well)
+		return;
 	sweep->result.mode = EW_SWEEP_NONE;
 	sweep->result.index = 0;
 	sweep->result.site[0] = '\0';

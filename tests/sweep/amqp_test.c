@@ -162,7 +162,8 @@ static void prepare_conversation(void *argument)
 
 TEST(sweep_amqp_conversation)
 {
-	struct ew_sweep_options options = { .prepare = prepare_conversation,
+	struct ew_sweep_options options = { .modes = MODES_WITHOUT_FAULTS,
+					    .prepare = prepare_conversation,
 					    .check = check_book,
 					    .lost_blocks_max = LOST_BLOCKS };
 
@@ -171,11 +172,24 @@ TEST(sweep_amqp_conversation)
 	expect_sweep(&options, conversation, 30);
 }
 
+/* An operation of either side fails, alone and after a cancel, and so does memory. */
+TEST(sweep_amqp_conversation_with_faults)
+{
+	const struct ew_sweep_options options = { .modes = MODES_WITH_FAULTS,
+						  .pairs_max = 100,
+						  .prepare = prepare_conversation,
+						  .check = check_book,
+						  .lost_blocks_max = LOST_BLOCKS };
+
+	expect_sweep(&options, conversation, 30);
+}
+
 /* There the order of what happens is another for each seed, and always the same for one. */
 TEST(sweep_amqp_conversation_in_simulated_worlds)
 {
 	struct ew_sim_options world = { 0 };
-	const struct ew_sweep_options options = { .prepare = prepare_conversation,
+	const struct ew_sweep_options options = { .modes = MODES_WITHOUT_FAULTS,
+						  .prepare = prepare_conversation,
 						  .check = check_book,
 						  .lost_blocks_max = LOST_BLOCKS,
 						  .world = &world };
@@ -199,7 +213,8 @@ static int full(void *argument)
 /* The one who reads waits for a receiver who takes two of three. */
 TEST(sweep_amqp_full_channel)
 {
-	const struct ew_sweep_options options = { .prepare = prepare_full,
+	const struct ew_sweep_options options = { .modes = MODES_WITHOUT_FAULTS,
+						  .prepare = prepare_full,
 						  .check = check_book,
 						  .lost_blocks_max = LOST_BLOCKS };
 
@@ -233,7 +248,8 @@ static int meet_loss(void *argument)
 
 TEST(sweep_amqp_lost_connection)
 {
-	const struct ew_sweep_options options = { .prepare = prepare_loss,
+	const struct ew_sweep_options options = { .modes = MODES_WITHOUT_FAULTS,
+						  .prepare = prepare_loss,
 						  .check = check_book,
 						  .lost_blocks_max = LOST_BLOCKS };
 

@@ -367,6 +367,7 @@ TEST(sweep_semaphore)
 	semaphore = ew_semaphore_new(1, 8);
 	expect_sweep(&options, line, 12);
 	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
 	expect_sweep(&options, line, 12);
 	ew_semaphore_free(semaphore);
 }
@@ -490,6 +491,7 @@ TEST(sweep_permits)
 	semaphore = ew_semaphore_new(4, 8);
 	expect_sweep(&options, orders, 14);
 	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
 	expect_sweep(&options, orders, 14);
 	ew_semaphore_free(semaphore);
 }

@@ -49,6 +49,7 @@ static void expect_sweep_of_files(ew_task_fn *scenario, unsigned points_min)
 	make_directory();
 	expect_sweep(&options, scenario, points_min);
 	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
 	expect_sweep(&options, scenario, points_min);
 	EXPECT_EQ(rmdir(directory_path), 0);
 }
@@ -58,19 +59,22 @@ struct name {
 	const char *name;
 };
 
-static int unlink_name(void *argument)
-{
-	const struct name *name = argument;
-	int r = ew_file_unlink(name->directory, name->name, 0);
-
-	return r == -ENOENT ? 0 : r;
-}
-
 static void unlink_name_now(void *argument)
 {
 	const struct name *name = argument;
 
 	(void)!unlinkat(ew_file_fd(name->directory), name->name, 0);
+}
+
+/* What a filesystem refuses once is tried once more. */
+static int unlink_name(void *argument)
+{
+	const struct name *name = argument;
+	int r = ew_file_unlink(name->directory, name->name, 0);
+
+	if (r < 0 && r != -ECANCELED)
+		unlink_name_now(argument);
+	return r == -ENOENT ? 0 : r;
 }
 
 static int write_file(struct ew_file *directory)
@@ -436,13 +440,15 @@ static int listen_both_ways(struct ew_socket *socket)
 
 	if (r < 0)
 		return r;
-	EXPECT_EQ(r, 1);
+	if (r == 0)
+		return alternatives[0].result < 0 ? alternatives[0].result : -EPROTO;
 	ew_event_reset(&turn);
 	r = ew_select(alternatives, 2, EW_NEVER);
 	if (r < 0)
 		return r;
 	EXPECT_EQ(r, 0);
-	return ew_socket_recv(socket, &byte, 1);
+	return alternatives[0].result < 0 ? alternatives[0].result
+					  : ew_socket_recv(socket, &byte, 1);
 }
 
 static int select_a_socket(void *argument)
@@ -466,6 +472,7 @@ TEST(sweep_select_with_a_socket)
 
 	expect_sweep(&options, select_a_socket, 7);
 	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
 	expect_sweep(&options, select_a_socket, 7);
 }
 
@@ -661,7 +668,7 @@ static int look_up(void *argument)
  * Not without memory: a query that c-ares could not send is sent again when its time is out, which virtual time does not
  * reach while a socket is waited for.
  */
-#define MODES_WITH_MEMORY ((1u << EW_SWEEP_MEMORY_ONCE) - 1)
+#define MODES_WITH_MEMORY ((1u << EW_SWEEP_MEMORY_ONCE) - 1 + (1u << EW_SWEEP_CANCEL_AGAIN))
 
 TEST(sweep_dns_lookup)
 {
@@ -910,6 +917,7 @@ TEST(sweep_signals)
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	expect_sweep(&options, signals, 2);
 	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
 	expect_sweep(&options, signals, 2);
 }
 

@@ -6,7 +6,13 @@
 
 #include "sweep.h"
 
+#include "scope/cancel.h"
+
+#include <endwell/file.h>
+#include <endwell/sim.h>
+#include <endwell/socket.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 
 static int three_points(void *argument)
 {
@@ -491,6 +497,396 @@ TEST(sweep_names_the_run_that_does_not_end)
 
 	EXPECT(WIFSIGNALED(ended.status) && WTERMSIG(ended.status) == SIGABRT);
 	EXPECT(strstr(ended.text, "did not end within 1 s: cancel at point 0"));
+}
+
+/* ---- operations that fail ---- */
+
+static int results[64];
+static unsigned results_count;
+
+static void note_result(int r)
+{
+	if (results_count < 64)
+		results[results_count++] = r;
+}
+
+static bool was_noted(int r)
+{
+	unsigned i;
+
+	for (i = 0; i < results_count; i++)
+		if (results[i] == r)
+			return true;
+	return false;
+}
+
+/* Two bytes are there. */
+static int recv_two(void *argument)
+{
+	char bytes[2];
+	int r;
+	EW_OWN(ew_socket, here);
+	EW_OWN(ew_socket, there);
+
+	(void)argument;
+	r = ew_socket_pair(&here, &there);
+	if (r == 0)
+		r = ew_socket_send(there, "ab", 2);
+	if (r < 0)
+		return r;
+	r = ew_socket_recv(here, bytes, 2);
+	note_result(r);
+	if (r == 1)
+		EXPECT_EQ(ew_outcome(), EW_OUTCOME_PARTIAL);
+	return r;
+}
+
+static void expect_each_way(const struct ew_sim_options *world)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_OPERATION, .world = world };
+	struct ew_sweep_result result = ew_sweep(&options, recv_two, NULL);
+
+	EXPECT_STR(result.what, "");
+	EXPECT(!result.failed);
+	EXPECT_EQ(result.operations, 2);
+	/* Each: five errors, three that are hidden, a short count. */
+	EXPECT_EQ(result.failed_operations, 2 * 9);
+	EXPECT(was_noted(-ENOMEM) && was_noted(-ENOBUFS) && was_noted(-ECONNRESET) &&
+	       was_noted(-ETIMEDOUT));
+	EXPECT(was_noted(1));
+}
+
+TEST(sweep_ends_each_operation_in_each_way_the_kernel_has)
+{
+	expect_each_way(NULL);
+}
+
+TEST(sweep_ends_each_operation_in_each_way_in_a_simulated_world)
+{
+	const struct ew_sim_options world = { .seed = 1 };
+
+	expect_each_way(&world);
+}
+
+/* What interrupts a call inside the kernel, and a cancel that nobody asked for, are tried again. */
+TEST(sweep_interrupted_operations_are_made_again_and_not_shown)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_OPERATION };
+	unsigned i;
+
+	EXPECT_STR(ew_sweep(&options, recv_two, NULL).what, "");
+	for (i = 0; i < results_count; i++)
+		EXPECT(results[i] > -512 && results[i] != -EINTR && results[i] != -EAGAIN &&
+		       results[i] != -ECANCELED);
+}
+
+static int stat_twice(void *argument)
+{
+	struct stat stat;
+	int r;
+	EW_OWN(ew_file, file);
+
+	(void)argument;
+	r = ew_file_open(NULL, "/dev/null", O_RDONLY, 0, &file);
+	if (r == 0)
+		r = ew_file_stat(file, &stat);
+	note_result(r);
+	return r;
+}
+
+TEST(sweep_fails_calls_to_filesystems)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_OPERATION };
+	struct ew_sweep_result result = ew_sweep(&options, stat_twice, NULL);
+
+	EXPECT_STR(result.what, "");
+	EXPECT_EQ(result.operations, 2);
+	EXPECT_EQ(result.failed_operations, 2 * 6);
+	EXPECT(was_noted(-EIO) && was_noted(-ENOSPC) && was_noted(-EMFILE));
+}
+
+static int says_cancelled(void *argument)
+{
+	int r = recv_two(argument);
+
+	return r < 0 ? -ECANCELED : r;
+}
+
+TEST(sweep_finds_a_cancel_that_nobody_asked_for)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_OPERATION };
+	struct ew_sweep_result result = ew_sweep(&options, says_cancelled, NULL);
+
+	EXPECT(result.failed);
+	EXPECT_EQ(result.mode, EW_SWEEP_OPERATION);
+	EXPECT_STR(result.what, "nobody cancelled, and the scenario says so");
+	EXPECT(strstr(result.site, "ended with error"));
+}
+
+/* ---- the contract ---- */
+
+struct lent {
+	char bytes[2];
+	struct ew_socket *there;
+};
+
+/* Somebody writes to memory that the kernel was lent, and is still there when that has it back. */
+static int touch(void *argument)
+{
+	struct lent *lent = argument;
+	int r = ew_yield();
+
+	if (r < 0)
+		return r;
+	lent->bytes[1] = 'x';
+	return ew_socket_send(lent->there, "a", 1);
+}
+
+static int recv_into_touched_memory(void *argument)
+{
+	struct lent lent;
+	int r;
+	EW_OWN(ew_socket, here);
+	EW_OWN(ew_socket, there);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = ew_socket_pair(&here, &there);
+	lent.there = there;
+	if (r == 0)
+		r = ew_spawn(&scope, touch, &lent);
+	if (r == 0)
+		r = ew_socket_recv(here, lent.bytes, 2);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_finds_a_cancelled_operation_that_had_an_effect)
+{
+	struct ew_sweep_result result = ew_sweep(NULL, recv_into_touched_memory, NULL);
+
+	EXPECT(result.failed);
+	EXPECT_STR(result.what,
+		   "a recv says that it was cancelled, and has brought something: result -125");
+}
+
+static int forget_the_cancel(void *argument)
+{
+	int r = ew_yield();
+
+	(void)argument;
+	ew__current->refuse &= (uint8_t)~EW__REFUSE_CANCEL;
+	return r < 0 ? ew_yield() : r;
+}
+
+TEST(sweep_finds_a_cancel_that_is_not_reported_again)
+{
+	struct ew_sweep_result result = ew_sweep(NULL, forget_the_cancel, NULL);
+
+	EXPECT(result.failed);
+	EXPECT(strstr(result.what, "is cancelled, and its call is not refused"));
+}
+
+/* ---- pairs ---- */
+
+TEST(sweep_makes_all_pairs_if_they_are_few)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_CANCEL_AGAIN };
+	struct ew_sweep_result result = ew_sweep(&options, stubborn, NULL);
+
+	EXPECT(!result.failed);
+	EXPECT_EQ(result.pairs, 3 + 2 + 1);
+	EXPECT_EQ(result.pairs_there_are, 3 + 2 + 1);
+	EXPECT_EQ(result.runs, 2 + 4 + 3 + 2 + 1);
+}
+
+TEST(sweep_makes_a_selection_if_they_are_many)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_CANCEL_FORCE, .pairs_max = 4 };
+	struct ew_sweep_result result = ew_sweep(&options, stubborn, NULL);
+
+	EXPECT(!result.failed);
+	EXPECT_EQ(result.pairs, 4);
+	EXPECT_EQ(result.pairs_there_are, 6);
+	EXPECT_EQ(result.seed, 1);
+	options.pairs_max = 1;
+	EXPECT_EQ(ew_sweep(&options, stubborn, NULL).pairs, 1);
+}
+
+/* The second cancel comes from further out, and keeps nobody from an ending. */
+static int end_in_two_steps(void *argument)
+{
+	struct probe *probe = argument;
+	int r = ew_sleep(EW_SECOND);
+
+	if (r == 0)
+		r = ew_sleep(EW_SECOND);
+	note_result(r);
+	probe->closed += r == 0;
+	return r;
+}
+
+static void end_at_once(void *argument)
+{
+	((struct probe *)argument)->aborted++;
+}
+
+static int guarded_by_hand(void *argument)
+{
+	struct probe probe = { 0 };
+	EW_GUARD(undo, &probe, .close = end_in_two_steps, .abort = end_at_once);
+
+	(void)argument;
+	return ew_yield();
+}
+
+TEST(sweep_cancels_twice)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_CANCEL_AGAIN };
+	struct ew_sweep_result result = ew_sweep(&options, guarded_by_hand, NULL);
+
+	EXPECT_STR(result.what, "");
+	EXPECT_EQ(result.pairs, 2 + 1);
+	EXPECT(!was_noted(-ECANCELED));
+}
+
+/* Right whatever comes alone: only a cancel and then a name that cannot be removed leave it. */
+static const char *name_in_the_way;
+
+static int remove_once(void *argument)
+{
+	return ew_file_unlink(argument, name_in_the_way, 0);
+}
+
+static void remove_now(void *argument)
+{
+	(void)!unlinkat(ew_file_fd(argument), name_in_the_way, 0);
+}
+
+static int leave_name(void *argument)
+{
+	int r;
+	EW_OWN(ew_file, directory);
+
+	r = ew_file_open(NULL, argument, O_RDONLY | O_DIRECTORY, 0, &directory);
+	if (r < 0)
+		return r;
+	EW_OWN(ew_file, file);
+	EW_GUARD(undo, directory, .close = remove_once, .abort = remove_now);
+	r = ew_file_open(directory, name_in_the_way, O_CREAT | O_WRONLY, 0600, &file);
+	if (r == 0)
+		r = ew_yield();
+	if (r < 0)
+		return r;
+	remove_now(directory); /* cannot fail for long */
+	ew_guard_disarm(&undo);
+	return ew_file_close(&file);
+}
+
+static const char *check_name(void *argument)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", (const char *)argument, name_in_the_way);
+	return unlink(path) == 0 ? "the name is left" : NULL;
+}
+
+TEST(sweep_finds_what_only_a_pair_leaves)
+{
+	char path[] = "/tmp/endwell-sweep-XXXXXX";
+	struct ew_sweep_options options = { .check = check_name };
+	struct ew_sweep_result result;
+
+	name_in_the_way = "name";
+	EXPECT(mkdtemp(path));
+	result = ew_sweep(&options, leave_name, path);
+	rmdir(path);
+	EXPECT_STR(result.what, "the name is left");
+	EXPECT_EQ(result.mode, EW_SWEEP_CANCEL_OPERATION);
+	EXPECT(strstr(result.site, "failed with error"));
+}
+
+static int end_with_memory(void *argument)
+{
+	void *block = malloc(64);
+
+	note_result(block ? 0 : -ENOMEM);
+	if (!block)
+		return -ENOMEM; /* forgotten, since this is not what the ladder said */
+	free(block);
+	return end_in_two_steps(argument);
+}
+
+static int guarded_with_memory(void *argument)
+{
+	EW_GUARD(undo, open_probe(0), .close = end_with_memory, .abort = end_at_once);
+
+	(void)argument;
+	return ew_yield();
+}
+
+TEST(sweep_finds_an_ending_that_needs_memory)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_CANCEL_MEMORY,
+					    .prepare = open_book,
+					    .check = check_book };
+	struct ew_sweep_result result;
+
+	if (SANITIZED)
+		SKIP("the allocator is the sanitizer's");
+	result = ew_sweep(&options, guarded_with_memory, NULL);
+	EXPECT(result.failed);
+	EXPECT_EQ(result.mode, EW_SWEEP_CANCEL_MEMORY);
+	EXPECT_EQ(result.second, 0);
+	EXPECT(was_noted(-ENOMEM));
+}
+
+/* ---- hardship ---- */
+
+static unsigned troubles;
+
+static void note_trouble(void *argument)
+{
+	(void)argument;
+	troubles++;
+}
+
+static int ask_for_a_descriptor(void *argument)
+{
+	int fd = dup(STDERR_FILENO);
+	void *block;
+
+	note_result(fd < 0 ? -errno : 0);
+	block = malloc(64);
+	note_result(block ? 0 : -ENOMEM);
+	if (fd >= 0)
+		close(fd);
+	free(block);
+	return end_in_two_steps(argument);
+}
+
+static int guarded_in_hardship(void *argument)
+{
+	EW_GUARD(undo, open_probe(0), .close = ask_for_a_descriptor, .abort = end_at_once);
+
+	(void)argument;
+	return ew_yield();
+}
+
+TEST(sweep_hardship_takes_memory_and_descriptors_and_gives_them_back)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_HARDSHIP,
+					    .prepare = open_book,
+					    .check = check_book,
+					    .hardship = note_trouble };
+	struct rlimit before, after;
+
+	EXPECT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+	EXPECT_STR(ew_sweep(&options, guarded_in_hardship, NULL).what, "");
+	EXPECT(was_noted(-EMFILE));
+	EXPECT(was_noted(-ENOMEM) || SANITIZED);
+	EXPECT_EQ(troubles, 3);
+	EXPECT_EQ(getrlimit(RLIMIT_NOFILE, &after), 0);
+	EXPECT_EQ(before.rlim_cur, after.rlim_cur);
 }
 
 static int sweep_inside(void *argument)

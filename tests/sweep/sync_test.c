@@ -142,6 +142,7 @@ TEST(sweep_mutex)
 
 	expect_sweep(&options, workshop, 14);
 	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
 	expect_sweep(&options, workshop, 14);
 }
 
@@ -312,6 +313,7 @@ TEST(sweep_condition)
 
 	expect_sweep(&options, trade, 20);
 	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
 	expect_sweep(&options, trade, 20);
 }
 
@@ -451,6 +453,7 @@ TEST(sweep_channel)
 
 	expect_sweep(&options, correspond, 25);
 	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
 	expect_sweep(&options, correspond, 25);
 }
 
@@ -566,6 +569,7 @@ TEST(sweep_select)
 
 	expect_sweep(&options, open_the_counter, 25);
 	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
 	expect_sweep(&options, open_the_counter, 25);
 }
 
@@ -745,6 +749,7 @@ TEST(sweep_foreign)
 
 	expect_sweep(&options, run_plant, 10);
 	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
 	expect_sweep(&options, run_plant, 10);
 }
 
@@ -889,6 +894,7 @@ TEST(sweep_rate)
 
 	expect_sweep(&options, road, 8);
 	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
 	expect_sweep(&options, road, 8);
 }
 
