@@ -13,6 +13,8 @@
  * the worker calls.
  */
 
+#include "seeded/bug.h"
+
 #include <endwell/private.h>
 #include <errno.h>
 #include <sys/socket.h>
@@ -220,7 +222,8 @@ static inline void ew__driver_hand_in(struct ew__driver *driver, struct ew__op *
  */
 static inline void ew__driver_op_ended(struct ew__driver *driver, struct ew__op *op)
 {
-	if (op->result == -ECANCELED || ew__is_interruption(op->result))
+	if (op->result == -ECANCELED ||
+	    (ew__is_interruption(op->result) && !ew__bug("interruption-shown")))
 		op->result = op->cancel_wanted ? -ECANCELED : -EAGAIN;
 	ew__driver_hand_in(driver, op);
 }

@@ -221,6 +221,8 @@ static struct ew__lane *lane_of_device(struct ew__pool *pool, dev_t device)
 		return lane;
 	if (!ew__lanes_are_full(&pool->lanes) && start_thread(pool) == 0)
 		return ew__lanes_add(&pool->lanes, device);
+	if (ew__bug("job-swallowed-without-a-thread"))
+		return NULL;
 	return ew__lanes_take_over(&pool->lanes, device);
 }
 
@@ -274,6 +276,8 @@ static void submit_simulated(struct ew__job *job)
 
 void ew__job_submit(struct ew__pool *pool, dev_t device, struct ew__job *job)
 {
+	struct ew__lane *lane;
+
 	job->worker = ew__worker;
 	job->withdrawn = false;
 	if (job->worker->driver->type->simulated) {
@@ -284,7 +288,11 @@ void ew__job_submit(struct ew__pool *pool, dev_t device, struct ew__job *job)
 	job->message.deliver = deliver_completion;
 	job->later = !ew__current || ew__current->leaving;
 	pthread_mutex_lock(&pool->mutex);
-	ew__lane_append(lane_of_device(pool, device), job);
+	lane = lane_of_device(pool, device);
+	if (!lane && ew__bug("job-swallowed-without-a-thread"))
+		ew__post(job->worker, &job->message);
+	else
+		ew__lane_append(lane, job);
 	call_for_help(pool);
 	pthread_mutex_unlock(&pool->mutex);
 }

@@ -173,7 +173,9 @@ static int process_close(void *resource)
 		return r; /* not ended: the abort goes on */
 	if (r < 0) {
 		/* The kernel does not let us wait. Whoever closes is told, and nothing is left. */
-		process_abort(process);
+		if (!ew__bug("cleanup-gives-up-when-a-step-fails") ||
+		    ew_cancel_rung() != EW_RUNG_CLEANUP)
+			process_abort(process);
 		return r;
 	}
 	ew_resource_deinit(&process->resource);

@@ -198,7 +198,8 @@ static bool is_to_go_on(const struct ew_socket *socket)
 	int result = socket->hangup.result;
 
 	return socket->hangup_scope && !socket->standing.link && !peer_has_gone(socket) &&
-	       (result >= 0 || result == -EAGAIN || result == -ENOMEM);
+	       (result >= 0 || result == -EAGAIN || result == -ENOMEM) &&
+	       !ew__bug("watch-given-up");
 }
 
 static void hangup_completed(struct ew__op *op)
