@@ -19,15 +19,58 @@ enum ew_sim_fault {
 	EW_SIM_ALL = 63,
 };
 
+/** enum ew_sim_durability - what a crash leaves of what was not synced */
+enum ew_sim_durability {
+	EW_SIM_STRICT, /* each block and each name by lot, for itself: no more than POSIX says */
+	EW_SIM_ORDERED, /* names in the order of their changes, a file up to a block: as ext4 with data=ordered */
+	EW_SIM_FAILING, /* strict; one sync fails with -EIO and loses what it was for, and each later one succeeds */
+};
+
+/**
+ * struct ew_sim_filesystem_options - zero is the default for each
+ * @path:       where it is, absolute, without a slash at its end; NULL: "/sim". The kernel need not have it
+ * @durability: what a crash leaves
+ * @blocks_max: of 4096 bytes, for all files together; then -ENOSPC; 0: 65536
+ * @folders:    that it has from the beginning, durable, by their paths in it, the outer ones first; NULL ends them
+ */
+struct ew_sim_filesystem_options {
+	const char *path;
+	enum ew_sim_durability durability;
+	unsigned blocks_max;
+	const char *const *folders;
+};
+
+/** struct ew_sim_filesystem - the disk of simulated worlds; it outlives a run, and the next one finds what is there */
+struct ew_sim_filesystem;
+
+/**
+ * ew_sim_filesystem_new() - an empty one; @options: NULL for defaults
+ *
+ * Errors: -EINVAL, -EEXIST, -ENOENT of a path in @options. Does not suspend.
+ */
+EW_MUST_CHECK EW_API int ew_sim_filesystem_new(const struct ew_sim_filesystem_options *options,
+					       struct ew_sim_filesystem **ret_filesystem);
+
+/**
+ * ew_sim_filesystem_crash() - between runs: the power was cut, and this is what is left
+ * @seed: decides by lot what is
+ */
+EW_API void ew_sim_filesystem_crash(struct ew_sim_filesystem **filesystem, uint64_t seed);
+
+/** ew_sim_filesystem_free() - NULL is a no-op; not while a run has it */
+EW_API void ew_sim_filesystem_free(struct ew_sim_filesystem *filesystem);
+
 /**
  * struct ew_sim_options - zero is the default for each
  * @seed:   decides everything; 0: EW_SIM_SEED in the environment, or 1
  * @faults: set of enum ew_sim_fault
+ * @filesystem: the world's; NULL: it has none, and all files are the kernel's. The caller's, before and after
  * @report: gets the run's reports; NULL: they go to stderr
  */
 struct ew_sim_options {
 	uint64_t seed;
 	unsigned faults;
+	struct ew_sim_filesystem *filesystem;
 	void (*report)(void *argument, const char *line);
 	void *report_argument;
 };
@@ -62,6 +105,14 @@ EW_API int ew_sim_run(const struct ew_sim_options *options, ew_task_fn *fn, void
 
 /** ew_sim_calm() - in a simulated run: no more faults, so that what is to succeed in the end can; outside a no-op */
 EW_API void ew_sim_calm(void);
+
+/**
+ * ew_sim_name() - the name at place @number of a folder in the world's filesystem, in their order; NULL: there are no more
+ * @folder: absolute
+ *
+ * Ownership: valid until the next name is given or taken away.
+ */
+EW_API const char *ew_sim_name(const char *folder, unsigned number);
 
 /**
  * ew_sim_random() - a number below @below, which is not 0, for what a scenario does by chance

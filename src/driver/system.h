@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
+struct ew__system_files;
+
 /* Each returns 0 or a descriptor, or -errno. */
 struct ew__system {
 	int (*socket)(int family);
@@ -24,6 +26,7 @@ struct ew__system {
 	/* False: @fd is none of the simulated; a close is the kernel's then. */
 	bool (*close)(int fd);
 	bool (*owns)(int fd);
+	const struct ew__system_files *files;
 };
 
 /* Of this thread; NULL: the kernel. */

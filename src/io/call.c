@@ -8,15 +8,13 @@
 #include "io/call.h"
 
 #include "driver/system.h"
+#include "driver/system_file.h"
 #include "seeded/bug.h"
 
 #include <endwell/file.h>
 #include <endwell/offload.h>
 #include <endwell/outcome.h>
 #include <errno.h>
-#include <stdio.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 struct call {
 	struct ew__job job;
@@ -121,20 +119,18 @@ int ew_offload(int (*fn)(void *argument), void *argument, int *ret_result)
 
 void ew__give_space_back(int fd)
 {
-	char path[32];
-
-	/* By name, because a sealed file's descriptor cannot write. A failure leaves it to the close. */
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	if (truncate(path, 0) < 0 && errno == EACCES && fchmod(fd, 0600) == 0)
-		(void)!truncate(path, 0);
+	/* A failure leaves it to the close. */
+	(void)ew__system_empty(fd);
 }
 
 int ew__close_fd(int fd)
 {
-	if (close(fd) == 0 || errno == EINTR)
+	int r = ew__system_close(fd);
+
+	if (r == -EINTR)
 		return 0;
 	/* A filesystem may say anything, but of an ending this would mean "not ended". */
-	return errno == ECANCELED ? -EIO : -errno;
+	return r == -ECANCELED ? -EIO : r;
 }
 
 static int end_close_job(struct ew__close_job *close_job)

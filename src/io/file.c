@@ -9,6 +9,8 @@
 
 #include "io/file.h"
 
+#include "driver/system.h"
+#include "driver/system_file.h"
 #include "io/op.h"
 #include "scope/resource.h"
 #include "seeded/bug.h"
@@ -16,7 +18,6 @@
 #include <endwell/outcome.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -108,7 +109,8 @@ struct file_call {
 static void learn_kind(struct ew_file *file)
 {
 	file->device = ew__device_of(file->fd);
-	file->stream = lseek(file->fd, 0, SEEK_CUR) < 0 && errno == ESPIPE;
+	file->stream = !ew__system_is_simulated(file->fd) && lseek(file->fd, 0, SEEK_CUR) < 0 &&
+		       errno == ESPIPE;
 }
 
 static int call_openat(void *argument)
@@ -117,12 +119,12 @@ static int call_openat(void *argument)
 	struct ew_file *file = call->file;
 	int status;
 
-	file->fd =
-		openat(ew__directory_fd(call->dir), call->name,
-		       call->flags | O_CLOEXEC | (ew__bug("open-of-a-fifo-waits") ? 0 : O_NONBLOCK),
-		       call->mode);
+	file->fd = ew__system_open(ew__directory_fd(call->dir), call->name,
+				   call->flags | O_CLOEXEC |
+					   (ew__bug("open-of-a-fifo-waits") ? 0 : O_NONBLOCK),
+				   call->mode);
 	if (file->fd < 0)
-		return -errno;
+		return file->fd;
 	/* It was for the open only: reads would fail where the filesystem cannot promise not to block. */
 	status = call->flags & O_NONBLOCK ? -1 : fcntl(file->fd, F_GETFL);
 	if (status >= 0)
@@ -226,17 +228,17 @@ static int transfer_now(struct ew_file *file, enum ew__op_code code, const void 
 static int call_pread(void *argument)
 {
 	const struct file_call *call = argument;
-	ssize_t n = pread(call->file->fd, call->buffer, transfer_bytes(call->size), call->offset);
 
-	return n < 0 ? -errno : (int)n;
+	return ew__system_pread(call->file->fd, call->buffer, transfer_bytes(call->size),
+				call->offset);
 }
 
 static int call_pwrite(void *argument)
 {
 	const struct file_call *call = argument;
-	ssize_t n = pwrite(call->file->fd, call->buffer, transfer_bytes(call->size), call->offset);
 
-	return n < 0 ? -errno : (int)n;
+	return ew__system_pwrite(call->file->fd, call->buffer, transfer_bytes(call->size),
+				 call->offset);
 }
 
 /*
@@ -319,7 +321,7 @@ static int call_fsync(void *argument)
 {
 	const struct file_call *call = argument;
 
-	return (call->flags ? fdatasync(call->file->fd) : fsync(call->file->fd)) < 0 ? -errno : 0;
+	return ew__system_sync(call->file->fd, call->flags);
 }
 
 int ew_file_sync(struct ew_file *file, bool data_only)
@@ -333,7 +335,7 @@ static int call_stat(void *argument)
 {
 	const struct file_call *call = argument;
 
-	return fstat(call->file->fd, call->stat) < 0 ? -errno : 0;
+	return ew__system_stat(call->file->fd, call->stat);
 }
 
 int ew_file_stat(struct ew_file *file, struct stat *ret_stat)
@@ -347,7 +349,7 @@ static int call_statvfs(void *argument)
 {
 	const struct file_call *call = argument;
 
-	return fstatvfs(call->file->fd, call->statvfs) < 0 ? -errno : 0;
+	return ew__system_statvfs(call->file->fd, call->statvfs);
 }
 
 int ew_file_statvfs(struct ew_file *file, struct statvfs *ret_statvfs)
@@ -361,7 +363,7 @@ static int call_truncate(void *argument)
 {
 	const struct file_call *call = argument;
 
-	return ftruncate(call->file->fd, call->offset) < 0 ? -errno : 0;
+	return ew__system_truncate(call->file->fd, call->offset);
 }
 
 int ew_file_truncate(struct ew_file *file, int64_t size_bytes)
@@ -375,7 +377,7 @@ static int call_chmod(void *argument)
 {
 	const struct file_call *call = argument;
 
-	return fchmod(call->file->fd, call->mode) < 0 ? -errno : 0;
+	return ew__system_chmod(call->file->fd, call->mode);
 }
 
 int ew_file_chmod(struct ew_file *file, mode_t mode)
@@ -388,14 +390,8 @@ int ew_file_chmod(struct ew_file *file, mode_t mode)
 static int call_linkat(void *argument)
 {
 	const struct file_call *call = argument;
-	char path[32];
 
-	/* AT_EMPTY_PATH would want CAP_DAC_READ_SEARCH before kernel 6.10. */
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", call->file->fd);
-	return linkat(AT_FDCWD, path, ew__directory_fd(call->dir), call->name, AT_SYMLINK_FOLLOW) <
-			       0
-		       ? -errno
-		       : 0;
+	return ew__system_link(call->file->fd, ew__directory_fd(call->dir), call->name);
 }
 
 int ew__file_link(struct ew_file *file, struct ew_file *dir, const char *name)
@@ -420,10 +416,8 @@ static int call_renameat(void *argument)
 {
 	const struct file_call *call = argument;
 
-	return renameat2(ew__directory_fd(call->from_dir), call->from, ew__directory_fd(call->dir),
-			 call->name, (unsigned)call->flags) < 0
-		       ? -errno
-		       : 0;
+	return ew__system_rename(ew__directory_fd(call->from_dir), call->from,
+				 ew__directory_fd(call->dir), call->name, (unsigned)call->flags);
 }
 
 int ew_file_rename(struct ew_file *from_dir, const char *from, struct ew_file *to_dir,
@@ -444,7 +438,7 @@ static int call_unlinkat(void *argument)
 {
 	const struct file_call *call = argument;
 
-	return unlinkat(ew__directory_fd(call->dir), call->name, call->flags) < 0 ? -errno : 0;
+	return ew__system_unlink(ew__directory_fd(call->dir), call->name, call->flags);
 }
 
 int ew_file_unlink(struct ew_file *dir, const char *name, int flags)

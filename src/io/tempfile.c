@@ -14,6 +14,7 @@
 
 #include "io/file.h"
 
+#include "driver/system_file.h"
 #include "scope/resource.h"
 #include "seeded/bug.h"
 
@@ -58,16 +59,19 @@ static int look_at_name(void *argument)
 {
 	const struct look *look = argument;
 	struct stat file, found;
+	int r;
 
-	if (fstat(look->tempfile->file.fd, &file) < 0 ||
-	    fstatat(ew__directory_fd(look->dir), look->name, &found, AT_SYMLINK_NOFOLLOW) < 0)
-		return -errno;
+	r = ew__system_stat(look->tempfile->file.fd, &file);
+	if (r == 0)
+		r = ew__system_stat_at(ew__directory_fd(look->dir), look->name, &found);
+	if (r < 0)
+		return r;
 	return is_same(&file, &found) ? 0 : -ESTALE;
 }
 
 static int remove_name(const struct ew_tempfile *tempfile)
 {
-	return unlinkat(ew__directory_fd(tempfile->dir), tempfile->name, 0) < 0 ? -errno : 0;
+	return ew__system_unlink(ew__directory_fd(tempfile->dir), tempfile->name, 0);
 }
 
 /*
@@ -211,10 +215,9 @@ static bool lease_comes_from_a_server(int fd)
 /* 0: no writer is left; -EAGAIN: there is one; other errors: this filesystem has no leases. */
 static int probe_writers(int fd)
 {
-	if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0)
-		return errno == EAGAIN && lease_comes_from_a_server(fd) ? -EINVAL : -errno;
-	fcntl(fd, F_SETLEASE, F_UNLCK);
-	return 0;
+	int r = ew__system_lease(fd);
+
+	return r == -EAGAIN && lease_comes_from_a_server(fd) ? -EINVAL : r;
 }
 
 /* On a pool thread. Leaves the read-only descriptor in the file, once it is open, also on errors. */
@@ -222,13 +225,11 @@ static int seal(void *argument)
 {
 	const struct timespec pause = { .tv_nsec = SEAL_TRY_EVERY_NS };
 	struct ew_tempfile *tempfile = argument;
-	char path[32];
 	int fd, tries, closed, r;
 
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", tempfile->file.fd);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
+	fd = ew__system_reopen(tempfile->file.fd, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return -errno;
+		return fd;
 	closed =
 		ew__close_fd(tempfile->file.fd); /* the writer's: network filesystems report here */
 	tempfile->file.fd = fd;

@@ -22,7 +22,9 @@ static uint64_t seed_of(const struct ew_sim_options *world)
 int ew__sim_run(const struct ew_sim_options *world, const struct ew_run_options *options,
 		ew_task_fn *fn, void *argument, struct ew_sim_result *ret_result)
 {
-	struct ew__sim_plan plan = { .seed = seed_of(world), .faults = world->faults };
+	struct ew__sim_plan plan = { .seed = seed_of(world),
+				     .faults = world->faults,
+				     .filesystem = world->filesystem };
 	int r;
 
 	ew__sim_plan = &plan;

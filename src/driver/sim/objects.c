@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The objects of a simulated world: sockets, listeners and the ends of pipes, and what operations do to them. A
+ * The objects of a simulated world: sockets, listeners, the ends of pipes and open files, and what operations do to them. A
  * descriptor is a number that the kernel has reserved for us, by a duplicate of something that cannot be read, written
  * or waited for; a table says which object it means. Bytes are put straight into the buffer of the other end: that they
  * take their time is the agenda's doing (sim.c), which lets operations wait, before they look and after they have.
@@ -31,7 +31,7 @@
 #define BUFFER_BITS_MORE 8
 #define PORT_FIRST	 40000
 
-enum kind { FRESH, STREAM, LISTENER };
+enum kind { FRESH, STREAM, LISTENER, OPEN_FILE };
 
 /* A descriptor that was sent with the byte at that place of the stream. */
 struct passed {
@@ -50,6 +50,8 @@ struct ew__sim_object {
 	struct sockaddr_storage address;
 	socklen_t address_bytes; /* 0: it has none */
 	bool shared;
+
+	struct ew__sim_file *file; /* of an open file */
 
 	/* Of a listener. */
 	struct ew__sim_object *first_pending;
@@ -111,7 +113,7 @@ static struct ew__sim_object *new_object(struct ew__sim *sim, enum kind kind, in
 	object->family = family;
 	object->number = ++sim->objects_made;
 	object->room = BUFFER_BYTES;
-	if (sim->strengths.short_counts)
+	if (sim->strengths.short_counts && kind != OPEN_FILE)
 		object->room = (size_t)1 << (BUFFER_BITS_MIN +
 					     ew__sim_draw(sim, EW__SIM_PLACES, BUFFER_BITS_MORE));
 	return object;
@@ -274,7 +276,7 @@ static void join(struct ew__sim_object *one, struct ew__sim_object *other)
 	other->peer = one;
 }
 
-static size_t shortened(struct ew__sim *sim, size_t size)
+size_t ew__sim_shortened(struct ew__sim *sim, size_t size)
 {
 	if (size < 2 || !ew__sim_happens(sim, EW__SIM_LENGTHS, sim->strengths.short_counts))
 		return size;
@@ -333,7 +335,7 @@ static int receive(struct ew__sim *sim, struct ew__sim_object *object, void *buf
 		return told_reset(object);
 	if (object->count == 0)
 		return object->finished || object->shut_read ? 0 : EW__SIM_WAITS;
-	size = shortened(sim, size < object->count ? size : object->count);
+	size = ew__sim_shortened(sim, size < object->count ? size : object->count);
 	take_bytes(object, buffer, size);
 	if (object->peer)
 		changed(sim, object->peer);
@@ -366,7 +368,8 @@ static int send_bytes(struct ew__sim *sim, struct ew__sim_object *object, const 
 		return 0;
 	if (peer->count == peer->room)
 		return EW__SIM_WAITS;
-	size = shortened(sim, size < peer->room - peer->count ? size : peer->room - peer->count);
+	size = ew__sim_shortened(sim,
+				 size < peer->room - peer->count ? size : peer->room - peer->count);
 	put_bytes(peer, data, size);
 	changed(sim, peer);
 	return (int)size;
@@ -671,6 +674,22 @@ static int attempt_outside(struct ew__sim *sim, struct ew__op *op)
 	return n < 0 ? -errno : (int)n;
 }
 
+/* What has no place in the file, and what is about sockets, is not for files. */
+static int attempt_file(struct ew__sim_object *object, const struct ew__op *op)
+{
+	void *address = (void *)(uintptr_t)op->address;
+
+	if (op->code == EW__OP_POLL)
+		return -EPERM; /* epoll_ctl(2) */
+	if (op->code != EW__OP_READ && op->code != EW__OP_WRITE)
+		return -ENOTSOCK;
+	if (op->offset < 0)
+		return -EOPNOTSUPP;
+	return op->code == EW__OP_READ
+		       ? ew__sim_file_read(object->file, address, op->length, op->offset)
+		       : ew__sim_file_write(object->file, address, op->length, op->offset);
+}
+
 static int attempt_transfer(struct ew__sim *sim, struct ew__sim_object *object, struct ew__op *op)
 {
 	void *address = (void *)(uintptr_t)op->address;
@@ -700,6 +719,8 @@ int ew__sim_attempt(struct ew__sim *sim, struct ew__op *op)
 	r = fault(sim, object, op);
 	if (r < 0)
 		return r;
+	if (object->file)
+		return attempt_file(object, op);
 	switch (op->code) {
 	case EW__OP_ACCEPT: return accept_some(sim, object, op);
 	case EW__OP_CONNECT: return connect_to(sim, object, op);
@@ -737,6 +758,25 @@ static int sim_socket(int family)
 	if (fd < 0)
 		free(object);
 	return fd;
+}
+
+int ew__sim_file_descriptor(struct ew__sim *sim, struct ew__sim_file *file)
+{
+	struct ew__sim_object *object = new_object(sim, OPEN_FILE, AF_UNSPEC);
+	int fd = new_descriptor(sim, object);
+
+	if (fd < 0)
+		free(object);
+	else
+		object->file = file;
+	return fd;
+}
+
+struct ew__sim_file *ew__sim_file_of(int fd)
+{
+	struct ew__sim_object *object = object_of(ew__sim, fd);
+
+	return object ? object->file : NULL;
 }
 
 static int new_pair(int fds[2], bool is_pipe)
@@ -870,6 +910,8 @@ static void free_object(struct ew__sim *sim, struct ew__sim_object *object)
 	}
 	if (object->kind == LISTENER)
 		call_connecting(sim);
+	if (object->file)
+		ew__sim_file_close(object->file);
 	free_stream(sim, object);
 }
 
@@ -912,6 +954,7 @@ static const struct ew__system simulated = {
 	.shutdown = sim_shutdown,
 	.close = sim_close,
 	.owns = sim_owns,
+	.files = &ew__sim_files,
 };
 
 /* ---- the world ---- */

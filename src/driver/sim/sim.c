@@ -17,6 +17,7 @@
 
 #include "driver/sim/sim.h"
 
+#include "driver/sim/filesystem.h"
 #include "driver/system.h"
 #include "task/worker.h"
 
@@ -33,6 +34,7 @@
 #define CALL_NS		(200 * EW_MICROSECOND)
 #define LATE_OF_1024	256 /* ends are noticed later than they are */
 #define STOPPED_OF_1024 512 /* cancels are faster than what they stop */
+#define FAILING_OF_1024 256 /* syncs, until one has failed */
 #define NOT_ON_AGENDA	UINT32_MAX
 #define TASKS_NAMED_MAX 16
 
@@ -55,9 +57,14 @@ static uint64_t mix(uint64_t value)
 	return value ^ (value >> 31);
 }
 
+uint64_t ew__sim_draw_from(uint64_t *chance)
+{
+	return mix(*chance += 0x9e3779b97f4a7c15u);
+}
+
 static uint64_t draw_any(struct ew__sim *sim, enum ew__sim_concern concern)
 {
-	return mix(sim->chance[concern] += 0x9e3779b97f4a7c15u);
+	return ew__sim_draw_from(&sim->chance[concern]);
 }
 
 uint64_t ew__sim_draw(struct ew__sim *sim, enum ew__sim_concern concern, uint64_t below)
@@ -414,6 +421,8 @@ static void init_chance(struct ew__sim *sim)
 	for (i = 0; i < EW__SIM_CONCERNS; i++)
 		sim->chance[i] = mix(sim->seed + i * 0x632be59bd9b4e019u);
 	draw_strengths(sim, ew__sim_plan ? ew__sim_plan->faults : 0);
+	if (sim->filesystem && sim->filesystem->durability == EW_SIM_FAILING)
+		sim->strengths.syncs = FAILING_OF_1024;
 	sim->began_ns = ew__virtual_now_ns;
 	sim->traced = secure_getenv("EW_SIM_TRACE") != NULL;
 }
@@ -440,6 +449,7 @@ static int sim_open(struct ew__driver **ret_driver, char *why, size_t why_bytes)
 		free(sim);
 		return r;
 	}
+	sim->filesystem = ew__sim_plan ? ew__sim_plan->filesystem : NULL;
 	init_chance(sim);
 	for (i = EW__BUFFERS_COUNT; i > 0; i--)
 		sim_return_buffer(&sim->driver, i - 1);

@@ -7,6 +7,11 @@
 
 #include "driver/driver.h"
 
+#include <sys/types.h>
+
+struct ew_sim_filesystem;
+struct ew_sim_filesystem_options;
+
 /*
  * A stream of random numbers for each concern: a test that makes more faults still has the same delays. A number is
  * drawn only for what it decides.
@@ -28,7 +33,8 @@ enum ew__sim_concern {
 /* Of the next run of this thread on the simulated driver; what came of it is written there when it ends. */
 struct ew__sim_plan {
 	uint64_t seed;
-	unsigned faults; /* set of enum ew_sim_fault */
+	unsigned faults;		      /* set of enum ew_sim_fault */
+	struct ew_sim_filesystem *filesystem; /* NULL: none */
 	uint64_t trace_hash;
 	uint64_t operations;
 	uint64_t faults_made;
@@ -47,7 +53,7 @@ extern __thread bool ew__sim_allocating;
 
 /* In 1,024ths. */
 struct ew__sim_strengths {
-	unsigned short_counts, delays, errors, resets, descriptors, files;
+	unsigned short_counts, delays, errors, resets, descriptors, files, syncs;
 };
 
 struct ew__sim_event {
@@ -70,6 +76,7 @@ struct ew__sim {
 	struct ew__op_line connecting;	  /* those that wait for room at a listener */
 	struct ew__op_line
 		outside; /* polls of descriptors that are not simulated: they wait for ever */
+	struct ew_sim_filesystem *filesystem; /* outlives it */
 	unsigned objects_made;
 	unsigned port_next;
 	int reserve; /* what is duplicated for a number */
@@ -90,6 +97,9 @@ extern __thread struct ew__sim *ew__sim;
 /* A number below @below, which is not 0. */
 uint64_t ew__sim_draw(struct ew__sim *sim, enum ew__sim_concern concern, uint64_t below);
 
+/* The next number of a stream that is not the world's. */
+uint64_t ew__sim_draw_from(uint64_t *chance);
+
 /* Whether something happens that happens so many times in 1,024. */
 bool ew__sim_happens(struct ew__sim *sim, enum ew__sim_concern concern, unsigned strength);
 
@@ -101,6 +111,9 @@ void ew__sim_calm(struct ew__sim *sim);
 
 /* Goes into the hash of what has happened. */
 void ew__sim_note(struct ew__sim *sim, uint64_t what, uint64_t about, int64_t result);
+
+/* By lot a smaller size than @size, of what is transferred. */
+size_t ew__sim_shortened(struct ew__sim *sim, size_t size);
 
 /* ---- objects.c ---- */
 
@@ -125,6 +138,32 @@ void ew__sim_objects_deinit(struct ew__sim *sim);
 /* As write(2) and read(2) without waiting; for tests of the driver. */
 int ew__sim_put(int fd, const void *data, size_t size);
 int ew__sim_take(int fd, void *buffer, size_t size);
+
+/* A descriptor for what was opened, taken on success; and what it is for, NULL: it is not for a file. */
+struct ew__sim_file;
+int ew__sim_file_descriptor(struct ew__sim *sim, struct ew__sim_file *file);
+struct ew__sim_file *ew__sim_file_of(int fd);
+
+/* ---- filesystem.c ---- */
+
+extern const struct ew__system_files ew__sim_files;
+
+int ew__sim_file_read(struct ew__sim_file *file, void *buffer, size_t size, int64_t offset);
+int ew__sim_file_write(struct ew__sim_file *file, const void *data, size_t size, int64_t offset);
+void ew__sim_file_close(struct ew__sim_file *file);
+
+/* -EINVAL: a path that is not absolute, or ends with a slash; -EEXIST, -ENOENT: of a folder. */
+int ew__sim_filesystem_new(const struct ew_sim_filesystem_options *options,
+			   struct ew_sim_filesystem **ret_filesystem);
+void ew__sim_filesystem_free(struct ew_sim_filesystem *filesystem);
+
+/* mkdir(2), by a path from its root. */
+int ew__sim_filesystem_make_folder(struct ew_sim_filesystem *filesystem, const char *path,
+				   mode_t mode);
+
+/* In the folder @path, in order; NULL: there are not so many. */
+const char *ew__sim_filesystem_name(const struct ew_sim_filesystem *filesystem, const char *path,
+				    unsigned number);
 
 /* ---- sim.c, for objects.c ---- */
 
