@@ -107,6 +107,13 @@ EW_API int ew_sim_run(const struct ew_sim_options *options, ew_task_fn *fn, void
 EW_API void ew_sim_calm(void);
 
 /**
+ * ew_sim_is_cut() - in a run of ew_sim_try(): has the power been cut?
+ *
+ * The program goes on, but what it does now has not happened, and nobody has heard what it says.
+ */
+EW_API bool ew_sim_is_cut(void);
+
+/**
  * ew_sim_name() - the name at place @number of a folder in the world's filesystem, in their order; NULL: there are no more
  * @folder: absolute
  *
@@ -126,6 +133,9 @@ EW_API uint64_t ew_sim_random(uint64_t below);
  * @seed_first:  0: 1
  * @seeds_count: 0: 100. EW_SIM_SEEDS in the environment is asked first
  * @faults:      set of enum ew_sim_fault
+ * @filesystem:  that each run has, an empty one each time; NULL: none, or with @recover a default one
+ * @recover:     a task, what the program does after a power cut; NULL: none is made
+ * @cuts_max:    of one seed; 0: one before each call that may change something, and one at the end
  * @run_seconds_max: of real time, for one run; then SIGALRM ends the child process; 0: 60
  * @prepare:     called before each run, outside the runtime
  * @check:       called after each run, outside the runtime: NULL, or what is wrong
@@ -134,6 +144,9 @@ struct ew_sim_trial {
 	uint64_t seed_first;
 	unsigned seeds_count;
 	unsigned faults;
+	const struct ew_sim_filesystem_options *filesystem;
+	ew_task_fn *recover;
+	unsigned cuts_max;
 	unsigned run_seconds_max;
 	void (*prepare)(void *argument);
 	const char *(*check)(void *argument);
@@ -143,7 +156,8 @@ struct ew_sim_trial {
  * struct ew_sim_verdict - what a trial found
  * @failed:      something was wrong in the last run; the rest of the structure says with which seed, and what
  * @replay:      the command that runs it again
- * @runs:        that were made, two for each seed
+ * @runs:        that were made, two for each seed, one for each power cut, and each that recovered
+ * @cuts:        power cuts
  * @operations, @faults_made, @virtual_ns: of all of them
  */
 struct ew_sim_verdict {
@@ -152,6 +166,7 @@ struct ew_sim_verdict {
 	char what[256];
 	char replay[512];
 	unsigned runs;
+	unsigned cuts;
 	uint64_t operations;
 	uint64_t faults_made;
 	int64_t virtual_ns;
@@ -167,6 +182,11 @@ struct ew_sim_verdict {
  * of ew_sweep(). A child process makes the runs, one after the other; if it ends otherwise than by a verdict, the seed is
  * printed all the same, with the command that replays it, and the calling process exits as it did. With EW_SIM_SEED in
  * the environment that seed alone is tried, in the calling process.
+ *
+ * With @recover, each seed's scenario then meets power cuts, one in a run of its own. It does not end there: what a crash
+ * at that moment would leave is set aside, as several filesystems: one with nothing that was not synced, one with all of
+ * it, and some by lot. When the run has ended, @recover is run in each of them, without faults, and returns 0 if all is as
+ * it should be. What the scenario has promised by then it notes while ew_sim_is_cut() says false.
  *
  * Does not suspend; not from a task.
  * Return: the first failure, which has been printed on stderr, or none.

@@ -30,6 +30,12 @@ void ew_sim_filesystem_free(struct ew_sim_filesystem *filesystem)
 	ew__sim_filesystem_free(filesystem);
 }
 
+bool ew_sim_is_cut(void)
+{
+	return ew__sim && ew__sim->filesystem &&
+	       ew__sim->filesystem->calls > ew__sim->filesystem->cut_at;
+}
+
 const char *ew_sim_name(const char *folder, unsigned number)
 {
 	if (!ew__sim || !ew__sim->filesystem)

@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Many seeds. The runs are made by a child process, so that one which ends in the middle of a run, by an assertion of
+ * Many seeds, and power cuts. The runs are made by a child process, so that one which ends in the middle of a run, by an assertion of
  * ours or an expectation of the test's, leaves somebody to say with which seed that was. What both know is in a page
  * that they share.
+ *
+ * A run whose power is cut goes on to its end, so that its tasks end as they always do; the restarts are runs in what
+ * the cut has left.
  */
 
+#include "driver/sim/filesystem.h"
+#include "driver/sim/sim.h"
 #include "testing/census.h"
 #include "testing/sim.h"
 
@@ -23,14 +28,17 @@
 
 #define SEEDS_DEFAULT	    100
 #define RUN_SECONDS_DEFAULT 60
+#define IMAGES		    4 /* of each power cut; the first two are the extremes */
 
 struct trial {
 	const struct ew_sim_trial *options;
 	ew_task_fn *scenario;
+	ew_task_fn *task; /* of this run */
 	void *argument;
 	struct ew__census before;
 	struct ew_sim_verdict verdict;
 	char left[256]; /* by the run; empty: nothing */
+	char cut[96];	/* the power cut that this run is after; empty: none */
 	bool in_child;
 };
 
@@ -40,6 +48,7 @@ static void fail(struct trial *trial, const char *format, ...)
 static void fail(struct trial *trial, const char *format, ...)
 {
 	va_list arguments;
+	size_t used;
 
 	if (trial->verdict.failed)
 		return;
@@ -47,6 +56,8 @@ static void fail(struct trial *trial, const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(trial->verdict.what, sizeof(trial->verdict.what), format, arguments);
 	va_end(arguments);
+	used = strlen(trial->verdict.what);
+	snprintf(trial->verdict.what + used, sizeof(trial->verdict.what) - used, "%s", trial->cut);
 }
 
 /* The program and its arguments, which need no quotes in tests. */
@@ -83,7 +94,7 @@ static void hear_report(void *argument, const char *line)
 static int main_task(void *argument)
 {
 	struct trial *trial = argument;
-	int r = trial->scenario(trial->argument);
+	int r = trial->task(trial->argument);
 	char what[sizeof(trial->left)];
 
 	if (!ew__census_of_run(what, sizeof(what)))
@@ -91,52 +102,162 @@ static int main_task(void *argument)
 	return r;
 }
 
-static struct ew_sim_result run_once(struct trial *trial)
+static struct ew_sim_result run_task(struct trial *trial, const struct ew_sim_options *world,
+				     ew_task_fn *task)
 {
-	const struct ew_sim_options world = { .seed = trial->verdict.seed,
-					      .faults = trial->options->faults };
 	const struct ew_run_options options = { .workers_count = 1, .report = hear_report };
 	struct ew_sim_result result = { 0 };
-	const char *complaint;
 	char what[256];
 	int r;
 
 	trial->left[0] = '\0';
-	if (trial->options->prepare)
-		trial->options->prepare(trial->argument);
+	trial->task = task;
 	if (trial->in_child) /* else somebody may be looking at it with a debugger */
 		alarm(trial->options->run_seconds_max ? trial->options->run_seconds_max
 						      : RUN_SECONDS_DEFAULT);
-	r = ew__sim_run(&world, &options, main_task, trial, &result);
+	r = ew__sim_run(world, &options, main_task, trial, &result);
 	alarm(0);
 	trial->verdict.runs++;
 	trial->verdict.operations += result.operations;
 	trial->verdict.faults_made += result.faults_made;
 	trial->verdict.virtual_ns += result.virtual_ns;
 	if (r < 0)
-		fail(trial, "the scenario returned error %d", -r);
+		fail(trial, "the %s returned error %d",
+		     task == trial->scenario ? "scenario" : "recovery", -r);
 	if (trial->left[0])
 		fail(trial, "%s", trial->left);
 	if (!ew__census_compare(&trial->before, what, sizeof(what)))
 		fail(trial, "%s", what);
+	return result;
+}
+
+static struct ew_sim_result run_scenario(struct trial *trial, struct ew_sim_filesystem *filesystem)
+{
+	const struct ew_sim_options world = { .seed = trial->verdict.seed,
+					      .faults = trial->options->faults,
+					      .filesystem = filesystem };
+	struct ew_sim_result result;
+	const char *complaint;
+
+	if (trial->options->prepare)
+		trial->options->prepare(trial->argument);
+	result = run_task(trial, &world, trial->scenario);
 	complaint = trial->options->check ? trial->options->check(trial->argument) : NULL;
 	if (complaint)
 		fail(trial, "%s", complaint);
 	return result;
 }
 
+static struct ew_sim_filesystem *new_filesystem(struct trial *trial)
+{
+	struct ew_sim_filesystem *filesystem = NULL;
+
+	if ((trial->options->filesystem || trial->options->recover) &&
+	    ew_sim_filesystem_new(trial->options->filesystem, &filesystem) < 0)
+		fail(trial, "the filesystem's path is not absolute, or its folders have no place");
+	return filesystem;
+}
+
+/* @ret_calls: that its filesystem has had */
+static struct ew_sim_result run_once(struct trial *trial, uint64_t *ret_calls)
+{
+	struct ew_sim_filesystem *filesystem = new_filesystem(trial);
+	struct ew_sim_result result = { 0 };
+
+	if (!trial->verdict.failed)
+		result = run_scenario(trial, filesystem);
+	*ret_calls = filesystem ? filesystem->calls : 0;
+	ew_sim_filesystem_free(filesystem);
+	return result;
+}
+
+static void expect_same(struct trial *trial, const struct ew_sim_result *one,
+			const struct ew_sim_result *other)
+{
+	if (one->trace_hash != other->trace_hash || one->operations != other->operations)
+		fail(trial, "its two runs were not the same: %llu operations and %llu, or others",
+		     (unsigned long long)one->operations, (unsigned long long)other->operations);
+}
+
+/* ---- power cuts ---- */
+
+struct cut {
+	struct trial *trial;
+	struct ew_sim_filesystem *images[IMAGES];
+};
+
+static void take_images(struct ew_sim_filesystem *filesystem, void *argument)
+{
+	struct cut *cut = argument;
+	unsigned i;
+
+	for (i = 0; i < IMAGES; i++)
+		cut->images[i] = ew__sim_filesystem_survivors(
+			filesystem, i < EW__SIM_BY_LOT ? (enum ew__sim_luck)i : EW__SIM_BY_LOT,
+			cut->trial->verdict.seed + filesystem->cut_at * IMAGES + i);
+}
+
+static void recover(struct trial *trial, uint64_t call, unsigned image,
+		    struct ew_sim_filesystem *filesystem)
+{
+	static const char *const lucks[IMAGES] = { "nothing", "all", "some", "some" };
+	const struct ew_sim_options world = { .seed = trial->verdict.seed,
+					      .filesystem = filesystem };
+
+	snprintf(trial->cut, sizeof(trial->cut),
+		 "; after a power cut before call %llu, of what was not synced %s was left",
+		 (unsigned long long)call, lucks[image]);
+	run_task(trial, &world, trial->options->recover);
+}
+
+/* Before call @call of the filesystem, or, if there are not so many, at the end. */
+static void cut_at(struct trial *trial, uint64_t call, const struct ew_sim_result *uncut)
+{
+	struct ew_sim_filesystem *filesystem = new_filesystem(trial);
+	struct cut cut = { .trial = trial };
+	struct ew_sim_result result;
+	unsigned i;
+
+	filesystem->cut_at = call;
+	filesystem->cut = take_images;
+	filesystem->cut_argument = &cut;
+	result = run_scenario(trial, filesystem);
+	expect_same(trial, uncut, &result);
+	if (!cut.images[0])
+		take_images(filesystem, &cut);
+	trial->verdict.cuts++;
+	for (i = 0; i < IMAGES && !trial->verdict.failed; i++)
+		recover(trial, call, i, cut.images[i]);
+	for (i = 0; i < IMAGES; i++)
+		ew_sim_filesystem_free(cut.images[i]);
+	ew_sim_filesystem_free(filesystem);
+	trial->cut[0] = '\0';
+}
+
+/* Spread evenly, if there are to be fewer than there are calls. */
+static void cut_everywhere(struct trial *trial, uint64_t calls, const struct ew_sim_result *uncut)
+{
+	uint64_t count = calls + 1, i;
+
+	if (trial->options->cuts_max && trial->options->cuts_max < count)
+		count = trial->options->cuts_max;
+	for (i = 0; i < count && !trial->verdict.failed; i++)
+		cut_at(trial, count > 1 ? i * calls / (count - 1) : calls, uncut);
+}
+
 static void try_seed(struct trial *trial, uint64_t seed)
 {
 	struct ew_sim_result first, second;
+	uint64_t calls;
 
 	trial->verdict.seed = seed;
-	first = run_once(trial);
+	first = run_once(trial, &calls);
 	if (trial->verdict.failed)
 		return;
-	second = run_once(trial);
-	if (first.trace_hash != second.trace_hash || first.operations != second.operations)
-		fail(trial, "its two runs were not the same: %llu operations and %llu, or others",
-		     (unsigned long long)first.operations, (unsigned long long)second.operations);
+	second = run_once(trial, &calls);
+	expect_same(trial, &first, &second);
+	if (trial->options->recover && !trial->verdict.failed)
+		cut_everywhere(trial, calls, &first);
 }
 
 static unsigned seeds_count(const struct trial *trial)
