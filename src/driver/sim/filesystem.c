@@ -153,8 +153,19 @@ static void set(const struct place *place, struct ew__sim_inode *inode, bool joi
 
 /* ---- opening and closing ---- */
 
-static int refuse_flags(int flags)
+static bool is_nameless(int flags)
 {
+	return (flags & O_TMPFILE) == O_TMPFILE;
+}
+
+/* build_open_flags(): before it looks for anything */
+static int check_flags(int flags)
+{
+	if (!(flags & ~FLAGS_KNOWN)) {
+		if (is_nameless(flags))
+			return (flags & O_CREAT) || (flags & O_ACCMODE) == O_RDONLY ? -EINVAL : 0;
+		return (flags & O_CREAT) && (flags & O_DIRECTORY) ? -EINVAL : 0;
+	}
 	if (ew__sim->traced)
 		fprintf(stderr, "endwell: simulation: openat() with flags %#o is not simulated\n",
 			(unsigned)flags);
@@ -207,12 +218,12 @@ static int open_nameless(const struct place *place, int flags, mode_t mode)
 	struct ew__sim_inode *folder = find(place), *inode;
 	int fd;
 
-	if ((flags & O_ACCMODE) == O_RDONLY)
-		return -EINVAL;
-	if (!folder || is_removed(folder))
+	if (!folder)
 		return -ENOENT;
 	if (!folder->is_folder)
 		return -ENOTDIR;
+	if (is_removed(folder))
+		return -ENOENT;
 	inode = new_file(folder->filesystem, mode);
 	inode->never_named = !(flags & O_EXCL);
 	fd = open_inode(inode, flags);
@@ -264,7 +275,7 @@ static int open_at(const struct place *place, int flags, mode_t mode)
 {
 	struct ew__sim_inode *inode;
 
-	if ((flags & O_TMPFILE) == O_TMPFILE)
+	if (is_nameless(flags))
 		return open_nameless(place, flags, mode);
 	if ((flags & O_CREAT) && place->last == NAME && place->slash)
 		return -EISDIR;
@@ -280,11 +291,9 @@ static int file_open(int dir_fd, const char *path, int flags, mode_t mode)
 	int r;
 
 	begin(ew__sim->filesystem);
-	if (flags & ~FLAGS_KNOWN)
-		return noted(OPEN, NULL, refuse_flags(flags));
-	if ((flags & O_CREAT) && (flags & O_DIRECTORY))
-		return noted(OPEN, NULL, -EINVAL);
-	r = walk_from(dir_fd, path, &place);
+	r = check_flags(flags);
+	if (r == 0)
+		r = walk_from(dir_fd, path, &place);
 	if (r == 0)
 		r = open_at(&place, flags, mode);
 	noted(OPEN, place.folder, r < 0 ? r : 0); /* not the number, which is the process's */
