@@ -113,4 +113,231 @@ TEST(sim_file_or_name_that_was_not_synced_is_lost_by_lot)
 	EXPECT(whole > 0 && whole < 50);
 }
 
+/* ---- publication ---- */
+
+#define UPLOADS	  3
+#define BYTES_MAX 20000
+
+enum way { NAMELESS, LINKED, RENAMED, WAYS };
+
+struct uploads {
+	enum way way;
+	struct ew_mutex syncing;
+	bool suspect; /* a sync of the bucket has failed: what later ones say proves nothing */
+	struct {
+		unsigned bytes;
+		bool acknowledged; /* before the power was cut */
+	} each[UPLOADS];
+};
+
+static void forget_uploads(void *argument)
+{
+	struct uploads *uploads = argument;
+
+	memset(uploads->each, 0, sizeof(uploads->each));
+	uploads->suspect = false;
+	uploads->syncing = (struct ew_mutex){ 0 };
+}
+
+static int open_staged(enum way way, unsigned number, struct ew_file *staging,
+		       struct ew_tempfile **ret_tempfile)
+{
+	char name[16];
+
+	if (way == NAMELESS)
+		return ew_tempfile_open(staging, ret_tempfile);
+	snprintf(name, sizeof(name), "part%u", number);
+	return ew_tempfile_open_named(staging, name, ret_tempfile);
+}
+
+/* The bytes of each stay where they are while others write theirs. */
+static int fill(struct ew_file *file, unsigned number, unsigned bytes)
+{
+	static char contents[UPLOADS][BYTES_MAX];
+	char *content = contents[number];
+	unsigned half = bytes / 2, i;
+	int r;
+
+	for (i = 0; i < bytes; i++)
+		content[i] = pattern(number, i);
+	r = ew_file_write(file, content, half, 0);
+	return r < 0 ? r : ew_file_write(file, content + half, bytes - half, half);
+}
+
+/* One at a time, so that nobody's name is in a sync that fails while his own, a later one, succeeds. */
+static int sync_bucket(struct uploads *uploads, struct ew_file *bucket)
+{
+	int r;
+
+	EW_OWN(ew_mutex_hold, hold);
+
+	r = ew_mutex_lock(&uploads->syncing, EW_NEVER, &hold);
+	if (r == 0 && uploads->suspect)
+		r = -EIO;
+	if (r == 0)
+		r = ew_file_sync(bucket, false);
+	if (r < 0)
+		uploads->suspect = true;
+	return r;
+}
+
+static int publish_one(struct uploads *uploads, unsigned number, struct ew_file *staging,
+		       struct ew_file *bucket)
+{
+	unsigned bytes = 1 + (unsigned)ew_sim_random(BYTES_MAX);
+	char name[16];
+	int r;
+
+	EW_OWN(ew_tempfile, tempfile);
+
+	uploads->each[number].bytes = bytes;
+	snprintf(name, sizeof(name), "name%u", number);
+	r = open_staged(uploads->way, number, staging, &tempfile);
+	if (r == 0)
+		r = fill(ew_tempfile_file(tempfile), number, bytes);
+	if (r == 0)
+		r = ew_file_sync(ew_tempfile_file(tempfile), true);
+	if (r == 0)
+		r = ew_tempfile_seal(tempfile);
+	if (r == 0)
+		r = uploads->way == RENAMED ? ew_tempfile_publish_by_rename(tempfile, bucket, name)
+					    : ew_tempfile_publish(tempfile, bucket, name);
+	if (r == 0)
+		r = sync_bucket(uploads, bucket);
+	if (r < 0)
+		return r;
+	uploads->each[number].acknowledged = !ew_sim_is_cut();
+	return ew_tempfile_close(&tempfile);
+}
+
+struct uploader {
+	struct uploads *uploads;
+	struct ew_file *staging, *bucket;
+	unsigned number;
+};
+
+/* Whatever has failed, it was not acknowledged. */
+static int upload(void *argument)
+{
+	const struct uploader *uploader = argument;
+
+	(void)publish_one(uploader->uploads, uploader->number, uploader->staging, uploader->bucket);
+	return 0;
+}
+
+static int publish_all(void *argument)
+{
+	struct uploader uploaders[UPLOADS];
+	unsigned i;
+	int r = 0;
+
+	EW_OWN(ew_file, staging);
+	EW_OWN(ew_file, bucket);
+	EW_SCOPE(scope);
+
+	while (ew_file_open(NULL, "/sim/staging", O_RDONLY | O_DIRECTORY, 0, &staging) < 0)
+		;
+	while (ew_file_open(NULL, "/sim/bucket", O_RDONLY | O_DIRECTORY, 0, &bucket) < 0)
+		;
+	for (i = 0; i < UPLOADS && r == 0; i++) {
+		uploaders[i] = (struct uploader){ argument, staging, bucket, i };
+		r = ew_spawn(&scope, upload, &uploaders[i]);
+	}
+	return ew_scope_finish(&scope, r);
+}
+
+/* The sweep of a restart: what is staged is nobody's. */
+static int sweep_staging(void)
+{
+	const char *name;
+	char copy[16];
+	int r = 0;
+
+	EW_OWN(ew_file, staging);
+
+	open_folder("/sim/staging", &staging);
+	while (r == 0 && (name = ew_sim_name("/sim/staging", 0))) {
+		snprintf(copy, sizeof(copy), "%s", name);
+		r = ew_file_unlink(staging, copy, 0);
+	}
+	return r;
+}
+
+static bool is_whole(unsigned number, unsigned bytes)
+{
+	static char content[BYTES_MAX + 1];
+	char path[32];
+	unsigned i;
+	int r;
+
+	EW_OWN(ew_file, file);
+
+	snprintf(path, sizeof(path), "/sim/bucket/name%u", number);
+	r = ew_file_open(NULL, path, O_RDONLY, 0, &file);
+	if (r == -ENOENT)
+		return false;
+	EXPECT_EQ(r, 0);
+	EXPECT_EQ(ew_file_read(file, content, sizeof(content), 0), bytes);
+	for (i = 0; i < bytes; i++)
+		EXPECT_EQ(content[i], pattern(number, i));
+	return true;
+}
+
+/* Nothing but whole files, and all that were acknowledged. */
+static int check_published(void *argument)
+{
+	const struct uploads *uploads = argument;
+	unsigned found = 0, i;
+	bool whole;
+
+	EXPECT_EQ(sweep_staging(), 0);
+	for (i = 0; i < UPLOADS; i++) {
+		whole = is_whole(i, uploads->each[i].bytes);
+		EXPECT(whole || !uploads->each[i].acknowledged);
+		found += whole;
+	}
+	EXPECT(found == UPLOADS || !ew_sim_name("/sim/bucket", found));
+	EXPECT(!ew_sim_name("/sim/staging", 0));
+	return 0;
+}
+
+static void try_publication(enum way way, enum ew_sim_durability durability)
+{
+	const struct ew_sim_filesystem_options disk = { .durability = durability,
+							.folders = folders };
+	const struct ew_sim_trial trial = {
+		.seeds_count = RUNNING_ON_VALGRIND ? 1 : 10,
+		.faults = EW_SIM_ALL,
+		.filesystem = &disk,
+		.prepare = forget_uploads,
+		.recover = check_published,
+	};
+	struct uploads uploads = { .way = way };
+	struct ew_sim_verdict verdict = ew_sim_try(&trial, publish_all, &uploads);
+
+	printf("# %u power cuts, %u runs\n", verdict.cuts, verdict.runs);
+	if (verdict.failed)
+		ew_test_fail(__FILE__, __LINE__, "seed %" PRIu64 ": %.200s", verdict.seed,
+			     verdict.what);
+	EXPECT(verdict.cuts > 0);
+}
+
+TEST(sim_file_published_is_whole_after_a_power_cut_at_each_call)
+{
+	for (int way = 0; way < WAYS; way++)
+		try_publication((enum way)way, EW_SIM_STRICT);
+}
+
+TEST(sim_file_published_is_whole_after_a_power_cut_in_order)
+{
+	for (int way = 0; way < WAYS; way++)
+		try_publication((enum way)way, EW_SIM_ORDERED);
+}
+
+TEST(sim_file_published_is_whole_where_a_sync_has_failed)
+{
+	for (int way = 0; way < WAYS; way++)
+		try_publication((enum way)way, EW_SIM_FAILING);
+}
+
 TEST_MAIN()
