@@ -320,8 +320,14 @@ int ew_file_write(struct ew_file *file, const void *buffer, size_t size, int64_t
 static int call_fsync(void *argument)
 {
 	const struct file_call *call = argument;
+	int r;
 
-	return ew__system_sync(call->file->fd, call->flags);
+	if (call->flags ? ew__bug("data-not-synced") : ew__bug("names-not-synced"))
+		return 0;
+	r = ew__system_sync(call->file->fd, call->flags);
+	if (r == -EIO && ew__bug("failed-sync-made-again"))
+		r = ew__system_sync(call->file->fd, call->flags);
+	return r;
 }
 
 int ew_file_sync(struct ew_file *file, bool data_only)
