@@ -234,15 +234,19 @@ static void cut_at(struct trial *trial, uint64_t call, const struct ew_sim_resul
 	trial->cut[0] = '\0';
 }
 
-/* Spread evenly, if there are to be fewer than there are calls. */
+/* If there are to be fewer than there are calls: one by lot in each of so many parts of the run. */
 static void cut_everywhere(struct trial *trial, uint64_t calls, const struct ew_sim_result *uncut)
 {
-	uint64_t count = calls + 1, i;
+	uint64_t places = calls + 1, count = places, chance = trial->verdict.seed, first, i;
 
-	if (trial->options->cuts_max && trial->options->cuts_max < count)
+	if (trial->options->cuts_max && trial->options->cuts_max < places)
 		count = trial->options->cuts_max;
-	for (i = 0; i < count && !trial->verdict.failed; i++)
-		cut_at(trial, count > 1 ? i * calls / (count - 1) : calls, uncut);
+	for (i = 0; i < count && !trial->verdict.failed; i++) {
+		first = i * places / count;
+		cut_at(trial,
+		       first + ew__sim_draw_from(&chance) % ((i + 1) * places / count - first),
+		       uncut);
+	}
 }
 
 static void try_seed(struct trial *trial, uint64_t seed)

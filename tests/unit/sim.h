@@ -11,24 +11,33 @@
 #include <endwell/endwell.h>
 #include <endwell/sim.h>
 
-/* Each of @count seeds, with all faults; by Valgrind a few of them. */
-static UNUSED void try_seeds(unsigned count, ew_task_fn *scenario, void (*prepare)(void *argument),
-			     const char *(*check)(void *argument))
+/* As @options say, with all faults; by Valgrind a few seeds. */
+static UNUSED void try_trial(const struct ew_sim_trial *options, ew_task_fn *scenario)
 {
-	const struct ew_sim_trial trial = { .seeds_count = RUNNING_ON_VALGRIND ? 20 : count,
-					    .faults = EW_SIM_ALL,
-					    .prepare = prepare,
-					    .check = check };
-	struct ew_sim_verdict verdict = ew_sim_try(&trial, scenario, NULL);
+	struct ew_sim_trial trial = *options;
+	struct ew_sim_verdict verdict;
 
-	printf("# %u runs, %" PRIu64 " operations, %" PRIu64 " faults, %" PRId64
+	trial.faults = EW_SIM_ALL;
+	if (RUNNING_ON_VALGRIND)
+		trial.seeds_count = 20;
+	verdict = ew_sim_try(&trial, scenario, NULL);
+	printf("# %u runs, %u power cuts, %" PRIu64 " operations, %" PRIu64 " faults, %" PRId64
 	       " s of their own\n",
-	       verdict.runs, verdict.operations, verdict.faults_made,
+	       verdict.runs, verdict.cuts, verdict.operations, verdict.faults_made,
 	       verdict.virtual_ns / EW_SECOND);
 	if (verdict.failed)
 		ew_test_fail(__FILE__, __LINE__, "seed %" PRIu64 ": %.200s", verdict.seed,
 			     verdict.what);
 	EXPECT(verdict.faults_made > 0);
+}
+
+/* Each of @count seeds. */
+static UNUSED void try_seeds(unsigned count, ew_task_fn *scenario, void (*prepare)(void *argument),
+			     const char *(*check)(void *argument))
+{
+	try_trial(
+		&(struct ew_sim_trial){ .seeds_count = count, .prepare = prepare, .check = check },
+		scenario);
 }
 
 /* What is promised of each call: it says that it was cancelled only if somebody asked, and never to try again. */
