@@ -113,6 +113,343 @@ TEST(sim_file_or_name_that_was_not_synced_is_lost_by_lot)
 	EXPECT(whole > 0 && whole < 50);
 }
 
+/* ---- what is durable, and when ---- */
+
+static void make_file(struct ew_file *folder, const char *name, const char *text,
+		      struct ew_file **ret_file)
+{
+	EXPECT_EQ(ew_file_open(folder, name, O_RDWR | O_CREAT | O_EXCL, 0644, ret_file), 0);
+	EXPECT_EQ(ew_file_write(*ret_file, text, strlen(text), 0), 0);
+}
+
+static int size_of(const char *path)
+{
+	struct stat stat;
+	int r;
+
+	EW_OWN(ew_file, file);
+
+	r = ew_file_open(NULL, path, O_RDONLY, 0, &file);
+	if (r < 0)
+		return r;
+	EXPECT_EQ(ew_file_stat(file, &stat), 0);
+	return (int)stat.st_size;
+}
+
+/* After @fn, by @durability, with all the luck that there is: what is seen at @path, for each of 40 seeds. */
+static unsigned crash_times(enum ew_sim_durability durability, ew_task_fn *fn, ew_task_fn *then)
+{
+	unsigned count = 0;
+	uint64_t seed;
+
+	for (seed = 1; seed <= 40; seed++) {
+		bool seen = false;
+
+		make_filesystem(durability, 0);
+		run_in(fn, NULL);
+		ew_sim_filesystem_crash(&filesystem, seed);
+		run_in(then, &seen);
+		ew_sim_filesystem_free(filesystem);
+		count += seen;
+	}
+	return count;
+}
+
+static int make_two_names(void *argument)
+{
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, one);
+	EW_OWN(ew_file, other);
+
+	open_folder("/sim/bucket", &bucket);
+	make_file(bucket, "one", "", &one);
+	make_file(bucket, "other", "", &other);
+	return 0;
+}
+
+static int see_the_second_alone(void *seen)
+{
+	*(bool *)seen = size_of("/sim/bucket/one") == -ENOENT && size_of("/sim/bucket/other") == 0;
+	return 0;
+}
+
+TEST(sim_names_survive_in_their_order_or_each_for_itself)
+{
+	EXPECT_EQ(crash_times(EW_SIM_ORDERED, make_two_names, see_the_second_alone), 0);
+	EXPECT(crash_times(EW_SIM_STRICT, make_two_names, see_the_second_alone) > 0);
+}
+
+static int make_and_sync_the_file_alone(void *argument)
+{
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, file);
+
+	open_folder("/sim/bucket", &bucket);
+	make_file(bucket, "one", TEXT, &file);
+	return ew_file_sync(file, false);
+}
+
+static int see_one(void *seen)
+{
+	*(bool *)seen = size_of("/sim/bucket/one") == (int)strlen(TEXT);
+	return 0;
+}
+
+TEST(sim_sync_of_a_new_file_keeps_its_name_where_the_journal_is_one)
+{
+	unsigned strictly = crash_times(EW_SIM_STRICT, make_and_sync_the_file_alone, see_one);
+
+	EXPECT_EQ(crash_times(EW_SIM_ORDERED, make_and_sync_the_file_alone, see_one), 40);
+	EXPECT(strictly > 0 && strictly < 40);
+}
+
+static int move_what_is_durable(void *argument)
+{
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, staging);
+	EW_OWN(ew_file, file);
+
+	open_folder("/sim/bucket", &bucket);
+	open_folder("/sim/staging", &staging);
+	make_file(staging, "one", TEXT, &file);
+	EXPECT_EQ(ew_file_sync(file, false), 0);
+	EXPECT_EQ(ew_file_sync(staging, false), 0);
+	return ew_file_rename(staging, "one", bucket, "one", RENAME_NOREPLACE);
+}
+
+static int see_not_exactly_one(void *seen)
+{
+	*(bool *)seen =
+		(size_of("/sim/bucket/one") == -ENOENT) == (size_of("/sim/staging/one") == -ENOENT);
+	return 0;
+}
+
+TEST(sim_rename_is_whole_where_the_journal_is_one)
+{
+	EXPECT_EQ(crash_times(EW_SIM_ORDERED, move_what_is_durable, see_not_exactly_one), 0);
+	EXPECT(crash_times(EW_SIM_STRICT, move_what_is_durable, see_not_exactly_one) > 0);
+}
+
+#define BLOCKS 8
+
+static int write_many_blocks(void *argument)
+{
+	static const char block[4096] = { 'x' };
+	unsigned i;
+
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, file);
+
+	open_folder("/sim/bucket", &bucket);
+	make_file(bucket, "one", "", &file);
+	EXPECT_EQ(ew_file_sync(file, false), 0);
+	EXPECT_EQ(ew_file_sync(bucket, false), 0);
+	for (i = 0; i < BLOCKS; i++)
+		EXPECT_EQ(ew_file_write(file, block, sizeof(block), (int64_t)i * 4096), 0);
+	return 0;
+}
+
+static int see_a_hole(void *seen)
+{
+	char byte;
+	int64_t at;
+
+	EW_OWN(ew_file, file);
+
+	EXPECT_EQ(ew_file_open(NULL, "/sim/bucket/one", O_RDONLY, 0, &file), 0);
+	for (at = 0; ew_file_read(file, &byte, 1, at) == 1; at += 4096)
+		*(bool *)seen |= byte != 'x';
+	return 0;
+}
+
+TEST(sim_file_that_has_grown_has_no_holes_where_data_come_first)
+{
+	EXPECT_EQ(crash_times(EW_SIM_ORDERED, write_many_blocks, see_a_hole), 0);
+	EXPECT(crash_times(EW_SIM_STRICT, write_many_blocks, see_a_hole) > 0);
+}
+
+/* Again and again, until one fails: what that one was for reads well, and is lost, whatever later ones say. */
+static int sync_until_one_fails(void *argument)
+{
+	char text[16] = "";
+	unsigned i;
+	int r = 0;
+
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, file);
+
+	open_folder("/sim/bucket", &bucket);
+	make_file(bucket, "one", "", &file);
+	for (i = 0; r == 0 && i < 1000; i++) {
+		EXPECT_EQ(ew_file_write(file, "x", 1, 0), 0);
+		r = ew_file_sync(file, true);
+	}
+	EXPECT_EQ(r, -EIO);
+	EXPECT_EQ(ew_file_truncate(file, 0), 0);
+	EXPECT_EQ(ew_file_sync(file, true), 0);
+	EXPECT_EQ(ew_file_sync(bucket, false), 0);
+	EXPECT_EQ(ew_file_write(file, "y", 1, 0), 0);
+	EXPECT_EQ(ew_file_sync(file, true), 0);
+	EXPECT_EQ(ew_file_read(file, text, sizeof(text), 0), 1);
+	EXPECT_STR(text, "y");
+	return 0;
+}
+
+static int see_y(void *seen)
+{
+	char text[2] = "";
+
+	EW_OWN(ew_file, file);
+
+	EXPECT_EQ(ew_file_open(NULL, "/sim/bucket/one", O_RDONLY, 0, &file), 0);
+	EXPECT_EQ(ew_file_read(file, text, 1, 0), 1);
+	*(bool *)seen = text[0] == 'y';
+	return 0;
+}
+
+TEST(sim_sync_fails_once_and_what_is_written_after_it_is_kept)
+{
+	EXPECT_EQ(crash_times(EW_SIM_FAILING, sync_until_one_fails, see_y), 40);
+}
+
+static int sync_again_after_a_failure(void *argument)
+{
+	unsigned i;
+	int r = 0;
+
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+
+	open_folder("/sim/bucket", &bucket);
+	for (i = 0; r == 0 && i < 1000; i++) {
+		EW_OWN(ew_file, file);
+
+		if (i > 0)
+			EXPECT_EQ(ew_file_unlink(bucket, "one", 0), 0);
+		if (i > 0)
+			r = ew_file_sync(bucket, false);
+		if (r < 0)
+			break;
+		make_file(bucket, "one", TEXT, &file);
+		r = ew_file_sync(bucket, false);
+	}
+	EXPECT_EQ(r, -EIO);
+	EXPECT_EQ(ew_file_sync(bucket, false), 0);
+	*(int *)argument = size_of("/sim/bucket/one");
+	return 0;
+}
+
+static int compare_with_cache(void *argument)
+{
+	*(int *)argument = size_of("/sim/bucket/one");
+	return 0;
+}
+
+/* For every seed: the cache says one thing, and the disk has the other. */
+TEST(sim_names_of_a_failed_sync_are_lost_whatever_a_later_one_says)
+{
+	int before, after;
+
+	make_filesystem(EW_SIM_FAILING, 0);
+	run_in(sync_again_after_a_failure, &before);
+	ew_sim_filesystem_crash(&filesystem, 1);
+	run_in(compare_with_cache, &after);
+	ew_sim_filesystem_free(filesystem);
+	EXPECT((before == -ENOENT) != (after == -ENOENT));
+}
+
+/* ---- limits ---- */
+
+static int fill_the_disk(void *argument)
+{
+	static const char block[4096];
+	struct statvfs statvfs;
+
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, file);
+	EW_OWN(ew_tempfile, tempfile);
+
+	open_folder("/sim/bucket", &bucket);
+	EXPECT_EQ(ew_tempfile_open(bucket, &tempfile), 0);
+	EXPECT_EQ(ew_file_write(ew_tempfile_file(tempfile), block, 4096, 0), 0);
+	make_file(bucket, "one", "", &file);
+	EXPECT_EQ(ew_file_write(file, block, 4096, 0), 0);
+	EXPECT_EQ(ew_file_write(file, block, 4096, 4096), -ENOSPC);
+	EXPECT_EQ(ew_file_statvfs(bucket, &statvfs), 0);
+	EXPECT_EQ(statvfs.f_blocks, 2);
+	EXPECT_EQ(statvfs.f_bavail, 0);
+	EXPECT_EQ(ew_tempfile_close(&tempfile), 0);
+	EXPECT_EQ(ew_file_write(file, block, 4096, 4096), 0);
+	EXPECT_EQ(ew_file_unlink(bucket, "one", 0), 0);
+	EXPECT_EQ(ew_file_close(&file), 0);
+	EXPECT_EQ(ew_file_statvfs(bucket, &statvfs), 0);
+	EXPECT_EQ(statvfs.f_bavail, 2);
+	return 0;
+}
+
+TEST(sim_disk_that_is_full_says_so_and_has_room_again_when_a_file_has_gone)
+{
+	make_filesystem(EW_SIM_STRICT, 2);
+	run_in(fill_the_disk, NULL);
+	ew_sim_filesystem_free(filesystem);
+}
+
+static int cross_the_border(void *argument)
+{
+	struct directory directory;
+
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, outside);
+	EW_OWN(ew_file, file);
+
+	directory_make(&directory);
+	open_folder("/sim/bucket", &bucket);
+	open_folder(directory.path, &outside);
+	make_file(bucket, "one", TEXT, &file);
+	EXPECT_EQ(ew_file_link(file, outside, "one"), -EXDEV);
+	EXPECT_EQ(ew_file_rename(bucket, "one", outside, "one", 0), -EXDEV);
+	EXPECT_EQ(ew_file_close(&file), 0);
+	make_file(outside, "two", TEXT, &file);
+	EXPECT_EQ(ew_file_link(file, bucket, "two"), -EXDEV);
+	EXPECT(has_file(&directory, "two"));
+	EXPECT_EQ(ew_file_close(&file), 0);
+	EXPECT_EQ(ew_file_open(bucket, "one", O_WRONLY | O_APPEND, 0, &file), -EOPNOTSUPP);
+	EXPECT_EQ(ew_file_open(NULL, "/simulated", O_RDONLY, 0, &file), -ENOENT);
+	directory_remove(&directory);
+	return 0;
+}
+
+TEST(sim_filesystem_is_another_than_those_outside)
+{
+	make_filesystem(EW_SIM_STRICT, 0);
+	run_in(cross_the_border, NULL);
+	ew_sim_filesystem_free(filesystem);
+}
+
+TEST(sim_filesystem_refuses_a_place_that_it_cannot_have)
+{
+	static const char *const orphan[] = { "a/b", NULL }, *const twice[] = { "a", "a", NULL };
+	struct ew_sim_filesystem_options options = { .path = "sim" };
+
+	filesystem = NULL;
+	EXPECT_EQ(ew_sim_filesystem_new(&options, &filesystem), -EINVAL);
+	options.path = "/sim/";
+	EXPECT_EQ(ew_sim_filesystem_new(&options, &filesystem), -EINVAL);
+	options = (struct ew_sim_filesystem_options){ .folders = orphan };
+	EXPECT_EQ(ew_sim_filesystem_new(&options, &filesystem), -ENOENT);
+	options.folders = twice;
+	EXPECT_EQ(ew_sim_filesystem_new(&options, &filesystem), -EEXIST);
+	EXPECT(!filesystem);
+	ew_sim_filesystem_free(filesystem);
+}
+
 /* ---- publication ---- */
 
 #define UPLOADS	  3
@@ -338,6 +675,58 @@ TEST(sim_file_published_is_whole_where_a_sync_has_failed)
 {
 	for (int way = 0; way < WAYS; way++)
 		try_publication((enum way)way, EW_SIM_FAILING);
+}
+
+/* ---- what a trial says ---- */
+
+static int write_without_a_sync(void *argument)
+{
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, file);
+
+	open_folder("/sim/bucket", &bucket);
+	make_file(bucket, "one", TEXT, &file);
+	return ew_file_sync(file, true);
+}
+
+static bool was_cut, was_whole;
+
+static int note_and_write(void *argument)
+{
+	int r;
+
+	was_whole = !ew_sim_is_cut();
+	r = write_without_a_sync(argument);
+	was_cut = ew_sim_is_cut();
+	return r;
+}
+
+static int miss_it_if_cut_late(void *argument)
+{
+	bool found = false;
+
+	(void)argument;
+	(void)see_one(&found);
+	return was_whole && !was_cut && !found ? -ENODATA : 0;
+}
+
+TEST(sim_power_cut_that_is_not_recovered_from_is_told_with_its_place)
+{
+	const struct ew_sim_filesystem_options disk = { .folders = folders };
+	struct ew_sim_trial trial = {
+		.seeds_count = 1,
+		.filesystem = &disk,
+		.recover = miss_it_if_cut_late,
+	};
+	struct ew_sim_verdict verdict;
+
+	verdict = ew_sim_try(&trial, note_and_write, NULL);
+	EXPECT(verdict.failed);
+	EXPECT_STR(verdict.what, "the recovery returned error 61; after a power cut before call 4, "
+				 "of what was not synced nothing was left");
+	EXPECT_EQ(verdict.cuts, 5);
+	EXPECT_EQ(verdict.runs, 2 + 5 + 4 * 4 + 1);
 }
 
 TEST_MAIN()

@@ -213,6 +213,7 @@ static struct ew__sim_inode *new_file(struct ew_sim_filesystem *filesystem, mode
 	return ew__sim_inode_new(filesystem, S_IFREG | masked(mode));
 }
 
+/* Also in a folder that is removed: vfs_tmpfile() does not look. */
 static int open_nameless(const struct place *place, int flags, mode_t mode)
 {
 	struct ew__sim_inode *folder = find(place), *inode;
@@ -222,8 +223,6 @@ static int open_nameless(const struct place *place, int flags, mode_t mode)
 		return -ENOENT;
 	if (!folder->is_folder)
 		return -ENOTDIR;
-	if (is_removed(folder))
-		return -ENOENT;
 	inode = new_file(folder->filesystem, mode);
 	inode->never_named = !(flags & O_EXCL);
 	fd = open_inode(inode, flags);
