@@ -363,6 +363,108 @@ TEST(sim_names_of_a_failed_sync_are_lost_whatever_a_later_one_says)
 	EXPECT((before == -ENOENT) != (after == -ENOENT));
 }
 
+static int move_a_folder(void *argument)
+{
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, staging);
+	EW_OWN(ew_file, file);
+
+	open_folder("/sim/bucket", &bucket);
+	open_folder("/sim/staging", &staging);
+	make_file(staging, "one", TEXT, &file);
+	EXPECT_EQ(ew_file_sync(file, false), 0);
+	EXPECT_EQ(ew_file_sync(staging, false), 0);
+	EXPECT_EQ(ew_file_rename(NULL, "/sim/staging", bucket, "folder", 0), 0);
+	EXPECT_EQ(ew_file_rename(NULL, "/sim/bucket", staging, "bucket", 0), -EINVAL);
+	return 0;
+}
+
+static int see_it_moved(void *seen)
+{
+	*(bool *)seen = size_of("/sim/bucket/folder/one") == (int)strlen(TEXT) &&
+			size_of("/sim/staging/one") == -ENOENT;
+	return 0;
+}
+
+TEST(sim_folder_has_one_place_after_a_crash)
+{
+	EXPECT_EQ(crash_times(EW_SIM_STRICT, move_a_folder, see_it_moved), 40);
+}
+
+/* ---- two who have it open ---- */
+
+static int scan(void *argument)
+{
+	char text[64] = "";
+
+	EW_OWN(ew_file, file);
+
+	EXPECT_EQ(ew_socket_recv_fd(argument, text, 1, &file), 1);
+	EXPECT_EQ(ew_file_read(file, text, sizeof(text), 0), strlen(TEXT));
+	EXPECT_STR(text, TEXT);
+	EXPECT_EQ(ew_file_write(file, "no", 2, 0), -EBADF);
+	EXPECT_EQ(ew_socket_send(argument, "+", 1), 0);
+	EXPECT_EQ(ew_socket_recv(argument, text, 1), 1);
+	EXPECT_EQ(ew_file_read(file, text, sizeof(text), 0), 0);
+	return 0;
+}
+
+/* As a scanner is handed what was uploaded. It may keep it open: its bytes are gone when the file ends. */
+static int hand_over(void *argument)
+{
+	char answer;
+
+	(void)argument;
+	EW_OWN(ew_file, staging);
+	EW_OWN(ew_tempfile, tempfile);
+	EW_OWN(ew_socket, ours);
+	EW_OWN(ew_socket, theirs);
+	EW_SCOPE(scope);
+
+	open_folder("/sim/staging", &staging);
+	EXPECT_EQ(ew_tempfile_open(staging, &tempfile), 0);
+	EXPECT_EQ(ew_file_write(ew_tempfile_file(tempfile), TEXT, strlen(TEXT), 0), 0);
+	EXPECT_EQ(ew_tempfile_seal(tempfile), 0);
+	EXPECT_EQ(ew_socket_pair(&ours, &theirs), 0);
+	EXPECT_EQ(ew_spawn(&scope, scan, theirs), 0);
+	EXPECT_EQ(ew_socket_send_fd(ours, "f", 1, ew_file_fd(ew_tempfile_file(tempfile))), 0);
+	EXPECT_EQ(ew_socket_recv(ours, &answer, 1), 1);
+	EXPECT_EQ(ew_tempfile_close(&tempfile), 0);
+	EXPECT_EQ(ew_socket_send(ours, "+", 1), 0);
+	return ew_scope_finish(&scope, 0);
+}
+
+TEST(sim_file_is_handed_to_another_task_and_is_empty_when_it_has_ended)
+{
+	make_filesystem(EW_SIM_STRICT, 0);
+	run_in(hand_over, NULL);
+	ew_sim_filesystem_free(filesystem);
+}
+
+static int seal_what_another_can_write(void *argument)
+{
+	(void)argument;
+	EW_OWN(ew_file, staging);
+	EW_OWN(ew_tempfile, tempfile);
+	EW_OWN(ew_file, other);
+
+	open_folder("/sim/staging", &staging);
+	EXPECT_EQ(ew_tempfile_open_named(staging, "part", &tempfile), 0);
+	EXPECT_EQ(ew_file_open(staging, "part", O_WRONLY, 0, &other), 0);
+	EXPECT_EQ(ew_tempfile_seal(tempfile), -EBUSY);
+	EXPECT_EQ(ew_file_close(&other), 0);
+	EXPECT_EQ(ew_tempfile_seal(tempfile), 0);
+	return 0;
+}
+
+TEST(sim_file_with_another_writer_is_not_sealed)
+{
+	make_filesystem(EW_SIM_STRICT, 0);
+	run_in(seal_what_another_can_write, NULL);
+	ew_sim_filesystem_free(filesystem);
+}
+
 /* ---- limits ---- */
 
 static int fill_the_disk(void *argument)

@@ -610,7 +610,10 @@ static int check_rename(const struct place *from, const struct place *to, unsign
 	return inode == target ? 0 : check_target(inode, from->folder, target);
 }
 
-/* Taken away first: a folder never has two places. */
+/*
+ * Taken away first: a folder never has two places. For that, too, the rename of a folder commits all changes: half of it
+ * might leave a folder inside itself.
+ */
 static void move(const struct place *from, const struct place *to)
 {
 	struct ew__sim_inode *inode = find(from);
@@ -621,6 +624,8 @@ static void move(const struct place *from, const struct place *to)
 	inode->openings++;
 	set(from, NULL, true);
 	set(to, inode, false);
+	if (inode->is_folder)
+		ew__sim_changes_settle(inode->filesystem, NULL, true);
 	inode->openings--;
 	ew__sim_inode_let_go(inode);
 }
