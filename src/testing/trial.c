@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Many seeds, and power cuts. The runs are made by a child process, so that one which ends in the middle of a run, by an assertion of
- * ours or an expectation of the test's, leaves somebody to say with which seed that was. What both know is in a page
- * that they share.
+ * Many seeds, and power cuts. The runs are made by a child process, so that one which ends in the middle of a run, by an
+ * assertion of ours or an expectation of the test's, leaves somebody to say with which seed that was. What both know is
+ * in a page that they share.
  *
  * A run whose power is cut goes on to its end, so that its tasks end as they always do; the restarts are runs in what
  * the cut has left.
@@ -182,7 +182,7 @@ static void expect_same(struct trial *trial, const struct ew_sim_result *one,
 /* ---- power cuts ---- */
 
 struct cut {
-	struct trial *trial;
+	uint64_t chance;
 	struct ew_sim_filesystem *images[IMAGES];
 };
 
@@ -194,7 +194,7 @@ static void take_images(struct ew_sim_filesystem *filesystem, void *argument)
 	for (i = 0; i < IMAGES; i++)
 		cut->images[i] = ew__sim_filesystem_survivors(
 			filesystem, i < EW__SIM_BY_LOT ? (enum ew__sim_luck)i : EW__SIM_BY_LOT,
-			cut->trial->verdict.seed + filesystem->cut_at * IMAGES + i);
+			ew__sim_draw_from(&cut->chance));
 }
 
 static void recover(struct trial *trial, uint64_t call, unsigned image,
@@ -214,7 +214,7 @@ static void recover(struct trial *trial, uint64_t call, unsigned image,
 static void cut_at(struct trial *trial, uint64_t call, const struct ew_sim_result *uncut)
 {
 	struct ew_sim_filesystem *filesystem = new_filesystem(trial);
-	struct cut cut = { .trial = trial };
+	struct cut cut = { .chance = trial->verdict.seed << 32 ^ call };
 	struct ew_sim_result result;
 	unsigned i;
 

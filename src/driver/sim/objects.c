@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The objects of a simulated world: sockets, listeners, the ends of pipes and open files, and what operations do to them. A
- * descriptor is a number that the kernel has reserved for us, by a duplicate of something that cannot be read, written
- * or waited for; a table says which object it means. Bytes are put straight into the buffer of the other end: that they
- * take their time is the agenda's doing (sim.c), which lets operations wait, before they look and after they have.
+ * The objects of a simulated world: sockets, listeners, the ends of pipes and open files (filesystem.c), and what
+ * operations do to them. A descriptor is a number that the kernel has reserved for us, by a duplicate of something that
+ * cannot be read, written or waited for; a table says which object it means. Bytes are put straight into the buffer of
+ * the other end: that they take their time is the agenda's doing (sim.c), which lets operations wait, before they look
+ * and after they have.
  *
  * Of descriptors that are none of ours, files are left to calls on threads, streams are read and written where they
  * stand, and nothing is ever reported: the world outside stands still.
