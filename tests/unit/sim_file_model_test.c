@@ -15,7 +15,7 @@
 #include <dirent.h>
 #include <endwell/sim.h>
 
-#define SCRIPTS	  20000
+#define SCRIPTS	  4000
 #define STEPS	  60
 #define SLOTS	  4
 #define BYTES_MAX 20000
@@ -304,16 +304,17 @@ static void run_on_tmpfs(const struct step *script, int64_t *ret_results)
 
 static void write_script(struct step *script)
 {
+	static const enum action frequent[] = { OPEN, OPEN, WRITE, READ, TRUNCATE };
 	int i;
 
 	for (i = 0; i < STEPS; i++)
 		script[i] = (struct step){
-			.action = chance(3) ? chance(ACTIONS_COUNT) : chance(3) * 4,
+			.action = chance(2) ? chance(ACTIONS_COUNT) : frequent[chance(5)],
 			.slot = chance(SLOTS),
 			.path = chance(chance(3) ? 8 : PATHS),
 			.other = chance(chance(3) ? 8 : PATHS),
 			.flags = chance(FLAGS),
-			.offset = chance(4) ? chance(2) * 4096 : chance(BYTES_MAX),
+			.offset = chance(2) ? chance(2) * 4096 : chance(BYTES_MAX),
 			.bytes = chance(3) ? chance(5000) : chance(BYTES_MAX),
 		};
 }
