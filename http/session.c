@@ -80,6 +80,7 @@ void http_service_init(struct http_service *service)
 	or_default(&service->rate_grace_ns, 10 * EW_SECOND);
 	or_default(&service->rate_bytes_per_s, 1024);
 	or_default(&service->send_timeout_ns, 60 * EW_SECOND);
+	or_default(&service->dead_link_ns, 60 * EW_SECOND);
 	or_default(&service->linger_ns, 10 * EW_SECOND);
 	or_default(&service->linger_bytes_max, INT64_C(1) << 30);
 	or_default(&service->body_bytes_max, INT64_MAX);
@@ -133,17 +134,24 @@ static int session_close(void *argument)
 	return 0;
 }
 
-/* Dead peers are noticed also where silence is healthy. None of this is needed to be right. */
-static void tune(int fd)
+/*
+ * A client whose machine or network has gone says nothing. So one that is silent is asked, from the half of its time on and
+ * four times until it is over; what it does not acknowledge has the same time. Then the kernel hangs up, which is seen like
+ * any other hangup. None of this is needed to be right.
+ */
+static void tune(int fd, int64_t dead_link_ns)
 {
-	static const struct {
+	int seconds = (int)(dead_link_ns / EW_SECOND);
+	const struct {
 		int level;
 		int name;
 		int value;
 	} options[] = {
-		{ IPPROTO_TCP, TCP_NODELAY, 1 },   { SOL_SOCKET, SO_KEEPALIVE, 1 },
-		{ IPPROTO_TCP, TCP_KEEPIDLE, 30 }, { IPPROTO_TCP, TCP_KEEPINTVL, 10 },
-		{ IPPROTO_TCP, TCP_KEEPCNT, 3 },   { IPPROTO_TCP, TCP_USER_TIMEOUT, 60000 },
+		{ IPPROTO_TCP, TCP_NODELAY, 1 },
+		{ SOL_SOCKET, SO_KEEPALIVE, 1 },
+		{ IPPROTO_TCP, TCP_KEEPIDLE, seconds / 2 },
+		{ IPPROTO_TCP, TCP_KEEPINTVL, seconds < 12 ? 1 : seconds / 6 },
+		{ IPPROTO_TCP, TCP_USER_TIMEOUT, seconds * 1000 },
 	};
 
 	for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
@@ -718,7 +726,7 @@ static int serve_in(struct ew_scope *scope, struct http_service *service, struct
 	session->scope = scope;
 	session->socket = *socket;
 	session->input = "";
-	tune(ew_socket_fd(*socket));
+	tune(ew_socket_fd(*socket), service->dead_link_ns);
 	r = serve(session);
 	ew_socket_release(*socket);
 	r2 = ew_guard_run(&memory);

@@ -118,6 +118,17 @@ int flags_seconds(struct flags *flags, const char *value, int64_t *ret_ns)
 	return r;
 }
 
+int flags_dead_link(struct flags *flags, const char *value, int64_t *ret_ns)
+{
+	uint64_t seconds;
+	int r;
+
+	r = flags_number(flags, value, 3, 600, &seconds);
+	if (r == 0)
+		*ret_ns = (int64_t)seconds * EW_SECOND;
+	return r;
+}
+
 int flags_choice(struct flags *flags, const char *value, const char *no, const char *yes,
 		 bool *ret_yes)
 {

@@ -59,6 +59,9 @@ int flags_address(struct flags *flags, const char *value, struct flags_address *
 /* A whole number of seconds, from 0 to a day */
 int flags_seconds(struct flags *flags, const char *value, int64_t *ret_ns);
 
+/* How long a client that acknowledges nothing is believed to be there: from 3 s to 10 minutes */
+int flags_dead_link(struct flags *flags, const char *value, int64_t *ret_ns);
+
 /* One of two words */
 int flags_choice(struct flags *flags, const char *value, const char *no, const char *yes,
 		 bool *ret_yes);

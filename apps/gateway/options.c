@@ -210,6 +210,11 @@ static int read_grace(struct flags *flags, const char *value)
 	return flags_seconds(flags, value, &flags->options->grace_ns);
 }
 
+static int read_dead_link(struct flags *flags, const char *value)
+{
+	return flags_dead_link(flags, value, &flags->options->dead_link_ns);
+}
+
 static int read_origin(struct flags *flags, const char *value)
 {
 	return flags_origin(flags, value, &flags->options->origins);
@@ -226,12 +231,19 @@ static void set_public(struct options *options)
 }
 
 static const struct flag table[] = {
-	{ "--listen", .read = read_listen }, { "--public", .set = set_public },
-	{ "--amqp", .read = read_amqp },     { "--config", .read = read_config },
-	{ "--amqp-ca", .read = read_ca },    { "--amqp-certificate", .read = read_certificate },
-	{ "--amqp-key", .read = read_key },  { "--amqp-server-name", .read = read_server_name },
-	{ "--host", .read = read_host },     { "--origin", .read = read_origin },
-	{ "--grace", .read = read_grace },   {},
+	{ "--listen", .read = read_listen },
+	{ "--public", .set = set_public },
+	{ "--amqp", .read = read_amqp },
+	{ "--config", .read = read_config },
+	{ "--amqp-ca", .read = read_ca },
+	{ "--amqp-certificate", .read = read_certificate },
+	{ "--amqp-key", .read = read_key },
+	{ "--amqp-server-name", .read = read_server_name },
+	{ "--host", .read = read_host },
+	{ "--origin", .read = read_origin },
+	{ "--grace", .read = read_grace },
+	{ "--dead-link", .read = read_dead_link },
+	{},
 };
 
 /* TLS with the brokers, if they are amqps://. */
@@ -318,6 +330,7 @@ const char *options_help(void)
 	       "                       what the brokers' certificates must be for (the host of the URL)\n"
 	       "\n"
 	       "  --grace SECONDS      what a shutdown gives running operations (30)\n"
+	       "  --dead-link SECONDS  a client that acknowledges nothing for so long has left (60)\n"
 	       "  --host NAME          another host name of this server on loopback; may be repeated\n"
 	       "  --origin ORIGIN      a web page's origin that may send requests; may be repeated\n"
 	       "\n"

@@ -46,6 +46,7 @@ struct options {
 	struct flags_list hosts;
 	struct flags_list origins;
 	int64_t grace_ns;
+	int64_t dead_link_ns; /* 0: what http/ has */
 };
 
 /**

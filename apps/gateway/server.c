@@ -200,6 +200,7 @@ static void prepare_front(struct gateway *gateway)
 		.service = { .handler = routes_handle,
 			     .refused = routes_refused,
 			     .userdata = gateway,
+			     .dead_link_ns = options->dead_link_ns,
 			     /* A route that means something else says so. */
 			     .half_close_finish = true },
 		.grace_ns = options->grace_ns,

@@ -169,6 +169,11 @@ static int read_half_close(struct flags *flags, const char *value)
 	return flags_choice(flags, value, "cancel", "finish", &flags->options->half_close_finish);
 }
 
+static int read_dead_link(struct flags *flags, const char *value)
+{
+	return flags_dead_link(flags, value, &flags->options->dead_link_ns);
+}
+
 static int read_origin(struct flags *flags, const char *value)
 {
 	return flags_origin(flags, value, &flags->options->origins);
@@ -228,6 +233,7 @@ static const struct flag table[] = {
 	{ "--upload-slots", .read = read_upload_slots },
 	{ "--waiting", .read = read_waiting },
 	{ "--grace", .read = read_grace },
+	{ "--dead-link", .read = read_dead_link },
 	{ "--client-half-close", .read = read_half_close },
 	{ "--scanner-note", .read = read_note },
 	{ "--public", .set = set_public },
@@ -320,6 +326,7 @@ const char *options_help(void)
 	       "  --scan-slots N              scans at the same time (4); keep it below clamd's MaxThreads\n"
 	       "  --waiting N                 requests that may wait for an upload slot (100)\n"
 	       "  --grace SECONDS             what a shutdown gives running uploads (30)\n"
+	       "  --dead-link SECONDS         a client that acknowledges nothing for so long has left (60)\n"
 	       "  --host NAME                 another host name of this server on loopback; may be repeated\n"
 	       "  --origin ORIGIN             a web page's origin that may send requests; may be repeated\n"
 	       "  --client-half-close cancel|finish\n"

@@ -53,6 +53,7 @@ struct options {
 	uint64_t size_max_bytes;
 	uint64_t scan_limit_bytes; /* 0: none of our own */
 	int64_t grace_ns;
+	int64_t dead_link_ns; /* 0: what http/ has */
 	bool half_close_finish;
 };
 

@@ -228,6 +228,7 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 		.service = { .handler = routes_handle,
 			     .refused = routes_refused,
 			     .userdata = server,
+			     .dead_link_ns = options->dead_link_ns,
 			     .half_close_finish = options->half_close_finish },
 		.connections = server->connections,
 		.grace_ns = options->grace_ns,

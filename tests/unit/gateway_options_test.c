@@ -79,7 +79,9 @@ TEST(gateway_options_name_what_is_wrong_with_an_address)
 	EXPECT_EQ(PARSE(error, "--amqp", "amqp://127.0.0.1/a", "--amqp", "amqp://127.0.0.1/b"),
 		  -EINVAL);
 	EXPECT(strstr(error, "the same user, password and virtual host") != NULL);
-	EXPECT_EQ(PARSE(error, "--grace", "1"), -EINVAL);
+	EXPECT_EQ(PARSE(error, "--dead-link", "2"), -EINVAL);
+	EXPECT(strstr(error, "--dead-link: 2 is outside 3 to 600") != NULL);
+	EXPECT_EQ(PARSE(error, "--grace", "1", "--dead-link", "600"), -EINVAL);
 	EXPECT(strstr(error, "--amqp is missing") != NULL);
 }
 

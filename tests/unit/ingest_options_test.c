@@ -71,7 +71,7 @@ TEST(options_all_given)
 			"2", "--upload-slots", "7", "--waiting", "0", "--grace", "5", "--host",
 			"a.example", "--host", "b.example", "--origin", "https://c.example",
 			"--client-half-close", "finish", "--scanner-note", "one", "--listen",
-			"[::1]:0"),
+			"[::1]:0", "--dead-link", "3"),
 		  0);
 	EXPECT_STR(options.scanner_socket, "/run/clamd.sock");
 	EXPECT_STR(options.state, "/s");
@@ -85,6 +85,7 @@ TEST(options_all_given)
 	EXPECT_STR(options.origins.items[0], "https://c.example");
 	EXPECT_STR(options.scanner_notes.items[0], "one");
 	EXPECT(options.half_close_finish);
+	EXPECT_EQ(options.dead_link_ns, 3000000000);
 	EXPECT(options.listen.loopback);
 	EXPECT_EQ(options.listen.address.ss_family, AF_INET6);
 	options_deinit(&options);
@@ -192,7 +193,8 @@ TEST(options_help_names_every_option)
 		"--scanner none", "--state",	    "--host",		"--origin",
 		"--scan-slots",	  "--upload-slots", "--waiting",	"--size-max",
 		"--grace",	  "--mode",	    "--scan-limit",	"--client-half-close",
-		"--scanner-note", "--public",	    "--help",		"--version"
+		"--scanner-note", "--public",	    "--dead-link",	"--help",
+		"--version"
 	};
 	char *argv[] = { (char *)"ew-ingest", (char *)"--help", NULL };
 	char error[FLAGS_ERROR_BYTES];
