@@ -178,14 +178,14 @@ class Client:
 
 class Gateway(ingest.Server):
     """A gateway with routes, and tenants: a dictionary of the keys of each; @amqp: of which broker, if not as everybody reaches
-    it.
+    it; @host: where it listens.
     """
 
-    def __init__(self, routes, *arguments, tenants=None, amqp=None, **options):
+    def __init__(self, routes, *arguments, tenants=None, amqp=None, host=ingest.Server.host, **options):
         super().__init__("none", *arguments, binary=GATEWAY, **options)
         self.sections = {**{f"route {name}": keys for name, keys in routes.items()},
                          **{f"tenant {name}": keys for name, keys in (tenants or {}).items()}}
-        self.amqp = amqp
+        self.amqp, self.host = amqp, host
 
     def start(self):
         self.is_starting = True
@@ -194,7 +194,7 @@ class Gateway(ingest.Server):
         config.write_text("".join(f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
                                   for name, keys in self.sections.items()))
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen([str(self.binary), "serve", "--listen", "127.0.0.1:0", "--amqp",
+            self.process = subprocess.Popen([str(self.binary), "serve", "--listen", f"{self.host}:0", "--amqp",
                                              self.amqp or address(),
                                              "--config", str(config), *self.arguments], stdin=subprocess.DEVNULL,
                                             stdout=subprocess.PIPE, stderr=log, env=self.environment)
@@ -205,7 +205,7 @@ class Gateway(ingest.Server):
                 break
         else:
             raise AssertionError(f"the gateway did not start: {self.log()[-2000:]}")
-        self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)", block).group(1))
+        self.port = int(re.search(rf"http://{re.escape(self.host)}:(\d+)", block).group(1))
         self.is_starting = False
         if self.wait_ready:
             wait_until(self.is_ready, 30, lambda: f"ready: {self.log()[-500:]}")

@@ -10,8 +10,10 @@ import json
 import os
 import signal
 
+import browser
 import gateway
 import ingest
+import links
 from gateway import LANGUAGES, Client, Gateway, broker, messages
 from ingest import check, equal, wait_until
 
@@ -22,13 +24,14 @@ PROOFS = {"refused", "not-started", "stopped", "too-late", "replied"}
 class Stage:
     """A route, its queue and its workers, which are started when the stage wants them."""
 
-    def __init__(self, language, count, stack, **keys):
+    def __init__(self, language, count, stack, arguments=(), host="127.0.0.1", **keys):
         self.language, self.count, self.stack = language, count, stack
         self.queue = stack.enter_context(gateway.work_queue())
         self.log = stack.enter_context(gateway.Log())
         self.group = []
         self.gateway = stack.enter_context(Gateway({"render": {
-            "routing_key": self.queue, "concurrency": 2, "waiting_room": 10, "timeout": "10m", "cancel_deadline": "60s", **keys}}))
+            "routing_key": self.queue, "concurrency": 2, "waiting_room": 10, "timeout": "10m", "cancel_deadline": "60s", **keys}},
+            *arguments, host=host))
 
     def start_workers(self):
         self.group += [self.stack.enter_context(gateway.Worker(self.language, self.queue, self.log))
@@ -73,11 +76,11 @@ class Stage:
         equal(messages(self.queue), 0)
         self.gateway.await_rest()
 
-    def ended(self, proofs, began=None):
-        """One cancel, with one of these proofs."""
+    def ended(self, proofs, began=None, count=1):
+        """One cancel, or so many, each with one of these proofs."""
         self.gateway.await_rest()
         outcomes = self.gateway.outcomes()
-        check(len(outcomes) == 1 and set(outcomes) <= set(proofs) and sum(outcomes.values()) == 1, f"{outcomes}")
+        check(len(outcomes) == 1 and set(outcomes) <= set(proofs) and sum(outcomes.values()) == count, f"{outcomes}")
         if set(outcomes) != {"replied"}:
             equal(self.gateway.outcomes("cancels"), outcomes, "cancels")
         if began is not None:
@@ -208,6 +211,65 @@ def test_gateway_client_resets():
 
 def test_gateway_client_half_closes():
     leaves(Client.half_closes)
+
+
+def test_gateway_client_that_half_closes_and_waits_is_answered_where_the_route_says_so():
+    with contextlib.ExitStack() as stack:
+        stage = Stage("c", 1, stack, half_close="finish")
+        client = stage.run(b'{"ms": 300}')
+        client.half_closes()
+        equal(client.hears()[0], 200)
+        stage.ended({"replied"}, began=1)
+
+
+def dies(way):
+    """Its machine says nothing any more, and another client that is as silent, but there, notices nothing of that."""
+    with contextlib.ExitStack() as stack:
+        link = stack.enter_context(links.Link())
+        stage = Stage("c", 2, stack, arguments=("--public", "--dead-link", "3"), host=link.near)
+        there = stage.run(b'{"ms": 600000, "who": "there"}')
+        with link.there():
+            client = Client(stage.gateway, LONG)
+        stage.began(2)
+        way(link)
+        stage.gateway.await_permits(held=1, free=1)
+        equal(stage.gateway.outcomes("cancels"), {"stopped": 1})
+        wait_until(lambda: stage.log.running()[0] == 1, 60, "the job has stopped")
+        there.closes()
+        stage.ended({"stopped"}, began=2, count=2)
+        client.closes()
+
+
+def test_gateway_client_whose_cable_is_cut():
+    dies(links.Link.is_cut)
+
+
+def test_gateway_client_behind_a_black_hole():
+    dies(links.Link.is_a_black_hole)
+
+
+FETCH = """
+    window.stop = new AbortController();
+    fetch("/ops/render", {method: "POST", body: '{"ms": 600000}', signal: stop.signal}).catch(() => {});
+"""
+
+
+def test_gateway_browser_aborts_leaves_the_page_closes_the_tab_and_is_killed():
+    with contextlib.ExitStack() as stack:
+        chromium = stack.enter_context(browser.Browser())
+        stage = Stage("c", 1, stack)
+        stage.start_workers()
+        ways = (lambda tab: tab.runs("stop.abort()"), lambda tab: tab.goes_to("about:blank"), browser.Tab.closes,
+                lambda _tab: chromium.kill())
+        for number, way in enumerate(ways, 1):
+            tab = chromium.open(f"http://127.0.0.1:{stage.gateway.port}/healthz")
+            tab.runs(FETCH + "true")
+            stage.began(number)
+            way(tab)
+            stage.gateway.await_rest()
+            equal(stage.log.running()[0], 0, "jobs that run")
+            equal(stage.gateway.outcomes("cancels"), {"stopped": number})
+        stage.ended({"stopped"}, began=number, count=number)
 
 
 # ---- without a proof ----

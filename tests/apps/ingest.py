@@ -264,6 +264,8 @@ class Answer:
 class Server:
     """A server in a folder of its own, with everything that can be asked about it."""
 
+    host = "127.0.0.1"
+
     def __init__(self, scanner="none", *arguments, binary=SERVER, memory=False, environment=None, preexec=None,
                  ready=True, bucket=None, disk_is_bad=False, expected=()):
         self.arguments = [str(argument) for argument in arguments]
@@ -333,7 +335,7 @@ class Server:
         return text[:text.rfind("\n") + 1]
 
     def request(self, method, path, body=None, headers=None, timeout=60):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout * SCALE)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout * SCALE)
         try:
             connection.request(method, path, body=body, headers=headers or {})
             answer = connection.getresponse()
@@ -347,7 +349,7 @@ class Server:
     def connect(self, receive_buffer=None):
         connection = socket.socket()
         connection.settimeout(30 * SCALE)
-        connection.connect(("127.0.0.1", self.port))
+        connection.connect((self.host, self.port))
         return connection
 
     def is_ready(self):
