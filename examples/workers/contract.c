@@ -17,6 +17,7 @@
 #define CLAIM_WAIT_MS 10000
 #define SAY_AGAIN     (50 * EW_MILLISECOND) /* to a broker that takes no messages for the moment */
 #define TOKEN_BYTES   33
+#define BUCKETS	      256 /* of jobs, by the first two digits of their tokens, which are random */
 
 enum decision { NONE, GRANT, REFUSE, CANCEL };
 
@@ -25,7 +26,7 @@ struct session {
 	struct ew_amqp_channel *work;
 	struct ew_amqp_channel *control;
 	char control_name[256];
-	struct contract_job *jobs;
+	struct contract_job *jobs[BUCKETS];
 };
 
 struct contract_job {
@@ -192,13 +193,17 @@ static void decide(struct contract_job *job, enum decision decision)
 	ew_scope_cancel(job->running, EW_REASON_PEER);
 }
 
-static int claim(struct contract_job *job)
+static void make_token(struct contract_job *job)
 {
 	uint64_t random[2];
 
 	arc4random_buf(random, sizeof(random));
 	snprintf(job->token, sizeof(job->token), "%016llx%016llx", (unsigned long long)random[0],
 		 (unsigned long long)random[1]);
+}
+
+static int claim(struct contract_job *job)
+{
 	return say(
 		job,
 		(struct ew_amqp_message){ .type = "claim", .reply_to = job->session->control_name },
@@ -240,9 +245,25 @@ static int claim_and_obey(struct contract_job *job)
 	return r < 0 ? r : obey(job);
 }
 
+/* Where jobs are whose tokens begin like this one. */
+static struct contract_job **bucket(struct session *session, const char *token)
+{
+	char digits[3] = { token[0], token[0] ? token[1] : '\0' };
+
+	return &session->jobs[strtoul(digits, NULL, 16) % BUCKETS];
+}
+
+static void enter(struct contract_job *job)
+{
+	struct contract_job **first = bucket(job->session, job->token);
+
+	job->next = *first;
+	*first = job;
+}
+
 static void leave(struct contract_job *job)
 {
-	struct contract_job **link = &job->session->jobs;
+	struct contract_job **link = bucket(job->session, job->token);
 
 	while (*link != job)
 		link = &(*link)->next;
@@ -255,8 +276,8 @@ static int handle(void *session, void *delivery)
 	struct contract_job job = { .session = session, .delivery = delivery };
 	int r;
 
-	job.next = job.session->jobs;
-	job.session->jobs = &job;
+	make_token(&job);
+	enter(&job);
 	r = claim_and_obey(&job);
 	leave(&job);
 	return r;
@@ -266,9 +287,9 @@ static int handle(void *session, void *delivery)
 
 static struct contract_job *find(struct session *session, const char *token)
 {
-	struct contract_job *job = session->jobs;
+	struct contract_job *job = token ? *bucket(session, token) : NULL;
 
-	while (job && (!token || strcmp(job->token, token) != 0))
+	while (job && strcmp(job->token, token) != 0)
 		job = job->next;
 	return job;
 }
