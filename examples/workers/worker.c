@@ -3,7 +3,7 @@
 /*
  * A worker that renders: worker amqp://guest:guest@127.0.0.1:5672/ QUEUE [AT_ONCE]
  *
- * {"ms": 500} takes half a second, in steps of 10 ms, and is answered with their number. "on_cancel" says how it takes a
+ * {"ms": 500} takes half a second, in steps of 10 ms, or of "step_ms", and is answered with their number. "on_cancel" says how it takes a
  * cancel: "stop" (if nothing is said), "finish", or "lose": it does not know what became of its work. With "progress" it tells
  * the number of steps so far, and "part" is a text that it sends with each step to a client that takes the reply in parts.
  */
@@ -20,10 +20,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STEP_NS (10 * EW_MILLISECOND)
+#define STEP_MS 10
 
 struct wish {
 	json_int_t ms;
+	json_int_t step_ms;
 	const char *on_cancel;
 	int progress;
 	const char *part;
@@ -36,9 +37,9 @@ static int step(struct contract_job *job, const struct wish *wish, int steps)
 
 	if (strcmp(wish->on_cancel, "finish") == 0) {
 		EW_SHIELD(shield, .budget_ns = 60 * EW_SECOND);
-		return ew_sleep(STEP_NS);
+		return ew_sleep(wish->step_ms * EW_MILLISECOND);
 	}
-	r = ew_sleep(STEP_NS);
+	r = ew_sleep(wish->step_ms * EW_MILLISECOND);
 	if (r == 0 && wish->progress)
 		r = contract_progress(job, text, (size_t)sprintf(text, "{\"steps\": %d}", steps));
 	if (r == 0 && wish->part && contract_streams(job))
@@ -51,7 +52,7 @@ static int render_wish(struct contract_job *job, const struct wish *wish,
 {
 	int steps = 0, length, r = 0;
 
-	while (r == 0 && steps * STEP_NS < wish->ms * EW_MILLISECOND)
+	while (r == 0 && steps * wish->step_ms < wish->ms)
 		r = step(job, wish, ++steps);
 	if (r < 0)
 		return r;
@@ -65,12 +66,14 @@ static int render(struct contract_job *job, struct contract_result *ret_result)
 {
 	const struct ew_amqp_message *message = contract_message(job);
 	json_t *json = json_loadb(message->body, message->body_bytes, 0, NULL);
-	struct wish wish = { .on_cancel = "stop" };
+	struct wish wish = { .step_ms = STEP_MS, .on_cancel = "stop" };
 	int r = -EINVAL;
 
 	printf("begin %s\n", message->message_id);
-	if (json_unpack(json, "{s:I, s?s, s?b, s?s}", "ms", &wish.ms, "on_cancel", &wish.on_cancel,
-			"progress", &wish.progress, "part", &wish.part) == 0)
+	if (json_unpack(json, "{s:I, s?I, s?s, s?b, s?s}", "ms", &wish.ms, "step_ms", &wish.step_ms,
+			"on_cancel", &wish.on_cancel, "progress", &wish.progress, "part",
+			&wish.part) == 0 &&
+	    wish.step_ms > 0)
 		r = render_wish(job, &wish, ret_result);
 	json_decref(json);
 	printf("end %s\n", message->message_id);

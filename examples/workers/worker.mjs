@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A worker that renders: worker.mjs amqp://guest:guest@127.0.0.1:5672/ QUEUE [AT_ONCE]
 //
-// {"ms": 500} takes half a second, in steps of 10 ms, and is answered with their number. "on_cancel" says how it takes a
+// {"ms": 500} takes half a second, in steps of 10 ms, or of "step_ms", and is answered with their number. "on_cancel" says how it takes a
 // cancel: "stop" (if nothing is said), "finish", or "lose": it does not know what became of its work. With "progress" it tells
 // the number of steps so far, and "part" is a text that it sends with each step to a client that takes the reply in parts.
 
@@ -12,12 +12,12 @@ import { Lost, Stopped, serve } from './contract.mjs';
 const STEP_MS = 10;
 
 async function render(job) {
-  const { ms, on_cancel: onCancel = 'stop', progress = false, part } = JSON.parse(job.body);
+  const { ms, on_cancel: onCancel = 'stop', step_ms: stepMs = STEP_MS, progress = false, part } = JSON.parse(job.body);
   let steps = 0;
   console.log(`begin ${job.id}`);
   try {
-    while (steps * STEP_MS < ms) {
-      await sleep(STEP_MS);
+    while (steps * Math.max(stepMs, 1) < ms) {
+      await sleep(stepMs);
       if (job.signal.aborted && onCancel !== 'finish') throw onCancel === 'lose' ? new Lost() : new Stopped();
       steps += 1;
       if (progress) job.progress(JSON.stringify({ steps }));

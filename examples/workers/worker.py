@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker that renders: worker.py amqp://guest:guest@127.0.0.1:5672/ QUEUE [AT_ONCE]
 
-{"ms": 500} takes half a second, in steps of 10 ms, and is answered with their number. "on_cancel" says how it takes a cancel:
+{"ms": 500} takes half a second, in steps of 10 ms, or of "step_ms", and is answered with their number. "on_cancel" says how it takes a cancel:
 "stop" (if nothing is said), "finish", or "lose": it does not know what became of its work. With "progress" it tells the number
 of steps so far, and "part" is a text that it sends with each step to a client that takes the reply in parts.
 """
@@ -18,11 +18,12 @@ STEP_MS = 10
 def render(job):
     wish = json.loads(job.body)
     on_cancel = wish.get("on_cancel", "stop")
+    step_ms = max(wish.get("step_ms", STEP_MS), 1)
     steps = 0
     print(f"begin {job.id}\n", end="", flush=True)
     try:
-        while steps * STEP_MS < wish["ms"]:
-            if job.cancelled.wait(STEP_MS / 1000) and on_cancel != "finish":
+        while steps * step_ms < wish["ms"]:
+            if job.cancelled.wait(step_ms / 1000) and on_cancel != "finish":
                 raise contract.Lost if on_cancel == "lose" else contract.Stopped
             steps += 1
             if wish.get("progress"):
