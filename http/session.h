@@ -61,7 +61,7 @@ typedef void http_refused_fn(void *userdata, int status, const char *reason);
  * @rate_bytes_per_s:    minimum rate of a body while the handler waits for it (1024)
  * @send_timeout_ns:     for a client to take a response (60 s)
  * @dead_link_ns:        of a client that acknowledges nothing, whose machine or network has gone: then it has left; whole
- *                       seconds, 3 or more (60 s). A sixth of it later at most the kernel's probes have found out
+ *                       seconds, 3 to 600 (60 s). A sixth of it later at most the kernel's probes have found out
  * @linger_ns:           after a last response, for the client to take notice (10 s)
  * @linger_bytes_max:    that are read and dropped meanwhile (1 GiB)
  * @body_bytes_max:      larger bodies fail with -EFBIG (no limit)

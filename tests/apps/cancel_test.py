@@ -13,6 +13,7 @@ import subprocess
 import threading
 
 import ingest
+import links
 from ingest import Baseline, Clamd, Server, check, equal, wait_until
 
 SIZE = 6 << 20
@@ -90,6 +91,23 @@ def test_left_while_scanning_behind_pipelined_bytes():
         clamd.go_on()
         baseline.restored()
         equal(server.published(), [])
+
+
+def test_left_by_a_dead_link_while_scanning():
+    """Nothing that the client does or says tells it."""
+    with links.Link() as link, Clamd() as clamd, Server(f"clamd:{clamd.socket}", "--public", "--dead-link", 3, memory=True,
+                                                        host=link.near) as server:
+        baseline = Baseline(server)
+        clamd.stop_answering()
+        with link.there():
+            connection = server.connect()
+        connection.sendall(ingest.head("dead", 1) + b"x")
+        wait_until(lambda: server.slots("scan", "held") == 1, 20, "it is being scanned")
+        link.is_a_black_hole()
+        wait_until(lambda: "CANCELLED" in server.transitions("dead"), 30, "it is cancelled")
+        clamd.go_on()
+        expect_cancelled(server, baseline, "dead")
+        connection.close()
 
 
 def test_killed_curl():

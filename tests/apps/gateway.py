@@ -178,14 +178,14 @@ class Client:
 
 class Gateway(ingest.Server):
     """A gateway with routes, and tenants: a dictionary of the keys of each; @amqp: of which broker, if not as everybody reaches
-    it; @host: where it listens.
+    it.
     """
 
-    def __init__(self, routes, *arguments, tenants=None, amqp=None, host=ingest.Server.host, **options):
+    def __init__(self, routes, *arguments, tenants=None, amqp=None, **options):
         super().__init__("none", *arguments, binary=GATEWAY, **options)
         self.sections = {**{f"route {name}": keys for name, keys in routes.items()},
                          **{f"tenant {name}": keys for name, keys in (tenants or {}).items()}}
-        self.amqp, self.host = amqp, host
+        self.amqp = amqp
 
     def start(self):
         self.is_starting = True

@@ -262,18 +262,17 @@ class Answer:
 
 
 class Server:
-    """A server in a folder of its own, with everything that can be asked about it."""
-
-    host = "127.0.0.1"
+    """A server in a folder of its own, with everything that can be asked about it; @host: where it listens."""
 
     def __init__(self, scanner="none", *arguments, binary=SERVER, memory=False, environment=None, preexec=None,
-                 ready=True, bucket=None, disk_is_bad=False, expected=()):
+                 ready=True, bucket=None, disk_is_bad=False, expected=(), host="127.0.0.1"):
         self.arguments = [str(argument) for argument in arguments]
         self.scanner, self.binary = scanner, binary
         self.environment = {**os.environ, **(environment or {})}
         self.preexec = preexec
         self.wait_ready = ready
         self.bucket = bucket
+        self.host = host
         self.disk_is_bad = disk_is_bad
         self.expected = expected  # words of reports that the test provokes
         self.context = folder(memory)
@@ -294,7 +293,7 @@ class Server:
     def start(self):
         self.is_starting = True
         self.log_path = self.folder / "log"
-        command = [str(self.binary), "serve", "--listen", "127.0.0.1:0", "--bucket", str(self.bucket), "--scanner",
+        command = [str(self.binary), "serve", "--listen", f"{self.host}:0", "--bucket", str(self.bucket), "--scanner",
                    self.scanner, *self.arguments]
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
@@ -306,8 +305,8 @@ class Server:
                 break
         else:
             raise AssertionError(f"the server did not start: {self.log()[-2000:]}")
-        self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)", "\n".join(self.block)).group(1))
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.port = int(re.search(rf"http://{re.escape(self.host)}:(\d+)", "\n".join(self.block)).group(1))
+        self.url = f"http://{self.host}:{self.port}"
         self.is_starting = False
         if self.wait_ready:
             wait_until(self.is_ready, 30, f"ready: {self.log()[-500:]}")

@@ -31,8 +31,7 @@ def open_namespace():
 def ip(words):
     done = subprocess.run(["ip", *words.split()], capture_output=True, check=False,
                           env={**os.environ, "PATH": ingest.PATH})
-    if done.returncode != 0:
-        raise Skip(f"ip {words}: {done.stderr.decode(errors='replace').strip()}")
+    ingest.equal(done.returncode, 0, f"ip {words}: {done.stderr.decode(errors='replace').strip()}")
 
 
 class Link:
@@ -67,7 +66,10 @@ class Link:
         return self
 
     def connect(self):
-        ip(f"link add {self.name} type veth peer name far netns /proc/{os.getpid()}/fd/{self.away}")
+        try:
+            ip(f"link add {self.name} type veth peer name far netns /proc/{os.getpid()}/fd/{self.away}")
+        except AssertionError as error:
+            raise Skip(f"no link: {error}") from None
         ip(f"address add {self.near}/30 dev {self.name}")
         ip(f"link set {self.name} up")
         with self.there():
@@ -76,7 +78,7 @@ class Link:
 
     def __exit__(self, *_):
         # Connections that cannot say goodbye would keep it for minutes.
-        with contextlib.suppress(Skip):
+        with contextlib.suppress(AssertionError):
             ip(f"link delete {self.name}")
         for descriptor in (self.home, self.away):
             if descriptor is not None:
