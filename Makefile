@@ -58,10 +58,11 @@ soak: test-dependencies
 	@tools/build
 	@tools/soak $(SECONDS) $(KILLS) $(CUTS)
 
-bench: build
+bench: test-dependencies build
 	@build/bench/micro
 	@build/bench/storm
 	@bench/lanes.py
+	@bench/gateway.py
 
 install: build
 	@meson install -C build
