@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One task per worker accepts connections; inside each of those live its sessions. The first signal begins the drain, the
- * second one ends it.
+ * One task per worker accepts connections; inside each of those live its sessions. The first front_stop() begins the
+ * drain, the second one ends it.
  */
 #include "front.h"
 
@@ -159,18 +159,43 @@ static void begin_drain(struct front *front)
 	ew_event_set(&front->drain);
 }
 
+void front_stop(struct front *front)
+{
+	ew_event_set(ew_event_is_set(&front->stopped) ? &front->insisted : &front->stopped);
+}
+
+int front_await_stop(struct front *front, int64_t deadline_ns)
+{
+	return ew_event_wait(&front->stopped, deadline_ns);
+}
+
+static int heed_signals(void *argument)
+{
+	struct front *front = argument;
+	int r;
+
+	while ((r = ew_signals_wait(front->signals)) > 0)
+		front_stop(front);
+	return r;
+}
+
+int front_heed_signals(struct front *front, struct ew_signals *signals, struct ew_scope *scope)
+{
+	front->signals = signals;
+	return ew_spawn(scope, heed_signals, front);
+}
+
 struct force {
 	struct front *front;
-	struct ew_signals *signals;
 	struct ew_scope *workers;
 };
 
-static int await_second_signal(void *argument)
+static int await_second_stop(void *argument)
 {
 	struct force *force = argument;
 	int r;
 
-	r = ew_signals_wait(force->signals);
+	r = ew_event_wait(&force->front->insisted, EW_NEVER);
 	if (r < 0)
 		return r;
 	log_note("warn", "forced", "second signal: everything is cut now");
@@ -180,25 +205,24 @@ static int await_second_signal(void *argument)
 	return 0;
 }
 
-int front_run(struct front *front, struct ew_signals *signals,
-	      int (*ready)(void *server, struct ew_signals *signals), int (*settle)(void *server),
+int front_run(struct front *front, int (*ready)(void *server), int (*settle)(void *server),
 	      void *server)
 {
 	int r = 0;
 
 	EW_SCOPE(running, .budget_ns = FRONT_ENDING_BUDGET);
 	EW_SCOPE(watching, .policy = EW_POLICY_INDEPENDENT);
-	struct force force = { .front = front, .signals = signals, .workers = &running };
+	struct force force = { .front = front, .workers = &running };
 
 	for (unsigned int i = 0; i < front->workers_count && r == 0; i++)
 		r = ew_spawn(&running, run_worker, &front->workers[i], .worker = i + 1);
 	if (r == 0)
-		r = ready(server, signals);
+		r = ready(server);
 	if (r == 0)
-		r = ew_signals_wait(signals);
-	if (r > 0) {
+		r = front_await_stop(front, EW_NEVER);
+	if (r == 0) {
 		begin_drain(front);
-		r = ew_spawn(&watching, await_second_signal, &force);
+		r = ew_spawn(&watching, await_second_stop, &force);
 	}
 	if (r == 0)
 		r = ew_scope_join(&running);

@@ -44,6 +44,9 @@ struct front {
 	_Atomic bool draining;
 	_Atomic bool forced;
 	/* -- private from here -- */
+	struct ew_event stopped;  /* front_stop() */
+	struct ew_event insisted; /* and again */
+	struct ew_signals *signals;
 	struct ew_event drain;
 	struct front_worker *workers;
 	unsigned int workers_count;
@@ -56,16 +59,23 @@ void front_close(struct front *front);
 /* "http://127.0.0.1:8080", the port as the kernel chose it */
 void front_address(const struct front *front, char *ret_text, size_t bytes);
 
+/* Ask for the end, once or twice, before front_run() or while it runs: first to drain, then to cut what is left. */
+void front_stop(struct front *front);
+
+/* Wait until somebody has. -ETIMEDOUT at the deadline, -ECANCELED */
+EW_SUSPENDS int front_await_stop(struct front *front, int64_t deadline_ns);
+
+/* From now on each of @signals is a front_stop(), by a task of @scope. */
+int front_heed_signals(struct front *front, struct ew_signals *signals, struct ew_scope *scope);
+
 /**
- * front_run() - serve until a signal, then drain
- * @ready:   called when connections are taken, to say so; may wait for @signals a while. Returns 0 or a signal's
- *           number that came meanwhile
+ * front_run() - serve until front_stop(), then drain
+ * @ready:   called when connections are taken, to say so; may wait a while, with front_await_stop()
  * @settle:  called when all connections have ended, to wait for what may still end within the grace
  *
- * Return: 0, also when a second signal has cut everything; -errno.
+ * Return: 0, also when a second front_stop() has cut everything; -errno.
  */
-EW_SUSPENDS int front_run(struct front *front, struct ew_signals *signals,
-			  int (*ready)(void *server, struct ew_signals *signals),
+EW_SUSPENDS int front_run(struct front *front, int (*ready)(void *server),
 			  int (*settle)(void *server), void *server);
 
 /* Descriptors that this process may have, raised to as many as it may ask for. */

@@ -68,22 +68,18 @@ static void print_block(struct gateway *gateway)
 		free(text);
 }
 
-static int say_ready(void *argument, struct ew_signals *signals)
+static int say_ready(void *argument)
 {
 	struct gateway *gateway = argument;
 	int64_t deadline = ew_after(FIRST_CONNECTION_WAIT);
-	int r = 0;
+	int r = -ETIMEDOUT;
 
-	while (r == 0 && !gateway->connection && ew_now() < deadline) {
-		EW_SCOPE(look, .deadline_ns = ew_after(LOOK_INTERVAL));
-
-		r = ew_scope_finish(&look, ew_signals_wait(signals));
-		if (r == -ETIMEDOUT)
-			r = 0;
-	}
-	if (r == 0)
-		print_block(gateway);
-	return r;
+	while (r == -ETIMEDOUT && !gateway->connection && ew_now() < deadline)
+		r = front_await_stop(&gateway->front, ew_after(LOOK_INTERVAL));
+	if (r != -ETIMEDOUT)
+		return r;
+	print_block(gateway);
+	return 0;
 }
 
 /* Sessions have ended; operations that run without their clients have what is left of the grace. */
@@ -98,19 +94,19 @@ static int settle(void *argument)
 	return r;
 }
 
-static int run_front(struct gateway *gateway, struct ew_signals *signals)
+static int run_front(struct gateway *gateway)
 {
 	int r, closed;
 
 	EW_SCOPE(detached, .policy = EW_POLICY_INDEPENDENT, .budget_ns = FRONT_ENDING_BUDGET);
 
 	gateway->detached = &detached;
-	r = front_run(&gateway->front, signals, say_ready, settle, gateway);
+	r = front_run(&gateway->front, say_ready, settle, gateway);
 	closed = ew_scope_close(&detached, EW_NOW, EW_REASON_SHUTDOWN);
 	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
 }
 
-static int run_services(struct gateway *gateway, struct ew_signals *signals)
+static int run_services(struct gateway *gateway)
 {
 	int r, closed;
 
@@ -122,9 +118,24 @@ static int run_services(struct gateway *gateway, struct ew_signals *signals)
 	if (r == 0)
 		r = ew_spawn(&services, submit_watch, gateway);
 	if (r == 0)
-		r = run_front(gateway, signals);
+		r = run_front(gateway);
 	closed = ew_scope_close(&services, EW_NOW, EW_REASON_SHUTDOWN);
 	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
+}
+
+int server_serve(void *argument)
+{
+	struct gateway *gateway = argument;
+	int r;
+
+	r = front_open(&gateway->front);
+	if (r < 0)
+		return r;
+	r = run_services(gateway);
+	permits_forget(gateway);
+	records_deinit(&gateway->records);
+	front_close(&gateway->front);
+	return r;
 }
 
 static int serve(void *argument)
@@ -133,17 +144,12 @@ static int serve(void *argument)
 	int r;
 
 	EW_OWN(ew_signals, signals);
+	EW_SCOPE(watching, .policy = EW_POLICY_INDEPENDENT);
 
 	r = process_signals(&signals);
 	if (r == 0)
-		r = front_open(&gateway->front);
-	if (r < 0)
-		return r;
-	r = run_services(gateway, signals);
-	permits_forget(gateway);
-	records_deinit(&gateway->records);
-	front_close(&gateway->front);
-	return r;
+		r = front_heed_signals(&gateway->front, signals, &watching);
+	return r < 0 ? r : server_serve(gateway);
 }
 
 static int prepare_route(struct gateway *gateway, const struct route_config *config,
@@ -231,7 +237,7 @@ static int prepare(struct gateway *gateway)
 	return gateway->front.connections ? 0 : -ENOMEM;
 }
 
-static void release(struct gateway *gateway)
+void server_free(struct gateway *gateway)
 {
 	for (size_t i = 0; i < gateway->routes_count; i++) {
 		tenants_deinit(&gateway->routes[i]);
@@ -241,6 +247,23 @@ static void release(struct gateway *gateway)
 	if (gateway->table.slots)
 		table_deinit(&gateway->table);
 	ew_semaphore_free(gateway->front.connections);
+	free(gateway);
+}
+
+int server_new(const struct options *options, struct gateway **ret_gateway)
+{
+	struct gateway *gateway = calloc(1, sizeof(*gateway));
+	int r;
+
+	if (!gateway)
+		return -ENOMEM;
+	gateway->options = options;
+	r = prepare(gateway);
+	if (r < 0)
+		server_free(gateway);
+	else
+		*ret_gateway = gateway;
+	return r;
 }
 
 static void say_end(void *argument, int r)
@@ -265,19 +288,16 @@ static int exit_status(const struct gateway *gateway, int r)
 
 int server_run(const struct options *options)
 {
-	struct gateway *gateway = calloc(1, sizeof(*gateway));
+	struct gateway *gateway;
 	int r, status;
 
-	if (!gateway)
-		return SERVER_FAILED;
-	gateway->options = options;
-	r = prepare(gateway);
+	r = server_new(options, &gateway);
 	if (r == -ENOMEM)
 		fprintf(stderr, "ew-gateway: out of memory\n");
-	if (r == 0)
-		r = process_run(serve, gateway, 1, FRONT_ENDING_BUDGET, say_end);
+	if (r < 0)
+		return SERVER_FAILED;
+	r = process_run(serve, gateway, 1, FRONT_ENDING_BUDGET, say_end);
 	status = exit_status(gateway, r);
-	release(gateway);
-	free(gateway);
+	server_free(gateway);
 	return status;
 }

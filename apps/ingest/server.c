@@ -87,35 +87,20 @@ static void print_block(struct server *server)
 		free(text);
 }
 
-/*
- * A scanner that is just starting is worth a moment, so that the block can name its signatures.
- * Returns the number of a signal that came meanwhile.
- */
-static int await_first_test(struct server *server, struct ew_signals *signals)
-{
-	int64_t deadline = ew_after(FIRST_TEST_WAIT);
-	char reason[SCANNER_REASON_BYTES];
-	int r = 0;
-
-	while (r == 0 && !scanner_ready(server->scanner, reason) && ew_now() < deadline) {
-		EW_SCOPE(look, .deadline_ns = ew_after(LOOK_INTERVAL));
-
-		r = ew_scope_finish(&look, ew_signals_wait(signals));
-		if (r == -ETIMEDOUT)
-			r = 0;
-	}
-	return r;
-}
-
-static int say_ready(void *argument, struct ew_signals *signals)
+/* A scanner that is just starting is worth a moment, so that the block can name its signatures. */
+static int say_ready(void *argument)
 {
 	struct server *server = argument;
-	int r;
+	int64_t deadline = ew_after(FIRST_TEST_WAIT);
+	char reason[SCANNER_REASON_BYTES];
+	int r = -ETIMEDOUT;
 
-	r = await_first_test(server, signals);
-	if (r == 0)
-		print_block(server);
-	return r;
+	while (r == -ETIMEDOUT && !scanner_ready(server->scanner, reason) && ew_now() < deadline)
+		r = front_await_stop(&server->front, ew_after(LOOK_INTERVAL));
+	if (r != -ETIMEDOUT)
+		return r;
+	print_block(server);
+	return 0;
 }
 
 /* clamd does not stop when we do; what it still scans is waited for within the grace. */
@@ -135,7 +120,7 @@ static int await_scanner(void *argument)
 	return r;
 }
 
-static int run_services(struct server *server, struct ew_signals *signals)
+static int run_services(struct server *server)
 {
 	int r, closed;
 
@@ -147,19 +132,19 @@ static int run_services(struct server *server, struct ew_signals *signals)
 	if (r == 0)
 		r = scanner_start(server->scanner, &services, &server->bucket.staging);
 	if (r == 0)
-		r = front_run(&server->front, signals, say_ready, await_scanner, server);
+		r = front_run(&server->front, say_ready, await_scanner, server);
 	closed = ew_scope_close(&services, EW_NOW, EW_REASON_SHUTDOWN);
 	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
 }
 
-static int run_with_bucket(struct server *server, struct ew_signals *signals)
+static int run_with_bucket(struct server *server)
 {
 	int r;
 
 	r = front_open(&server->front);
 	if (r < 0)
 		return r;
-	r = run_services(server, signals);
+	r = run_services(server);
 	front_close(&server->front);
 	return r;
 }
@@ -169,10 +154,13 @@ static int serve(void *argument)
 	struct server *server = argument;
 	const struct options *options = server->options;
 	EW_OWN(ew_signals, signals);
+	EW_SCOPE(watching, .policy = EW_POLICY_INDEPENDENT);
 	char error[FLAGS_ERROR_BYTES];
 	int r, closed;
 
 	r = process_signals(&signals);
+	if (r == 0)
+		r = front_heed_signals(&server->front, signals, &watching);
 	if (r < 0)
 		return r;
 	r = bucket_open(&server->bucket, options->bucket, options->state, options->mode,
@@ -180,7 +168,7 @@ static int serve(void *argument)
 	if (r < 0)
 		fprintf(stderr, "ew-ingest: %s\n", error);
 	else
-		r = run_with_bucket(server, signals);
+		r = run_with_bucket(server);
 	closed = bucket_close(&server->bucket);
 	return r < 0 ? r : closed;
 }
