@@ -218,6 +218,7 @@ static int handle_input(struct ew_amqp_connection *connection)
 		case EW_AMQP_WHOLE: break;
 		}
 		connection->input_at += frame.payload_bytes + EW_AMQP_FRAME_OVERHEAD;
+		connection->heard_ns = ew_now();
 		r = handle_frame(connection, &frame);
 		if (r < 0)
 			return r;
@@ -225,7 +226,10 @@ static int handle_input(struct ew_amqp_connection *connection)
 	return 0;
 }
 
-/* More input, behind what is left of a frame. A broker that was silent for two heartbeats is not there. */
+/*
+ * More input, behind what is left of a frame. A broker that was silent for two heartbeats is not there; nor is one that
+ * says no frame to its end: if its size is wrong, all that follows goes into it, the heartbeats too.
+ */
 static int receive(struct ew_amqp_connection *connection)
 {
 	size_t left = connection->input_bytes - connection->input_at;
@@ -244,7 +248,6 @@ static int receive(struct ew_amqp_connection *connection)
 					connection->frame_bytes_max - left);
 	if (n < 0)
 		return ew_scope_finish(&patience, n);
-	connection->heard_ns = ew_now();
 	connection->input_bytes += (size_t)n;
 	return n;
 }
@@ -291,7 +294,10 @@ static void reading_ended(struct ew_amqp_connection *connection, int r)
 	case -ECONNRESET: ew_amqp_lost(connection, r, "the broker hung up without a word"); break;
 	case -ECANCELED: ew_amqp_lost(connection, r, EW_AMQP_TIME_OVER); break;
 	case -ETIMEDOUT:
-		ew_amqp_lost(connection, r, "the broker was silent for %u s, two heartbeats",
+		ew_amqp_lost(connection, r,
+			     connection->input_bytes > connection->input_at
+				     ? "a frame has not ended in %u s, two heartbeats"
+				     : "the broker was silent for %u s, two heartbeats",
 			     2 * connection->heartbeat_s);
 		break;
 	default:

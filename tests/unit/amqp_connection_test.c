@@ -644,6 +644,45 @@ TEST(amqp_broker_without_heartbeats_is_given_up_and_hears_ours)
 	free(world);
 }
 
+/* A heartbeat each second, all of them in a frame that says it is longer. */
+static int dribble(struct broker *broker, unsigned channel, const amqp_method_t *method)
+{
+	int r = 0;
+
+	if (method->id != AMQP_CHANNEL_OPEN_METHOD)
+		return 0;
+	broker_frame(broker, AMQP_FRAME_METHOD, channel, 5000, "", 0);
+	while (r == 0) {
+		broker_frame(broker, AMQP_FRAME_HEARTBEAT, 0, 0, "", 0);
+		r = broker_flush(broker);
+		if (r == 0)
+			r = ew_sleep(EW_SECOND);
+	}
+	return r;
+}
+
+static int wait_for_the_rest(struct world *world, struct ew_amqp_connection *connection)
+{
+	EW_OWN(ew_amqp_channel, channel);
+
+	(void)world;
+	EXPECT_EQ(ew_amqp_channel_open(connection, NULL, &channel), -ETIMEDOUT);
+	EXPECT_STR(ew_amqp_connection_error(connection)->text,
+		   "a frame has not ended in 2 s, two heartbeats");
+	return 0;
+}
+
+TEST(amqp_broker_whose_frame_does_not_end_is_given_up)
+{
+	struct world *world = new_world();
+
+	world->broker.heartbeat = 1;
+	world->broker.on = dribble;
+	run(world, wait_for_the_rest);
+	EXPECT_EQ(world->opened, 0);
+	free(world);
+}
+
 static int ignore_goodbye(struct broker *broker, unsigned channel, const amqp_method_t *method)
 {
 	(void)broker;
