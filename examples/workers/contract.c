@@ -47,6 +47,11 @@ const struct ew_amqp_message *contract_message(const struct contract_job *job)
 	return &(*job->delivery)->message;
 }
 
+const char *contract_claim(const struct contract_job *job)
+{
+	return job->token;
+}
+
 static int64_t number(const struct contract_job *job, const char *name, int64_t otherwise)
 {
 	const char *text = ew_amqp_header_find(contract_message(job), name);
@@ -167,14 +172,26 @@ static int say_end(struct contract_job *job, int r, struct contract_result *resu
 	return say_result(job, result);
 }
 
+static void free_body(void *result)
+{
+	free(((struct contract_result *)result)->body);
+}
+
+static int free_body_close(void *result)
+{
+	free_body(result);
+	return 0;
+}
+
 static int run(struct contract_job *job)
 {
 	struct contract_result result = {};
 	int r;
 
+	EW_GUARD(body, &result, .close = free_body_close, .abort = free_body);
+
 	r = work(job, &result);
 	r = say_end(job, r, &result);
-	free(result.body);
 	return r < 0 ? r : forget(job);
 }
 
@@ -396,7 +413,8 @@ static int connect_and_serve(const struct contract_options *options, struct ew_s
 	r = ew_amqp_dial(options->dialer, scope, &error, &connection);
 	if (r == 0)
 		r = serve(options, connection);
-	printf("connection lost: %s\n", error.text[0] ? error.text : strerror(-r));
+	if (options->lost)
+		options->lost(error.text[0] ? error.text : strerror(-r));
 	return r;
 }
 

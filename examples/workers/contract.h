@@ -22,6 +22,9 @@ struct contract_job;
 
 const struct ew_amqp_message *contract_message(const struct contract_job *job);
 
+/** contract_claim() - its x-ew-claim: no other attempt has the same, so it can name the holder of a lock */
+const char *contract_claim(const struct contract_job *job);
+
 /** contract_streams() - whether the client takes the reply in parts; if not, all of it belongs into the result */
 bool contract_streams(const struct contract_job *job);
 
@@ -43,12 +46,14 @@ typedef int contract_work_fn(struct contract_job *job, struct contract_result *r
  * @dialer:  whom to connect to; its connections need 2 channels
  * @queue:   work queue
  * @at_once: operations at a time, at most 1,024
+ * @lost:    is told why a connection was lost, or not made; NULL: nobody is
  */
 struct contract_options {
 	struct ew_amqp_dialer *dialer;
 	const char *queue;
 	unsigned at_once;
 	contract_work_fn *work;
+	void (*lost)(const char *why);
 };
 
 /**

@@ -81,6 +81,11 @@ static int render(struct contract_job *job, struct contract_result *ret_result)
 	return r;
 }
 
+static void say_lost(const char *why)
+{
+	printf("connection lost: %s\n", why);
+}
+
 static int main_task(void *options)
 {
 	return contract_serve(options);
@@ -113,9 +118,11 @@ static int serve(struct amqp_connection_info *parts, struct addrinfo *host, cons
 	struct ew_amqp_dialer dialer = { .endpoints = &endpoint,
 					 .endpoints_count = 1,
 					 .options = &options };
-	struct contract_options contract = {
-		.dialer = &dialer, .queue = queue, .at_once = at_once, .work = render
-	};
+	struct contract_options contract = { .dialer = &dialer,
+					     .queue = queue,
+					     .at_once = at_once,
+					     .work = render,
+					     .lost = say_lost };
 
 	return ew_run(&run, main_task, &contract) < 0;
 }
