@@ -36,16 +36,28 @@ struct session {
 	struct ew_permit *permit;
 };
 
+static void session_end(void *argument)
+{
+	struct session *session = argument;
+
+	ew_permit_release(&session->permit);
+	free(session);
+}
+
+static int session_end_close(void *session)
+{
+	session_end(session);
+	return 0;
+}
+
 static int serve_session(void *argument, void *place)
 {
 	struct session *session = argument;
 	struct ew_socket **socket = place;
-	int r;
 
-	r = http_session_serve(&session->worker->service, socket);
-	ew_permit_release(&session->permit);
-	free(session);
-	return r;
+	EW_GUARD(end, session, .close = session_end_close, .abort = session_end);
+
+	return http_session_serve(&session->worker->service, socket);
 }
 
 static int start_session(struct front_worker *worker, struct ew_socket **socket,

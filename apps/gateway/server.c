@@ -123,6 +123,21 @@ static int run_services(struct gateway *gateway)
 	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
 }
 
+static void forget_all(void *argument)
+{
+	struct gateway *gateway = argument;
+
+	permits_forget(gateway);
+	records_deinit(&gateway->records);
+	front_close(&gateway->front);
+}
+
+static int forget_all_close(void *gateway)
+{
+	forget_all(gateway);
+	return 0;
+}
+
 int server_serve(void *argument)
 {
 	struct gateway *gateway = argument;
@@ -131,11 +146,10 @@ int server_serve(void *argument)
 	r = front_open(&gateway->front);
 	if (r < 0)
 		return r;
-	r = run_services(gateway);
-	permits_forget(gateway);
-	records_deinit(&gateway->records);
-	front_close(&gateway->front);
-	return r;
+
+	EW_GUARD(forget, gateway, .close = forget_all_close, .abort = forget_all);
+
+	return run_services(gateway);
 }
 
 static int serve(void *argument)
