@@ -31,6 +31,10 @@
 #define LEAVING_BUDGET (5 * EW_SECOND)
 #define PROBE_INTERVAL EW_SECOND
 
+/* A broker that is there and does not answer for so long never will, and the connection is given up. */
+#define ANSWER_PATIENCE (10 * EW_SECOND)
+#define NO_ANSWER	"the broker is there and does not answer"
+
 /**
  * struct notice - what is to be said to a claim that nobody waits for
  * @type:   "refuse" or "cancel"
@@ -154,6 +158,20 @@ const char *broker_trouble(const struct route *route, bool *ret_blocked)
 	return route->door.channel ? NULL : route->reason;
 }
 
+/* Whoever waited may go on before those who keep connection and channel, and note the reason. */
+const char *broker_loss(const struct route *route)
+{
+	const struct gateway *gateway = route->gateway;
+	const struct ew_amqp_error *error = NULL;
+
+	if (!gateway->connection)
+		return gateway->reason;
+	error = ew_amqp_connection_error(gateway->connection);
+	if (!error && route->door.channel)
+		error = ew_amqp_channel_error(route->door.channel);
+	return error ? error->text : route->reason;
+}
+
 /* ---- what comes ---- */
 
 static void note(struct gateway *gateway, const struct ew_amqp_message *message, const char *type,
@@ -188,7 +206,8 @@ static void hear(struct gateway *gateway, struct ew_amqp_delivery **delivery)
 	case HEARD_STOP: note(gateway, message, "cancel", false); break;
 	case HEARD_PROOF:
 		gateway->heard_late++;
-		permits_prove(gateway, operation, delivery);
+		permits_prove(gateway, operation,
+			      outcome_has_result(operation->outcome) ? delivery : NULL);
 		break;
 	case HEARD_PROGRESS:
 		gateway->heard_progress++;
@@ -239,22 +258,52 @@ static void lose(struct route *route)
 	}
 }
 
+/* Without a goodbye, to which it might not answer; everybody on it is told. */
+static void give_up(struct gateway *gateway)
+{
+	gateway->connection = NULL;
+	if (gateway->kept && *gateway->kept && !ew_amqp_connection_error(*gateway->kept))
+		ew_abort(gateway->kept);
+}
+
+static void channel_over(void *argument)
+{
+	struct route *route = argument;
+
+	route->door.channel = NULL;
+	lose(route);
+}
+
+/* Whoever is in a call on a channel that has not ended waits for what nobody would hear. */
+static int channel_over_close(void *argument)
+{
+	struct route *route = argument;
+	bool told = ew_amqp_channel_error(route->door.channel) != NULL;
+
+	channel_over(route);
+	if (route->door.users > 0 && !told)
+		give_up(route->gateway);
+	door_close(&route->door);
+	return 0;
+}
+
 static int serve_channel(struct route *route, struct ew_amqp_channel *channel)
 {
 	const struct ew_amqp_error *error;
 	int r;
 
 	door_open(&route->door, channel);
+
+	EW_GUARD(over, route, .close = channel_over_close, .abort = channel_over);
+
 	r = receive(route->gateway, channel);
 	error = ew_amqp_channel_error(channel);
 	snprintf(route->reason, sizeof(route->reason), "%s",
 		 error ? error->text : "the broker has ended the route's channel");
-	lose(route);
-	door_close(&route->door);
 	return r;
 }
 
-static int open_route(struct route *route)
+static int open_channel(struct route *route, struct ew_amqp_channel **channel)
 {
 	const struct ew_amqp_consumer consumer = {
 		.queue = EW_AMQP_REPLY_TO,
@@ -263,41 +312,71 @@ static int open_route(struct route *route)
 	};
 	int r;
 
-	EW_OWN(ew_amqp_channel, channel);
+	EW_SCOPE(patience, .deadline_ns = ew_after(ANSWER_PATIENCE));
 
-	r = ew_amqp_channel_open(route->gateway->connection, NULL, &channel);
+	r = ew_amqp_channel_open(route->gateway->connection, NULL, channel);
 	if (r == 0)
-		r = ew_amqp_consume(channel, &consumer);
-	return r < 0 ? r : serve_channel(route, channel);
+		r = ew_amqp_consume(*channel, &consumer);
+	return ew_scope_finish(&patience, r);
 }
 
-/* A route's channel, and the next one if it ends alone. */
+static int open_route(struct route *route)
+{
+	int r;
+
+	EW_OWN(ew_amqp_channel, channel);
+
+	r = open_channel(route, &channel);
+	if (r == 0)
+		return serve_channel(route, channel);
+	/* Nor would it answer to a goodbye. */
+	if (r == -ETIMEDOUT)
+		ew_abort(&channel);
+	return r;
+}
+
+static bool is_connected(const struct gateway *gateway)
+{
+	return gateway->connection && !ew_amqp_connection_error(gateway->connection);
+}
+
+/* A route's channel, and the next one if it ends alone. -ETIMEDOUT: the connection is of no use. */
 static int run_route(void *argument)
 {
 	struct route *route = argument;
 	int r;
 
-	for (;;) {
+	do {
 		r = open_route(route);
-		if (r == -ECANCELED || ew_amqp_connection_error(route->gateway->connection))
+		if (r == -ECANCELED || r == -ETIMEDOUT || !is_connected(route->gateway))
 			return r;
 		log_note("warn", "channel-lost", "route %s: %s", route->config->name,
 			 route->reason);
 		r = ew_sleep(REOPEN_DELAY);
-		if (r < 0)
-			return r;
-	}
+	} while (r == 0 && is_connected(route->gateway));
+	return r;
 }
 
 /* ---- what is said to claims that nobody waits for ---- */
+
+/* What is said next waits for the answer to this, but not for ever. */
+static int say_patiently(struct gateway *gateway, const struct notice *notice)
+{
+	int r;
+
+	EW_SCOPE(patience, .deadline_ns = ew_after(ANSWER_PATIENCE));
+
+	r = broker_say(&gateway->refusals, notice->type, &notice->claim, notice->correlation,
+		       notice->id);
+	return ew_scope_finish(&patience, r);
+}
 
 static int say_notice(struct gateway *gateway, const struct notice *notice)
 {
 	struct operation *operation;
 	int r;
 
-	r = broker_say(&gateway->refusals, notice->type, &notice->claim, notice->correlation,
-		       notice->id);
+	r = say_patiently(gateway, notice);
 	if (r < 0)
 		return r;
 	gateway->refused++;
@@ -331,17 +410,27 @@ static int run_notices(void *argument)
  * The broker tells of an alarm only who publishes. So something is published now and then, to nowhere: no queue has an
  * empty name.
  */
+static int probe(struct gateway *gateway)
+{
+	const struct ew_amqp_message message = { .routing_key = "", .type = "probe" };
+	struct ew_amqp_receipt receipt;
+	int r;
+
+	EW_SCOPE(patience, .deadline_ns = ew_after(ANSWER_PATIENCE));
+
+	r = door_publish(&gateway->refusals, &message, &receipt);
+	return ew_scope_finish(&patience, r);
+}
+
 static int run_probe(void *argument)
 {
 	struct gateway *gateway = argument;
-	const struct ew_amqp_message message = { .routing_key = "", .type = "probe" };
-	struct ew_amqp_receipt receipt;
 	int r;
 
 	for (;;) {
 		r = ew_sleep(PROBE_INTERVAL);
 		if (r == 0)
-			r = door_publish(&gateway->refusals, &message, &receipt);
+			r = probe(gateway);
 		if (r == -ECANCELED)
 			return r;
 	}
@@ -353,7 +442,8 @@ static int run_tasks(struct gateway *gateway)
 {
 	int r;
 
-	EW_SCOPE(tasks, .policy = EW_POLICY_INDEPENDENT);
+	/* Whoever of them ends, ends all: without one the connection is of no use. */
+	EW_SCOPE(tasks);
 
 	r = ew_spawn(&tasks, run_notices, gateway);
 	if (r == 0)
@@ -365,30 +455,79 @@ static int run_tasks(struct gateway *gateway)
 	return ew_scope_finish(&tasks, r);
 }
 
-static int use_connection(struct gateway *gateway, struct ew_amqp_connection *connection)
+static int open_doors(struct ew_amqp_connection *connection,
+		      struct ew_amqp_channel **const places[3])
 {
-	struct door *const doors[] = { &gateway->grants, &gateway->cancels, &gateway->refusals };
 	int r = 0;
+
+	EW_SCOPE(patience, .deadline_ns = ew_after(ANSWER_PATIENCE));
+
+	for (size_t i = 0; i < 3 && r == 0; i++)
+		r = ew_amqp_channel_open(connection, NULL, places[i]);
+	return ew_scope_finish(&patience, r);
+}
+
+static void connection_over(void *argument)
+{
+	struct gateway *gateway = argument;
+
+	gateway->connection = NULL;
+	gateway->kept = NULL;
+	gateway->grants.channel = NULL;
+	gateway->cancels.channel = NULL;
+	gateway->refusals.channel = NULL;
+}
+
+/* As for a route's channel. */
+static int connection_over_close(void *argument)
+{
+	struct gateway *gateway = argument;
+	struct door *const doors[] = { &gateway->grants, &gateway->cancels, &gateway->refusals };
+
+	if (doors[0]->users + doors[1]->users + doors[2]->users > 0)
+		give_up(gateway);
+	connection_over(gateway);
+	for (size_t i = 0; i < 3; i++)
+		door_close(doors[i]);
+	return 0;
+}
+
+static int serve_connection(struct gateway *gateway, struct ew_amqp_connection **connection,
+			    struct ew_amqp_channel **const places[3])
+{
+	int r;
+
+	door_open(&gateway->grants, *places[0]);
+	door_open(&gateway->cancels, *places[1]);
+	door_open(&gateway->refusals, *places[2]);
+	gateway->connection = *connection;
+	gateway->kept = connection;
+	gateway->connected++;
+	log_note("info", "connected", "to the broker");
+
+	EW_GUARD(over, gateway, .close = connection_over_close, .abort = connection_over);
+
+	r = run_tasks(gateway);
+	if (r == -ETIMEDOUT)
+		give_up(gateway);
+	return r;
+}
+
+static int use_connection(struct gateway *gateway, struct ew_amqp_connection **connection)
+{
+	int r;
 
 	EW_OWN(ew_amqp_channel, grants);
 	EW_OWN(ew_amqp_channel, cancels);
 	EW_OWN(ew_amqp_channel, refusals);
 	struct ew_amqp_channel **const places[] = { &grants, &cancels, &refusals };
 
-	for (size_t i = 0; i < 3 && r == 0; i++)
-		r = ew_amqp_channel_open(connection, NULL, places[i]);
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < 3; i++)
-		door_open(doors[i], *places[i]);
-	gateway->connection = connection;
-	gateway->connected++;
-	log_note("info", "connected", "to the broker");
-
-	r = run_tasks(gateway);
-	gateway->connection = NULL;
-	for (size_t i = 0; i < 3; i++)
-		door_close(doors[i]);
+	r = open_doors(*connection, places);
+	if (r == 0)
+		return serve_connection(gateway, connection, places);
+	/* Nor would it answer to a goodbye. */
+	if (r == -ETIMEDOUT)
+		ew_abort(connection);
 	return r;
 }
 
@@ -414,10 +553,13 @@ static int connect_once(struct gateway *gateway, struct ew_amqp_dialer *dialer,
 				     error.text[0] ? error.text : strerror(-r));
 		return r;
 	}
-	r = use_connection(gateway, connection);
-	ended = ew_amqp_connection_error(connection);
+	r = use_connection(gateway, &connection);
+	ended = connection ? ew_amqp_connection_error(connection) : NULL;
 	if (r != -ECANCELED)
-		note_trouble(gateway, "connection-lost", ended ? ended->text : strerror(-r));
+		note_trouble(gateway, "connection-lost",
+			     ended	       ? ended->text
+			     : r == -ETIMEDOUT ? NO_ANSWER
+					       : strerror(-r));
 	return r;
 }
 

@@ -11,6 +11,9 @@ EW_SUSPENDS int broker_run(void *gateway);
 /* Why the route takes nothing now, as a sentence; NULL: it does. @ret_blocked: the broker is there, but full */
 const char *broker_trouble(const struct route *route, bool *ret_blocked);
 
+/* Why what was in flight on the route is lost. */
+const char *broker_loss(const struct route *route);
+
 /**
  * broker_publish() - publish an operation, and hear what the broker says
  * As ew_amqp_publish(); -ENOTCONN: not sent

@@ -88,6 +88,7 @@ struct gateway {
 
 	/* the broker's side, see broker.c */
 	struct ew_amqp_connection *connection; /* NULL: not connected */
+	struct ew_amqp_connection **kept;      /* where it is owned; NULL: nowhere */
 	char reason[320];		       /* then, why */
 	struct door grants;
 	struct door cancels;

@@ -201,21 +201,17 @@ static int say_cut(struct submission *submission, struct operation *operation)
 /* What became of one that has not ended well. */
 static enum problem failure_of(const struct operation *operation, int r, char detail[384])
 {
-	const struct route *route = operation->route;
-	const struct gateway *gateway = route->gateway;
-
 	*detail = '\0';
 	if (r == -ECANCELED)
 		return operation->record->cancelled && !ew_cancel_requested() ? PROBLEM_CANCELLED
 									      : PROBLEM_DRAINING;
 	if (r == -ETIMEDOUT)
 		return PROBLEM_DEADLINE;
-	if (gateway->connection && route->door.channel)
+	if (r == -EREMOTEIO)
 		snprintf(detail, 384,
 			 "The broker has refused it, but one of several queues may have it.");
 	else
-		snprintf(detail, 384, "The broker was lost: %s.",
-			 gateway->connection ? route->reason : gateway->reason);
+		snprintf(detail, 384, "The broker was lost: %s.", broker_loss(operation->route));
 	return PROBLEM_UNKNOWN;
 }
 
