@@ -27,6 +27,8 @@ struct broker {
 	bool heard_goodbye; /* that of TLS */
 	/* The test's word on a method: 1 it has been dealt with, 0 answer it, or -errno: hang up. */
 	int (*on)(struct broker *broker, unsigned channel, const amqp_method_t *method);
+	/* Its word on each frame, before all others; the same. */
+	int (*on_frame)(struct broker *broker, const struct ew_amqp_frame *frame);
 	void *argument;
 	const char *mechanisms; /* NULL: no word is said before the test's, on no method */
 	uint16_t channel_max;
@@ -243,6 +245,9 @@ static int broker_handle(struct broker *broker, const struct ew_amqp_frame *fram
 		broker->heartbeats++;
 		return 1;
 	}
+	r = broker->on_frame ? broker->on_frame(broker, frame) : 0;
+	if (r)
+		return r;
 	if (frame->type != AMQP_FRAME_METHOD)
 		return broker_content(broker, frame);
 	method = broker_decode(broker, frame);

@@ -1,0 +1,669 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The whole gateway with a moody broker, workers and clients that leave, in simulated worlds with everything that may go
+ * wrong, for many seeds; and one request, ended at each suspension.
+ */
+
+#include "gateway_world.h"
+
+#include <endwell/testing.h>
+
+#define VISITORS 12
+
+static bool calm;
+static uint64_t gentleness; /* of the broker, in this world */
+
+/* ---- moods of the broker ---- */
+
+static enum mood judge(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	if (calm)
+		return MOOD_TAKE;
+	switch (ew_sim_random(60 * gentleness)) {
+	case 0: return MOOD_NACK;
+	case 1: return MOOD_NACK_AND_TAKE;
+	case 2: return MOOD_RETURN;
+	case 3: return ew_sim_random(4) ? MOOD_TAKE : MOOD_FORGET;
+	case 4: return MOOD_HANG_UP;
+	default: return MOOD_TAKE;
+	}
+}
+
+static int64_t delays(void)
+{
+	return calm || ew_sim_random(20 * gentleness) ? 0 : (int64_t)ew_sim_random(2 * EW_SECOND);
+}
+
+static struct peer *any_peer(void)
+{
+	struct peer *peer = world.broker.peers;
+	uint64_t steps = ew_sim_random(4);
+
+	while (peer && peer->next && steps-- > 0)
+		peer = peer->next;
+	return peer;
+}
+
+static void say_blocked(struct peer *peer)
+{
+	amqp_connection_blocked_t blocked = { amqp_cstring_bytes("low on memory") };
+	amqp_connection_unblocked_t unblocked = {};
+
+	if (ew_sim_random(2))
+		broker_say(&peer->broker, 0, AMQP_CONNECTION_BLOCKED_METHOD, &blocked);
+	else
+		broker_say(&peer->broker, 0, AMQP_CONNECTION_UNBLOCKED_METHOD, &unblocked);
+	hub_flush(peer);
+}
+
+static void say_unblocked(struct peer *peer)
+{
+	amqp_connection_unblocked_t unblocked = {};
+
+	broker_say(&peer->broker, 0, AMQP_CONNECTION_UNBLOCKED_METHOD, &unblocked);
+	hub_flush(peer);
+}
+
+/* Only one that is open: 16 have not been, on any connection here. */
+static void close_a_channel(struct peer *peer)
+{
+	unsigned channel = 1 + (unsigned)ew_sim_random(4);
+
+	if (!peer->channels[channel].prefetch && !peer->channels[channel].reply_to[0])
+		return;
+	note_lost(peer);
+	refuse_channel(peer, channel, AMQP_PRECONDITION_FAILED, "PRECONDITION_FAILED - moody");
+}
+
+static void say_goodbye(struct peer *peer)
+{
+	amqp_connection_close_t close = { .reply_code = AMQP_CONNECTION_FORCED,
+					  .reply_text =
+						  amqp_cstring_bytes("CONNECTION_FORCED - moody") };
+
+	broker_say(&peer->broker, 0, AMQP_CONNECTION_CLOSE_METHOD, &close);
+	hub_flush(peer);
+}
+
+static int weather(void *unused)
+{
+	struct peer *peer;
+	int r = 0;
+
+	(void)unused;
+	while (r == 0 && !calm) {
+		r = ew_sleep((int64_t)ew_sim_random(4 * gentleness * EW_SECOND));
+		peer = any_peer();
+		if (r < 0 || calm || !peer || !peer->reading)
+			continue;
+		switch (ew_sim_random(9)) {
+		case 0: ew_scope_cancel(peer->reading, EW_REASON_REQUESTED); break;
+		case 1: peer->cut = true; break;
+		case 2: say_goodbye(peer); break;
+		case 3:
+		case 4: close_a_channel(peer); break;
+		default: say_blocked(peer); break;
+		}
+	}
+	return r;
+}
+
+/* ---- clients ---- */
+
+static int64_t some_patience(void)
+{
+	return ew_sim_random(2) ? 1000 * EW_SECOND : (int64_t)ew_sim_random(6 * EW_SECOND);
+}
+
+static void make_operation(unsigned number, char body[64])
+{
+	snprintf(body, 64, "%u %u %c", number, (unsigned)ew_sim_random(3) * 1500,
+		 "ssfle"[ew_sim_random(5)]);
+}
+
+static int visit_once(unsigned number)
+{
+	struct exchange exchange;
+	char body[64];
+	int r;
+
+	make_operation(number, body);
+	say_post(&exchange, body, "");
+	r = converse_patiently(&exchange, some_patience());
+	if (r == 0)
+		check_answer(&exchange, body);
+	return r;
+}
+
+/* The same key, the same operation: it is done once, and each who asks gets that result. */
+static int visit_with_key(void)
+{
+	struct exchange exchange;
+	unsigned key = (unsigned)ew_sim_random(2);
+	char body[64], field[64];
+	int r;
+
+	snprintf(body, sizeof(body), "%u 1000 s", 1000 + key);
+	snprintf(field, sizeof(field), "Idempotency-Key: %u\r\n", key);
+	say_post(&exchange, body, field);
+	r = converse_patiently(&exchange, some_patience());
+	if (r == 0)
+		check_answer(&exchange, body);
+	return r;
+}
+
+/* 202, and then somebody asks what became of it, or wants it no more. */
+static int visit_and_leave(unsigned number)
+{
+	struct exchange exchange;
+	char body[64], path[64], id[ID_BYTES];
+	bool cancel = ew_sim_random(2);
+	int r;
+
+	make_operation(number, body);
+	say_post(&exchange, body, "Prefer: respond-async\r\n");
+	r = converse_patiently(&exchange, 1000 * EW_SECOND);
+	if (r < 0 || exchange.status != 202)
+		return r;
+	strcpy(id, exchange.id);
+	snprintf(path, sizeof(path), "/ops/%s%s", id, cancel || ew_sim_random(2) ? "" : "/result");
+	r = ew_sleep((int64_t)ew_sim_random(4 * EW_SECOND));
+	if (r < 0)
+		return r;
+	say_about(&exchange, cancel ? "DELETE" : "GET", path);
+	r = converse_patiently(&exchange, some_patience());
+	if (r == 0 && cancel)
+		check_receipt(&exchange, id);
+	return r;
+}
+
+static int look(void)
+{
+	static const char *const pages[] = { "/permits", "/readyz", "/metrics", "/ops/a" };
+	struct exchange exchange;
+
+	say_about(&exchange, "GET", pages[ew_sim_random(4)]);
+	return converse_patiently(&exchange, some_patience());
+}
+
+static int visitor(void *argument)
+{
+	unsigned number = (unsigned)(uintptr_t)argument;
+	int r;
+
+	r = ew_sleep((int64_t)ew_sim_random(10 * EW_SECOND));
+	if (r < 0)
+		return r;
+	switch (ew_sim_random(8)) {
+	case 0: return look();
+	case 1: return visit_with_key();
+	case 2:
+	case 3: return visit_and_leave(number);
+	default: return visit_once(number);
+	}
+}
+
+static int run_visitors(void)
+{
+	int r = 0;
+
+	EW_SCOPE(visitors, .policy = EW_POLICY_INDEPENDENT);
+
+	for (uintptr_t i = 1; r == 0 && i <= VISITORS; i++)
+		r = ew_spawn(&visitors, visitor, (void *)i);
+	EXPECT_EQ(r, 0);
+	return ew_scope_finish(&visitors, 0);
+}
+
+/* ---- the two halves of a world's life ---- */
+
+static int stopper(void *unused)
+{
+	int r;
+
+	(void)unused;
+	r = ew_sleep((int64_t)ew_sim_random(15 * EW_SECOND));
+	if (r == 0)
+		front_stop(&world.gateway->front);
+	if (r == 0 && ew_sim_random(2))
+		r = ew_sleep((int64_t)ew_sim_random(6 * EW_SECOND));
+	if (r == 0)
+		front_stop(&world.gateway->front);
+	return r;
+}
+
+static int stormy(void)
+{
+	bool stop = ew_sim_random(3) == 0;
+	int r;
+
+	EW_GUARD(gateway, &world, .close = free_gateway_close, .abort = free_gateway);
+	EW_SCOPE(serving);
+	EW_SCOPE(stopping);
+
+	r = start_gateway(&serving);
+	EXPECT_EQ(r, 0);
+	if (stop)
+		r = ew_spawn(&stopping, stopper, NULL);
+	EXPECT_EQ(r, 0);
+	r = run_visitors();
+	EXPECT_EQ(r, 0);
+	r = ew_scope_finish(&stopping, 0);
+	EXPECT_EQ(r, 0);
+	if (!stop)
+		front_stop(&world.gateway->front);
+	r = ew_scope_finish(&serving, 0);
+	EXPECT_EQ(r, 0);
+	return 0;
+}
+
+static void expect_answer(const char *body)
+{
+	struct exchange exchange;
+	int r;
+
+	say_post(&exchange, body, "");
+	r = converse(&exchange);
+	EXPECT_EQ(r, 0);
+	EXPECT_EQ(exchange.status, 200);
+	EXPECT_STR(exchange.body, body);
+}
+
+/* What the storm has left is over when the hold time is. */
+static int calm_again(void)
+{
+	int r;
+
+	EW_GUARD(gateway, &world, .close = free_gateway_close, .abort = free_gateway);
+	EW_SCOPE(serving);
+
+	calm = true;
+	ew_sim_calm();
+	for (struct peer *peer = world.broker.peers; peer; peer = peer->next)
+		say_unblocked(peer);
+	r = start_gateway(&serving);
+	EXPECT_EQ(r, 0);
+	r = ew_sleep(HOLD_SECONDS * EW_SECOND);
+	EXPECT_EQ(r, 0);
+	expect_answer("99 100 s");
+	front_stop(&world.gateway->front);
+	r = ew_scope_finish(&serving, 0);
+	EXPECT_EQ(r, 0);
+	return 0;
+}
+
+static int scenario(void *unused)
+{
+	int r;
+
+	(void)unused;
+	EW_GUARD(listener, &world, .close = close_broker_close, .abort = close_broker);
+	EW_SCOPE(peers);
+	EW_GUARD(stop, &world, .close = stop_peers_close, .abort = stop_peers);
+	EW_SCOPE(moody, .policy = EW_POLICY_INDEPENDENT);
+
+	gentleness = 1 + 4 * ew_sim_random(3);
+	world.broker.judge = judge;
+	world.broker.delays = delays;
+	/* By lot the broker is the only trouble. */
+	if (ew_sim_random(2))
+		ew_sim_calm();
+	r = start_peers(&peers);
+	EXPECT_EQ(r, 0);
+	r = ew_spawn(&moody, weather, NULL);
+	EXPECT_EQ(r, 0);
+	r = stormy();
+	EXPECT_EQ(r, 0);
+	r = calm_again();
+	EXPECT_EQ(r, 0);
+	r = ew_scope_finish(&moody, 0);
+	EXPECT_EQ(r, 0);
+	stop_peers(NULL);
+	return ew_scope_finish(&peers, 0);
+}
+
+static void prepare(void *more)
+{
+	world_prepare(more ? more : "");
+	calm = false;
+}
+
+TEST(gateway_under_all_faults)
+{
+	try_seeds(100, scenario, prepare, NULL);
+}
+
+static void prepare_without_grant(void *unused)
+{
+	(void)unused;
+	prepare("grant = none\n");
+}
+
+TEST(gateway_without_grants_under_all_faults)
+{
+	try_seeds(100, scenario, prepare_without_grant, NULL);
+}
+
+/* ---- what a storm has found, in fair weather ---- */
+
+static enum mood first_mood; /* of the first operation */
+
+static enum mood judge_first(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	if (strcmp(message->type ? message->type : "", "op") == 0 && world.notes_count == 1)
+		return first_mood;
+	return MOOD_TAKE;
+}
+
+static int with_gateway(int (*ask)(void))
+{
+	int r;
+
+	EW_GUARD(gateway, &world, .close = free_gateway_close, .abort = free_gateway);
+	EW_SCOPE(serving);
+
+	r = start_gateway(&serving);
+	EXPECT_EQ(r, 0);
+	r = ew_sleep(3 * EW_SECOND);
+	EXPECT_EQ(r, 0);
+	EXPECT_EQ(ask(), 0);
+	front_stop(&world.gateway->front);
+	return ew_scope_finish(&serving, 0);
+}
+
+static int fair(void *argument)
+{
+	int (*const *ask)(void) = argument;
+	int r;
+
+	EW_GUARD(listener, &world, .close = close_broker_close, .abort = close_broker);
+	EW_SCOPE(peers);
+	EW_GUARD(stop, &world, .close = stop_peers_close, .abort = stop_peers);
+
+	world.broker.judge = judge_first;
+	r = start_peers(&peers);
+	EXPECT_EQ(r, 0);
+	r = with_gateway(*ask);
+	EXPECT_EQ(r, 0);
+	stop_peers(NULL);
+	return ew_scope_finish(&peers, 0);
+}
+
+static void run_fair(const char *more, enum mood mood, int (*ask)(void))
+{
+	const struct ew_sim_options options = { .report = hush };
+
+	world_prepare(more);
+	first_mood = mood;
+	EXPECT_EQ(ew_sim_run(&options, fair, &ask, NULL), 0);
+}
+
+static int ask_with_key(struct exchange *exchange)
+{
+	say_post(exchange, "1 500 s", "Idempotency-Key: k\r\n");
+	return converse(exchange);
+}
+
+static int ask_twice(void)
+{
+	struct exchange exchange;
+	char first[ID_BYTES];
+
+	EXPECT_EQ(ask_with_key(&exchange), 0);
+	EXPECT_EQ(exchange.status, 502);
+	EXPECT(says(&exchange, "one of several queues may have it"));
+	strcpy(first, exchange.id);
+	EXPECT_EQ(ew_sleep(5 * EW_SECOND), 0);
+	EXPECT_EQ(note_of(first)->begun, 1);
+	EXPECT(!note_of(first)->finished);
+	EXPECT_EQ(ask_with_key(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	EXPECT_STR(exchange.body, "1 500 s");
+	EXPECT(strcmp(exchange.id, first) != 0);
+	return 0;
+}
+
+/* It was presumed, and then stopped: its key is free, and its end is nobody's result. */
+TEST(gateway_operation_that_is_stopped_at_last_has_no_result)
+{
+	run_fair("grant = none\n", MOOD_NACK_AND_TAKE, ask_twice);
+}
+
+static int ask_and_hear_why(void)
+{
+	struct exchange exchange;
+
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 502);
+	EXPECT(says(&exchange, "The broker was lost: the broker hung up without a word."));
+	return 0;
+}
+
+/* Whoever waits is told at once, before the one who keeps the connection has noticed. */
+TEST(gateway_says_how_it_has_lost_the_broker)
+{
+	run_fair("", MOOD_HANG_UP, ask_and_hear_why);
+}
+
+static unsigned refusals;
+
+/* Operations that are not taken are there all the same; of their refusals the first is never confirmed. */
+static enum mood judge_refusals(struct peer *peer, const struct ew_amqp_message *message)
+{
+	const char *type = message->type ? message->type : "";
+
+	note_message(peer, message);
+	if (strcmp(type, "op") == 0)
+		return MOOD_NACK_AND_TAKE;
+	return strcmp(type, "refuse") == 0 && ++refusals == 1 ? MOOD_FORGET : MOOD_TAKE;
+}
+
+static int ask_for_refusals(void)
+{
+	struct exchange exchange;
+
+	world.broker.judge = judge_refusals;
+	for (unsigned i = 0; i < 2; i++) {
+		say_post(&exchange, "1 500 s", "");
+		EXPECT_EQ(converse(&exchange), 0);
+		EXPECT_EQ(exchange.status, 503);
+	}
+	EXPECT_EQ(ew_sleep(15 * EW_SECOND), 0);
+	EXPECT(refusals >= 2);
+	return 0;
+}
+
+TEST(gateway_refusal_that_is_not_confirmed_holds_up_no_other_for_ever)
+{
+	run_fair("", MOOD_TAKE, ask_for_refusals);
+}
+
+/* ---- one request, ended at each suspension ---- */
+
+static struct {
+	bool client_stays;  /* a cancel of the scenario is none of the client */
+	bool gateway_stays; /* nor of the gateway, which is told to stop instead */
+	int64_t then_ns;    /* so long after the cancel */
+	const char *operation;
+} one;
+
+static enum mood judge_one(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	return MOOD_TAKE;
+}
+
+static int serve_one(void *argument)
+{
+	if (one.gateway_stays) {
+		EW_SHIELD(shield, .budget_ns = HUB_PATIENCE);
+		return serve_gateway(argument);
+	}
+	return serve_gateway(argument);
+}
+
+static int ask_one(void *argument)
+{
+	struct exchange *exchange = argument;
+
+	exchange->result = -ECANCELED;
+	if (one.client_stays) {
+		EW_SHIELD(shield, .budget_ns = HUB_PATIENCE);
+		exchange->result = converse(exchange);
+	} else {
+		exchange->result = converse(exchange);
+	}
+	return exchange->result;
+}
+
+/* Whoever stays is answered, unless he came too late; a gateway that is told to stop finishes what it has begun. */
+static void check_asked(const struct exchange *exchange)
+{
+	if (exchange->status)
+		check_answer(exchange, one.operation);
+	else if (one.client_stays && one.gateway_stays)
+		EXPECT(world.notes_count == 0 &&
+		       (exchange->result == -ECONNREFUSED || exchange->result == -ECONNRESET));
+}
+
+static int ask_in_scope(struct exchange *exchange)
+{
+	int r;
+
+	EW_SCOPE(asking, .policy = EW_POLICY_INDEPENDENT);
+
+	say_post(exchange, one.operation, "");
+	r = ew_spawn(&asking, ask_one, exchange);
+	if (r < 0)
+		return r;
+	r = ew_scope_close(&asking, EW_NEVER, EW_REASON_REQUESTED);
+	check_asked(exchange);
+	return r;
+}
+
+static void stop_one(void *unused)
+{
+	(void)unused;
+	if (world.gateway)
+		front_stop(&world.gateway->front);
+}
+
+static int stop_one_close(void *unused)
+{
+	int r = one.then_ns > 0 && ew_cancel_requested() ? ew_sleep(one.then_ns) : 0;
+
+	stop_one(unused);
+	return r;
+}
+
+static int start_one(struct ew_scope *scope)
+{
+	int r;
+
+	r = server_new(&world.options, &world.gateway);
+	if (r < 0)
+		return r;
+	world.gateways++;
+	world.serving = true;
+	r = ew_spawn(scope, serve_one, world.gateway);
+	if (r < 0)
+		world.serving = false;
+	return r;
+}
+
+static int one_request(void *unused)
+{
+	struct exchange exchange;
+	int r;
+
+	(void)unused;
+	EW_GUARD(listener, &world, .close = close_broker_close, .abort = close_broker);
+	EW_SCOPE(peers, .policy = EW_POLICY_INDEPENDENT);
+	EW_GUARD(stop, &world, .close = stop_peers_close, .abort = stop_peers);
+	EW_GUARD(gateway, &world, .close = free_gateway_close, .abort = free_gateway);
+	EW_SCOPE(serving, .policy = EW_POLICY_INDEPENDENT);
+	EW_GUARD(term, &world, .close = stop_one_close, .abort = stop_one);
+
+	world.broker.judge = judge_one;
+	r = start_peers(&peers);
+	if (r == 0)
+		r = start_one(&serving);
+	if (r == 0)
+		r = ew_sleep(3 * EW_SECOND);
+	return r == 0 ? ask_in_scope(&exchange) : r;
+}
+
+static void prepare_one(void *unused)
+{
+	(void)unused;
+	world_prepare("");
+}
+
+static const char *check_one(void *unused)
+{
+	(void)unused;
+	for (unsigned i = 0; i < world.claims_count; i++)
+		if (world.claims[i].running)
+			return "a worker is still at it";
+	return NULL;
+}
+
+static void sweep_one(unsigned modes)
+{
+	const struct ew_sim_options calm_world = {};
+	const struct ew_sweep_options options = {
+		.prepare = prepare_one, .check = check_one, .modes = modes, .world = &calm_world
+	};
+	struct ew_sweep_result result = ew_sweep(&options, one_request, NULL);
+
+	if (result.failed)
+		ew_test_fail(__FILE__, __LINE__, "%s at point %u/%u, %s: %.150s",
+			     ew_sweep_mode_name(result.mode), result.index, result.second,
+			     result.site, result.what);
+	printf("# %u points, %u runs\n", result.points, result.runs);
+	EXPECT(result.points > 100);
+}
+
+#define CANCELS                                                                                    \
+	(1U << EW_SWEEP_CANCEL | 1U << EW_SWEEP_CANCEL_WAITING | 1U << EW_SWEEP_CANCEL_ENDED)
+
+TEST(gateway_client_leaves_at_each_point)
+{
+	one.operation = "1 200 s";
+	one.gateway_stays = true;
+	one.then_ns = 10 * EW_SECOND;
+	sweep_one(CANCELS);
+}
+
+TEST(gateway_is_told_to_stop_at_each_point)
+{
+	one.operation = "1 200 s";
+	one.gateway_stays = true;
+	one.client_stays = true;
+	sweep_one(CANCELS);
+}
+
+TEST(gateway_is_cancelled_at_each_point)
+{
+	one.operation = "1 200 s";
+	one.client_stays = true;
+	sweep_one(CANCELS);
+}
+
+TEST(gateway_is_forced_at_each_point)
+{
+	one.operation = "1 200 s";
+	sweep_one(1U << EW_SWEEP_FORCE);
+}
+
+TEST(gateway_panics_at_each_point)
+{
+	one.operation = "1 200 s";
+	sweep_one(1U << EW_SWEEP_PANIC);
+}
+
+TEST_MAIN()

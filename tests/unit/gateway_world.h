@@ -1,0 +1,710 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The whole gateway in a simulated world: ew-gateway as it is served, a broker with queues, workers of the contract, and
+ * clients, as tasks of one run. What the workers do is in a book, and the book is held against what the gateway says: a
+ * permit is never free while the work runs, whoever is answered gets his own answer, and what was acknowledged as stopped
+ * does not run.
+ *
+ * What the gateway draws by chance is drawn by the world's seed, and its log goes where somebody may look.
+ */
+
+#include "amqp_hub.h"
+#include "sim.h"
+
+#include "examples/workers/contract.h"
+#include "gateway/server.h"
+
+#include "amqp/dialer.h"
+#include "common/log.h"
+
+#define HTTP_PORT	8080
+#define BROKER_PORT	5672
+#define WORKERS		2
+#define NOTES_MAX	256
+#define CONCURRENCY	3
+#define HOLD_SECONDS	90
+#define TIMEOUT_SECONDS 10
+#define NOTE_BYTES	64
+
+/* ---- chance by the seed ---- */
+
+void arc4random_buf(void *buffer, size_t bytes)
+{
+	uint8_t *at = buffer;
+
+	while (bytes-- > 0)
+		*at++ = (uint8_t)ew_sim_random(256);
+}
+
+uint32_t arc4random_uniform(uint32_t below)
+{
+	return (uint32_t)ew_sim_random(below);
+}
+
+/* ---- the log ---- */
+
+static int log_is_seen(void)
+{
+	return getenv("EW_SIM_TRACE") != NULL;
+}
+
+int log_start(void)
+{
+	return 0;
+}
+
+void log_stop(int64_t deadline_ns)
+{
+	(void)deadline_ns;
+}
+
+uint64_t log_dropped(void)
+{
+	return 0;
+}
+
+void log_block(char *text)
+{
+	free(text);
+}
+
+void log_begin(struct log_line *line, const char *level, const char *event)
+{
+	line->used = 0;
+	log_text(line, level, event);
+}
+
+void log_text(struct log_line *line, const char *key, const char *value)
+{
+	line->used += (size_t)snprintf(line->text + line->used, sizeof(line->text) - line->used,
+				       " %s=%.300s", key, value);
+}
+
+void log_number(struct log_line *line, const char *key, int64_t value)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%" PRId64, value);
+	log_text(line, key, text);
+}
+
+void log_seconds(struct log_line *line, const char *key, int64_t duration_ns)
+{
+	log_number(line, key, duration_ns);
+}
+
+void log_end(struct log_line *line)
+{
+	if (log_is_seen())
+		fprintf(stderr, "%12" PRId64 "%s\n", ew_now(), line->text);
+}
+
+void log_note(const char *level, const char *event, const char *format, ...)
+{
+	struct log_line line;
+	char note[512];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(note, sizeof(note), format, arguments);
+	va_end(arguments);
+	log_begin(&line, level, event);
+	log_text(&line, "note", note);
+	log_end(&line);
+}
+
+/* Of reports: that a goodbye met a connection that was lost. */
+static UNUSED void hush(void *unused, const char *line)
+{
+	(void)unused;
+	(void)line;
+}
+
+/* ---- the world ---- */
+
+/* A worker's claim, and what it does with it. */
+struct claim_note {
+	char token[NOTE_BYTES];
+	char id[ID_BYTES];
+	unsigned peer;
+	bool cut;   /* its connection or channel is over, and the worker may not know it yet */
+	bool again; /* of a message that had been delivered before */
+	bool running;
+};
+
+/* An operation. */
+struct note {
+	char id[ID_BYTES];
+	unsigned gateway;
+	unsigned begun;
+	bool finished;	   /* with a result */
+	bool acknowledged; /* somebody was told that it does not run */
+};
+
+struct hand {
+	struct ew_scope *serving;
+	bool stopped;
+};
+
+static struct world {
+	struct options options;
+	struct gateway *gateway;
+	unsigned gateways; /* that there were */
+	bool serving;	   /* the last one */
+	int served;	   /* its result */
+	struct hub broker;
+	struct hand hands[WORKERS];
+	struct claim_note claims[NOTES_MAX];
+	unsigned claims_count;
+	struct note notes[NOTES_MAX];
+	unsigned notes_count;
+	unsigned asked; /* of it */
+} world;
+
+static void set_address(struct sockaddr_storage *storage, socklen_t *ret_bytes, uint16_t port)
+{
+	struct sockaddr_in address = loopback(port);
+
+	memcpy(storage, &address, sizeof(address));
+	*ret_bytes = sizeof(address);
+}
+
+static void world_prepare(const char *more)
+{
+	char text[512], error[CONFIG_ERROR_BYTES];
+	struct options *options = &world.options;
+
+	memset(&world, 0, sizeof(world));
+	snprintf(text, sizeof(text),
+		 "[route a]\nrouting_key = jobs\nconcurrency = %d\nwaiting_room = 4\n"
+		 "timeout = %ds\ncancel_deadline = 2s\npresumed_hold = %ds\n%s",
+		 CONCURRENCY, TIMEOUT_SECONDS, HOLD_SECONDS, more);
+	if (config_read_text(&options->config, "world", text, error) < 0)
+		ew_test_fail(__FILE__, __LINE__, "%.300s", error);
+	strcpy(options->brokers[0].user, "guest");
+	strcpy(options->brokers[0].password, "guest");
+	strcpy(options->brokers[0].virtual_host, "/");
+	options->brokers_count = 1;
+	options->grace_ns = 5 * EW_SECOND;
+	options->listen.text = "the world";
+	set_address(&options->listen.address, &options->listen.bytes, HTTP_PORT);
+	set_address(&options->brokers[0].address, &options->brokers[0].bytes, BROKER_PORT);
+}
+
+/* ---- the book ---- */
+
+static struct note *find_note(const char *id)
+{
+	for (unsigned i = 0; i < world.notes_count; i++)
+		if (strcmp(world.notes[i].id, id) == 0)
+			return &world.notes[i];
+	return NULL;
+}
+
+/* Each is published once. */
+static void note_operation(const char *id)
+{
+	struct note *note = &world.notes[world.notes_count++];
+
+	EXPECT(world.notes_count < NOTES_MAX);
+	EXPECT(!find_note(id));
+	snprintf(note->id, sizeof(note->id), "%s", id);
+	note->gateway = world.gateways;
+}
+
+static struct note *note_of(const char *id)
+{
+	struct note *note = find_note(id);
+
+	EXPECT(note);
+	return note;
+}
+
+static struct claim_note *claim_of(const char *token)
+{
+	for (unsigned i = 0; i < world.claims_count; i++)
+		if (strcmp(world.claims[i].token, token) == 0)
+			return &world.claims[i];
+	return NULL;
+}
+
+static bool has_permit(const char *id)
+{
+	const struct table *table = &world.gateway->table;
+
+	for (uint32_t slot = 0; slot < table->capacity; slot++) {
+		const struct operation *operation = table_at(table, slot);
+
+		if (operation && strcmp(operation->id, id) == 0)
+			return operation->permit || operation->presumed;
+	}
+	return false;
+}
+
+/* What needs no grant begins with its claim, also if it comes again after its end; it is stopped when that is heard. */
+static bool is_under_law(const struct claim_note *claim)
+{
+	return claim->running && !claim->cut && note_of(claim->id)->gateway == world.gateways &&
+	       !(claim->again && world.options.config.routes[0].grant_none);
+}
+
+static bool runs(const char *id)
+{
+	for (unsigned i = 0; i < world.claims_count; i++)
+		if (is_under_law(&world.claims[i]) && strcmp(world.claims[i].id, id) == 0)
+			return true;
+	return false;
+}
+
+/* The one law, as long as there is a gateway that could hold to it. */
+static void check_law(void)
+{
+	struct ew_semaphore_counts counts;
+
+	if (!world.serving)
+		return;
+	for (unsigned i = 0; i < world.gateway->routes_count; i++) {
+		counts = ew_semaphore_count(world.gateway->routes[i].permits);
+		EXPECT_EQ(counts.free + counts.held + counts.cancelling + counts.presumed,
+			  counts.capacity);
+	}
+	for (unsigned i = 0; i < world.claims_count; i++) {
+		const struct claim_note *claim = &world.claims[i];
+
+		if (is_under_law(claim) && !has_permit(claim->id))
+			ew_test_fail(__FILE__, __LINE__, "%s runs, and its permit is free",
+				     claim->id);
+	}
+}
+
+static void note_claim(struct peer *peer, const struct ew_amqp_message *message)
+{
+	struct claim_note *claim = &world.claims[world.claims_count++];
+
+	EXPECT(world.claims_count < NOTES_MAX);
+	snprintf(claim->token, sizeof(claim->token), "%s",
+		 ew_amqp_header_find(message, "x-ew-claim"));
+	snprintf(claim->id, sizeof(claim->id), "%s", message->message_id);
+	claim->peer = peer->number;
+	claim->again = strcmp(ew_amqp_header_find(message, "x-ew-redelivered"), "1") == 0;
+}
+
+/* Each message that the broker gets. */
+static void note_message(struct peer *peer, const struct ew_amqp_message *message)
+{
+	const char *type = message->type ? message->type : "";
+
+	if (log_is_seen())
+		fprintf(stderr, "%12" PRId64 " of %u: %s %s\n", ew_now(), peer->number, type,
+			message->message_id ? message->message_id : "");
+	check_law();
+	if (strcmp(type, "claim") == 0)
+		note_claim(peer, message);
+	if (strcmp(type, "op") == 0)
+		note_operation(message->message_id);
+}
+
+static void note_lost(struct peer *peer)
+{
+	for (unsigned i = 0; i < world.claims_count; i++)
+		if (world.claims[i].peer == peer->number)
+			world.claims[i].cut = true;
+}
+
+/* ---- the work ---- */
+
+static void run_end(void *argument)
+{
+	struct claim_note *claim = argument;
+
+	check_law();
+	claim->running = false;
+}
+
+static int run_end_close(void *claim)
+{
+	run_end(claim);
+	return 0;
+}
+
+static int sleep_shielded(int64_t time_ns)
+{
+	EW_SHIELD(shield, .budget_ns = HUB_PATIENCE);
+
+	return ew_sleep(time_ns);
+}
+
+/* How it takes a cancel: (s)tops, after a while; (f)inishes; has (l)ost sight of it. */
+static int take_cancel(char manner, int64_t rest_ns)
+{
+	int r;
+
+	if (manner == 'l')
+		return -EOWNERDEAD;
+	r = sleep_shielded(manner == 'f' ? rest_ns : (int64_t)ew_sim_random(EW_SECOND));
+	return r == 0 && manner == 's' ? -ECANCELED : r;
+}
+
+/* The operation is "NUMBER MILLISECONDS MANNER"; the result is the same again. */
+static int do_work(struct contract_job *job, struct contract_result *ret_result)
+{
+	const struct ew_amqp_message *message = contract_message(job);
+	struct claim_note *claim = claim_of(contract_claim(job));
+	struct note *note = note_of(message->message_id);
+	int64_t end_ns;
+	unsigned number, ms;
+	char text[64] = "", manner;
+	int r = 0;
+
+	EXPECT(claim && message->body_bytes < sizeof(text));
+	memcpy(text, message->body, message->body_bytes);
+	EXPECT_EQ(sscanf(text, "%u %u %c", &number, &ms, &manner), 3);
+	EXPECT(!note->acknowledged || claim->cut || claim->again);
+	claim->running = true;
+	note->begun++;
+
+	EW_GUARD(end, claim, .close = run_end_close, .abort = run_end);
+
+	check_law();
+	end_ns = ew_after(ms * EW_MILLISECOND);
+	while (r == 0 && ew_now() < end_ns) {
+		r = ew_sleep(50 * EW_MILLISECOND);
+		check_law();
+	}
+	if (r == -ECANCELED)
+		r = take_cancel(manner, end_ns - ew_now());
+	if (r == 0 && manner == 'e')
+		r = -EIO;
+	if (r < 0)
+		return r;
+	ret_result->body = strdup(text);
+	if (!ret_result->body)
+		return -ENOMEM;
+	ret_result->body_bytes = strlen(text);
+	note->finished = true;
+	return 0;
+}
+
+static void hand_over_now(void *argument)
+{
+	((struct hand *)argument)->serving = NULL;
+}
+
+static int hand_over_close(void *hand)
+{
+	hand_over_now(hand);
+	return 0;
+}
+
+static int serve_jobs(struct hand *hand)
+{
+	const struct sockaddr_in address = loopback(BROKER_PORT);
+	const struct ew_amqp_endpoint endpoint = { (const struct sockaddr *)&address,
+						   sizeof(address) };
+	struct ew_amqp_dialer dialer = { .endpoints = &endpoint, .endpoints_count = 1 };
+	const struct contract_options contract = {
+		.dialer = &dialer, .queue = "jobs", .at_once = 2, .work = do_work
+	};
+	int r;
+
+	EW_GUARD(over, hand, .close = hand_over_close, .abort = hand_over_now);
+	EW_SCOPE(serving);
+
+	hand->serving = &serving;
+	if (hand->stopped)
+		ew_scope_cancel(&serving, EW_REASON_REQUESTED);
+	r = contract_serve(&contract);
+	return ew_scope_finish(&serving, r);
+}
+
+/* A worker; as the broker none of those that a cancel of the test concerns. */
+static int hand_task(void *hand)
+{
+	int r;
+
+	EW_SHIELD(shield, .budget_ns = HUB_PATIENCE);
+
+	r = serve_jobs(hand);
+	return r == -ENOTRECOVERABLE ? r : 0;
+}
+
+static int open_broker(struct hub *broker)
+{
+	const struct sockaddr_in address = loopback(BROKER_PORT);
+	int r;
+
+	do
+		r = ew_listener_open((const struct sockaddr *)&address, sizeof(address), 16,
+				     &broker->listener);
+	while (r == -EMFILE);
+	if (r == 0)
+		hub_add_queue(broker, "jobs", NULL);
+	broker->lost = note_lost;
+	return r;
+}
+
+static int start_hands(struct ew_scope *scope)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < WORKERS && r == 0; i++)
+		r = ew_spawn(scope, hand_task, &world.hands[i]);
+	return r;
+}
+
+static UNUSED int start_peers(struct ew_scope *scope)
+{
+	int r;
+
+	r = open_broker(&world.broker);
+	if (r == 0)
+		r = ew_spawn(scope, hub_task, &world.broker);
+	return r == 0 ? start_hands(scope) : r;
+}
+
+static void close_broker(void *unused)
+{
+	(void)unused;
+	ew_abort(&world.broker.listener);
+	hub_free(&world.broker);
+}
+
+static int close_broker_close(void *unused)
+{
+	close_broker(unused);
+	return 0;
+}
+
+static void stop_peers(void *unused)
+{
+	(void)unused;
+	hub_stop(&world.broker);
+	for (unsigned i = 0; i < WORKERS; i++) {
+		world.hands[i].stopped = true;
+		if (world.hands[i].serving)
+			ew_scope_cancel(world.hands[i].serving, EW_REASON_REQUESTED);
+	}
+}
+
+static int stop_peers_close(void *unused)
+{
+	stop_peers(unused);
+	return 0;
+}
+
+/* ---- the gateway ---- */
+
+/* A port may be refused, by a world that fails; then it is asked again. */
+static int serve_gateway(void *argument)
+{
+	struct gateway *gateway = argument;
+	int r;
+
+	do
+		r = server_serve(gateway);
+	while (r == -EMFILE || r == -ENFILE || r == -ENOBUFS);
+	world.serving = false;
+	world.served = r;
+	return r;
+}
+
+static int start_gateway(struct ew_scope *scope)
+{
+	int r = server_new(&world.options, &world.gateway);
+
+	if (r < 0)
+		return r;
+	world.gateways++;
+	world.serving = true;
+	return ew_spawn(scope, serve_gateway, world.gateway);
+}
+
+static unsigned published_count(void)
+{
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < world.notes_count; i++)
+		count += world.notes[i].gateway == world.gateways;
+	return count;
+}
+
+/* Each request that was published has come to an end, and none to two. */
+static void check_ends(void)
+{
+	uint64_t ends = 0;
+
+	for (unsigned i = 0; i < world.gateway->routes_count; i++) {
+		const struct route *route = &world.gateway->routes[i];
+
+		EXPECT_EQ(route->ended[OUTCOME_NONE], 0);
+		for (unsigned outcome = 0; outcome < OUTCOME_COUNT; outcome++) {
+			EXPECT(route->cancelled[outcome] <= route->ended[outcome]);
+			ends += route->ended[outcome];
+		}
+	}
+	EXPECT(ends >= published_count() && ends <= world.asked);
+	world.asked = 0;
+}
+
+/* It has ended: nothing is held, and what is not free is presumed. */
+static void check_rest(void)
+{
+	struct ew_semaphore_counts counts;
+
+	check_ends();
+	EXPECT_EQ(world.gateway->table.used, 0);
+	for (unsigned i = 0; i < world.gateway->routes_count; i++) {
+		counts = ew_semaphore_count(world.gateway->routes[i].permits);
+		EXPECT_EQ(counts.held, 0);
+		EXPECT_EQ(counts.cancelling, 0);
+		EXPECT_EQ(counts.free + counts.presumed, counts.capacity);
+	}
+	counts = ew_semaphore_count(world.gateway->front.connections);
+	EXPECT_EQ(counts.free, counts.capacity);
+}
+
+static void free_gateway(void *unused)
+{
+	(void)unused;
+	world.serving = false;
+	if (!world.gateway)
+		return;
+	check_rest();
+	server_free(world.gateway);
+	world.gateway = NULL;
+}
+
+static int free_gateway_close(void *unused)
+{
+	free_gateway(unused);
+	return 0;
+}
+
+/* ---- clients ---- */
+
+/* One request on a connection of its own, and its answer. */
+struct exchange {
+	char request[512];
+	char response[12288];
+	size_t bytes;
+	int status; /* 0: no answer has come whole */
+	int result; /* then, why */
+	char id[ID_BYTES];
+	char *body;
+};
+
+static bool is_whole(struct exchange *exchange)
+{
+	char *end, *length, *id;
+
+	exchange->response[exchange->bytes] = '\0';
+	end = strstr(exchange->response, "\r\n\r\n");
+	length = strstr(exchange->response, "\r\nContent-Length: ");
+	if (!end)
+		return false;
+	EXPECT(length && length < end);
+	exchange->body = end + 4;
+	if (exchange->response + exchange->bytes < exchange->body + strtoul(length + 18, NULL, 10))
+		return false;
+	EXPECT(strncmp(exchange->response, "HTTP/1.1 ", 9) == 0);
+	exchange->status = atoi(exchange->response + 9);
+	id = strstr(exchange->response, "\r\nX-Operation-Id: ");
+	if (id && id < end)
+		snprintf(exchange->id, sizeof(exchange->id), "%.32s", id + 18);
+	return true;
+}
+
+static int hear_answer(struct exchange *exchange, struct ew_socket *socket)
+{
+	int r;
+
+	while (!is_whole(exchange)) {
+		EXPECT(exchange->bytes + 1 < sizeof(exchange->response));
+		r = ew_socket_recv(socket, exchange->response + exchange->bytes,
+				   sizeof(exchange->response) - 1 - exchange->bytes);
+		if (r <= 0)
+			return r < 0 ? r : -ECONNRESET;
+		exchange->bytes += (size_t)r;
+	}
+	return 0;
+}
+
+static int converse(struct exchange *exchange)
+{
+	const struct sockaddr_in address = loopback(HTTP_PORT);
+	int r;
+
+	EW_OWN(ew_socket, socket);
+
+	r = ew_socket_connect((const struct sockaddr *)&address, sizeof(address), &socket);
+	if (r == 0)
+		r = ew_socket_send(socket, exchange->request, strlen(exchange->request));
+	return r < 0 ? r : hear_answer(exchange, socket);
+}
+
+/* Leaves, if there is no answer in time. */
+static int converse_patiently(struct exchange *exchange, int64_t patience_ns)
+{
+	int r;
+
+	EW_SCOPE(scope, .deadline_ns = ew_after(patience_ns));
+
+	r = converse(exchange);
+	return ew_scope_finish(&scope, r);
+}
+
+static void say_post(struct exchange *exchange, const char *body, const char *fields)
+{
+	*exchange = (struct exchange){};
+	world.asked++;
+	snprintf(exchange->request, sizeof(exchange->request),
+		 "POST /ops/a HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n%s\r\n%s", strlen(body),
+		 fields, body);
+}
+
+static UNUSED void say_about(struct exchange *exchange, const char *method, const char *path)
+{
+	*exchange = (struct exchange){};
+	snprintf(exchange->request, sizeof(exchange->request), "%s %s HTTP/1.1\r\nHost: x\r\n\r\n",
+		 method, path);
+}
+
+static bool says(const struct exchange *exchange, const char *word)
+{
+	return strstr(exchange->body, word) != NULL;
+}
+
+/* A result is that of this operation, and the work has been done. */
+static UNUSED void check_answer(const struct exchange *exchange, const char *body)
+{
+	check_law();
+	if (exchange->status != 200) {
+		EXPECT(exchange->status >= 400 || exchange->status == 202);
+		/* Where a grant is needed, that would start nothing. */
+		EXPECT(!says(exchange, "one of several queues") ||
+		       world.options.config.routes[0].grant_none);
+		return;
+	}
+	EXPECT_STR(exchange->body, body);
+	EXPECT(note_of(exchange->id)->finished);
+}
+
+static UNUSED void check_receipt(const struct exchange *exchange, const char *id)
+{
+	struct note *note = find_note(id);
+
+	/* One that was never published has no note. */
+	if (exchange->status != 200 || !note)
+		return;
+	if (says(exchange, "\"acknowledged\"")) {
+		note->acknowledged = true;
+		EXPECT(!runs(id));
+	} else if (says(exchange, "\"too-late\"")) {
+		EXPECT(note->finished || note->begun);
+		EXPECT(!runs(id));
+	} else {
+		EXPECT(says(exchange, "\"presumed\""));
+	}
+}
