@@ -239,7 +239,7 @@ int operation_serve(struct operation **place, serve_fn *failed, void *argument)
 	}
 	ew_guard_disarm(&undo);
 	if (operation->outcome == OUTCOME_LOST)
-		r = r == -EREMOTEIO ? r : -ECONNRESET;
+		r = -ECONNRESET;
 	else if (operation->outcome != OUTCOME_UNSENT || (r != -ECANCELED && r != -ETIMEDOUT))
 		r = 0;
 	if (r < 0)
