@@ -383,10 +383,11 @@ static int say_notice(struct gateway *gateway, const struct notice *notice)
 	if (!notice->proves)
 		return 0;
 	operation = table_find(&gateway->table, notice->correlation);
-	if (operation && operation->presumed) {
-		operation->outcome = OUTCOME_REFUSED;
+	if (!operation || outcome_is_proof(operation->outcome))
+		return 0;
+	operation->outcome = OUTCOME_REFUSED;
+	if (operation->presumed)
 		permits_prove(gateway, operation, NULL);
-	}
 	return 0;
 }
 

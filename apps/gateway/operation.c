@@ -157,10 +157,10 @@ static bool is_redelivered(const struct ew_amqp_message *message)
 	return value && strcmp(value, "1") == 0;
 }
 
-/* Of one that is presumed, and comes again or at last. Whoever needs no grant works on it already. */
+/* Of one that is presumed, or about to be, and comes again or at last. Whoever needs no grant works on it already. */
 static enum heard hear_claim_afterwards(struct operation *operation, const struct claim *claim)
 {
-	if (!operation->presumed)
+	if (outcome_is_proof(operation->outcome))
 		return HEARD_REFUSE;
 	if (!operation->route->config->grant_none)
 		return HEARD_REFUSE_LAST;
@@ -213,7 +213,7 @@ static enum heard hear_end(struct operation *operation, enum outcome outcome)
 		operation->outcome = outcome;
 		return HEARD_PROOF;
 	}
-	if (operation->outcome != OUTCOME_NONE)
+	if (outcome_is_proof(operation->outcome))
 		return HEARD_LATE;
 	operation->outcome = outcome;
 	ew_event_set(&operation->news);

@@ -219,6 +219,28 @@ TEST(gateway_operation_that_is_presumed_and_needs_no_grant_is_stopped_by_its_cla
 	table_deinit(&table);
 }
 
+/* While its client is being told that nobody knows, it is not presumed yet. */
+TEST(gateway_operation_that_is_lost_is_proved_before_it_is_presumed)
+{
+	struct operation *operation;
+
+	EXPECT_EQ(table_init(&table, 1), 0);
+	config.grant_none = true;
+	operation = begin();
+	operation->outcome = OUTCOME_LOST;
+	EXPECT_EQ(hear(operation, "claim", "c", "0"), HEARD_STOP);
+	EXPECT_EQ(hear(operation, "stopped", "c", "0"), HEARD_NEWS);
+	EXPECT_EQ(operation->outcome, OUTCOME_STOPPED);
+	EXPECT_EQ(hear(operation, "claim", "d", "1"), HEARD_REFUSE);
+	end(operation);
+	config.grant_none = false;
+	operation = begin();
+	operation->outcome = OUTCOME_LOST;
+	EXPECT_EQ(hear(operation, "claim", "c", "0"), HEARD_REFUSE_LAST);
+	end(operation);
+	table_deinit(&table);
+}
+
 TEST(gateway_operation_of_nobody)
 {
 	char longest[CLAIM_BYTES + 1];
