@@ -132,7 +132,7 @@ static void *do_nothing(void *argument)
 /* Asks for everything, and gives back what it gets. */
 static void ask_for_everything(void *argument)
 {
-	void *memory = malloc(16);
+	void *volatile memory = malloc(16); /* or the compiler leaves it out */
 	int fd = dup(world.filler);
 	char byte = 0;
 	pthread_t thread;

@@ -807,7 +807,7 @@ TEST(sweep_finds_what_only_a_pair_leaves)
 
 static int end_with_memory(void *argument)
 {
-	void *block = malloc(64);
+	void *volatile block = malloc(64); /* or the compiler leaves it out */
 
 	note_result(block ? 0 : -ENOMEM);
 	if (!block)
@@ -853,7 +853,7 @@ static void note_trouble(void *argument)
 static int ask_for_a_descriptor(void *argument)
 {
 	int fd = dup(STDERR_FILENO);
-	void *block;
+	void *volatile block;
 
 	note_result(fd < 0 ? -errno : 0);
 	block = malloc(64);

@@ -401,8 +401,10 @@ static int hand_over_close(void *hand)
 static int serve_jobs(struct hand *hand)
 {
 	const struct sockaddr_in address = loopback(BROKER_PORT);
-	const struct ew_amqp_endpoint endpoint = { (const struct sockaddr *)&address,
-						   sizeof(address) };
+	const struct ew_amqp_endpoint endpoint = {
+		.address = (const struct sockaddr *)&address,
+		.address_bytes = sizeof(address),
+	};
 	struct ew_amqp_dialer dialer = { .endpoints = &endpoint, .endpoints_count = 1 };
 	const struct contract_options contract = {
 		.dialer = &dialer, .queue = "jobs", .at_once = 2, .work = do_work
