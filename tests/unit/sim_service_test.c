@@ -431,7 +431,7 @@ static void try_uploads(enum ew_sim_durability durability, unsigned seeds)
 					  .filesystem = &disk,
 					  .prepare = begin_service,
 					  .recover = restart,
-					  .cuts_max = 4 },
+					  .cuts_max = 1 },
 		  uploads);
 }
 
@@ -442,7 +442,7 @@ TEST(sim_upload_service_under_all_faults)
 
 TEST(sim_upload_service_whose_disk_fails_once)
 {
-	try_uploads(EW_SIM_FAILING, 100);
+	try_uploads(EW_SIM_FAILING, 60);
 }
 
 TEST_MAIN()
