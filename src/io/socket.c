@@ -401,34 +401,44 @@ int(ew_socket_adopt)(int fd, struct ew_socket **ret_socket)
 	return 0;
 }
 
-int(ew_socket_connect)(const struct sockaddr *address, socklen_t address_bytes,
-		       struct ew_socket **ret_socket)
+/* A descriptor. -EAGAIN: the kernel was interrupted. It may go on with a connect that has begun, here and after a cancel. */
+static int connect_new(const struct sockaddr *address, socklen_t address_bytes)
 {
-	const struct ew_site *site = ew__made_at;
 	struct ew__task_op connect = {
 		.op = { .code = EW__OP_CONNECT, .address = address, .length = address_bytes },
 	};
-	int fd, r = ew__enter();
+	int fd = ew__system_socket(address->sa_family), r;
 
-	if (r < 0)
-		return r;
-	ew__place_must_be_empty(ret_socket, site);
-	fd = ew__system_socket(address->sa_family);
 	if (fd < 0)
 		return fd;
 	connect.op.fd = fd;
 	r = ew__op_await(&connect, "a connection being made");
 	if (r == 0)
-		r = ew__socket_new(fd, site, ret_socket);
-	if (r < 0) {
-		/* Once begun, a cancelled connect goes on in the kernel: the socket is good only for closing. */
-		if (r == -ECANCELED && connect.op.cancel_wanted)
-			ew__task()->outcome = ew__bug("spoiled-connect-is-none")
-						      ? EW_OUTCOME_NONE
-						      : EW_OUTCOME_SPOILED;
-		if (!ew__bug("failed-connect-leaves-its-descriptor"))
-			ew__system_close(fd);
-	}
+		return fd;
+	if (r == -ECANCELED && connect.op.cancel_wanted)
+		ew__task()->outcome =
+			ew__bug("spoiled-connect-is-none") ? EW_OUTCOME_NONE : EW_OUTCOME_SPOILED;
+	if (!ew__bug("failed-connect-leaves-its-descriptor"))
+		ew__system_close(fd);
+	return r;
+}
+
+int(ew_socket_connect)(const struct sockaddr *address, socklen_t address_bytes,
+		       struct ew_socket **ret_socket)
+{
+	const struct ew_site *site = ew__made_at;
+	int fd, r;
+
+	ew__place_must_be_empty(ret_socket, site);
+	do {
+		r = ew__enter();
+		fd = r < 0 ? r : connect_new(address, address_bytes);
+	} while (fd == -EAGAIN);
+	if (fd < 0)
+		return fd;
+	r = ew__socket_new(fd, site, ret_socket);
+	if (r < 0)
+		ew__system_close(fd);
 	return r;
 }
 

@@ -5,6 +5,7 @@
  */
 
 #include "sweep.h"
+#include "unit/io.h"
 
 #include "scope/cancel.h"
 
@@ -578,6 +579,34 @@ TEST(sweep_interrupted_operations_are_made_again_and_not_shown)
 	for (i = 0; i < results_count; i++)
 		EXPECT(results[i] > -512 && results[i] != -EINTR && results[i] != -EAGAIN &&
 		       results[i] != -ECANCELED);
+}
+
+static struct sockaddr_in listening;
+
+static int connect_once(void *argument)
+{
+	int r;
+	EW_OWN(ew_socket, socket);
+
+	(void)argument;
+	r = ew_socket_connect((const struct sockaddr *)&listening, sizeof(listening), &socket);
+	note_result(r);
+	return r;
+}
+
+/* A connect that was interrupted is made again by another socket: the kernel may go on with the first. */
+TEST(sweep_interrupted_connects_are_made_again_and_not_shown)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_OPERATION };
+	int fd = plain_listener(&listening);
+	struct ew_sweep_result result = ew_sweep(&options, connect_once, NULL);
+
+	close(fd);
+	EXPECT_STR(result.what, "");
+	/* Five errors, three that are hidden. */
+	EXPECT_EQ(result.failed_operations, 8);
+	EXPECT(was_noted(-ECONNREFUSED) && was_noted(-ECONNRESET));
+	EXPECT(!was_noted(-EAGAIN) && !was_noted(-EINTR));
 }
 
 static int stat_twice(void *argument)
