@@ -207,6 +207,7 @@ static void recover(struct trial *trial, uint64_t call, unsigned image,
 	snprintf(trial->cut, sizeof(trial->cut),
 		 "; after a power cut before call %llu, of what was not synced %s was left",
 		 (unsigned long long)call, lucks[image]);
+	filesystem->sync_has_failed = true; /* what may fail was the run before */
 	run_task(trial, &world, trial->options->recover);
 }
 

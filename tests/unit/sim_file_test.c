@@ -853,6 +853,41 @@ TEST(sim_file_published_is_whole_where_a_sync_has_failed)
 
 /* ---- what a trial says ---- */
 
+static int sync_what_is_new(void *argument)
+{
+	int r;
+
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, file);
+
+	open_folder("/sim/bucket", &bucket);
+	make_file(bucket, "new", TEXT, &file);
+	r = ew_file_sync(file, true);
+	return r == 0 ? ew_file_sync(bucket, false) : r;
+}
+
+static int do_nothing(void *argument)
+{
+	(void)argument;
+	return 0;
+}
+
+TEST(sim_restart_after_a_power_cut_has_no_faults)
+{
+	const struct ew_sim_filesystem_options disk = { .durability = EW_SIM_FAILING,
+							.folders = folders };
+	const struct ew_sim_trial trial = {
+		.seeds_count = 20,
+		.filesystem = &disk,
+		.recover = sync_what_is_new,
+	};
+	struct ew_sim_verdict verdict = ew_sim_try(&trial, do_nothing, NULL);
+
+	EXPECT_STR(verdict.what, "");
+	EXPECT_EQ(verdict.cuts, 20);
+}
+
 static int write_without_a_sync(void *argument)
 {
 	(void)argument;
