@@ -21,6 +21,7 @@
 #include "seeded/bug.h"
 #include "sync/select.h"
 
+#include <endwell/clock.h>
 #include <endwell/file.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -33,11 +34,13 @@
 #include <unistd.h>
 
 #define TRANSFER_BYTES_MAX 0x7ffff000
+#define WATCH_AGAIN_NS	   (5 * EW_MILLISECOND)
 
 struct ew_socket {
 	struct ew_resource resource;
 	struct ew__op hangup;
 	struct ew__chore hangup_cancel;
+	struct ew__timer watch_again;
 	struct ew__message abort_message; /* to the worker, when another one aborts the socket */
 	struct ew__away *away;		  /* a close elsewhere, which the worker has heard of */
 	struct ew__standing standing;
@@ -48,6 +51,7 @@ struct ew_socket {
 	int fd;
 	int buffer; /* lent; -1: none */
 	bool armed;
+	bool given_up;	 /* the watch, by the kernel, since the request has begun */
 	bool half_close; /* a finished peer counts as gone for hangup_scope */
 	bool finished;	 /* the peer, sending */
 	bool gone;	 /* the peer */
@@ -119,7 +123,7 @@ static void return_buffer(struct ew_worker *worker, unsigned number)
 static void rest(struct ew_socket *socket)
 {
 	if (socket->buffer < 0 && !socket->armed && !socket->standing.link &&
-	    !socket->hangup_cancel.link)
+	    !socket->hangup_cancel.link && !ew__timer_is_armed(&socket->watch_again))
 		socket->worker = NULL;
 }
 
@@ -202,6 +206,28 @@ static bool is_to_go_on(const struct ew_socket *socket)
 	       !ew__bug("watch-given-up");
 }
 
+static void watch_time_has_come(struct ew__timer *timer)
+{
+	struct ew_socket *socket = ew__container_of(timer, struct ew_socket, watch_again);
+
+	if (socket->hangup_scope)
+		watch_peer(socket);
+	else
+		rest(socket);
+}
+
+/* Once without a delay; what the kernel goes on to refuse must not keep a processor busy. */
+static void watch_peer_again(struct ew_socket *socket)
+{
+	if (!socket->given_up) {
+		socket->given_up = true;
+		watch_peer(socket);
+		return;
+	}
+	socket->watch_again.expire = watch_time_has_come;
+	ew__timer_arm(socket->worker, &socket->watch_again, ew_after(WATCH_AGAIN_NS));
+}
+
 static void hangup_completed(struct ew__op *op)
 {
 	struct ew_socket *socket = socket_of(op);
@@ -216,7 +242,7 @@ static void hangup_completed(struct ew__op *op)
 	else if (socket->closing)
 		ew__wait_end(socket->closing, 0);
 	else if (is_to_go_on(socket))
-		watch_peer(socket);
+		watch_peer_again(socket);
 	else
 		rest(socket); /* armed again by the next request */
 }
@@ -235,8 +261,10 @@ static void detach(struct ew_socket *socket)
 	ew_socket_release(socket);
 	socket->hangup_scope = NULL;
 	ew__standing_remove(&socket->standing);
-	if (socket->worker)
+	if (socket->worker) {
+		ew__timer_cancel(socket->worker, &socket->watch_again);
 		ew__chore_remove(socket->worker, &socket->hangup_cancel);
+	}
 	if (socket->armed)
 		ew__driver_cancel(socket->worker->driver, &socket->hangup);
 }
@@ -773,6 +801,9 @@ void ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope
 	}
 	if (socket->armed)
 		return;
+	socket->given_up = false;
+	if (socket->worker)
+		ew__timer_cancel(socket->worker, &socket->watch_again);
 	socket->worker = ew__worker;
 	if (ew__thread_is_plain()) {
 		ew__standing_add(socket->worker, &socket->standing);
@@ -785,6 +816,8 @@ void ew_socket_forget_hangup(struct ew_socket *socket)
 {
 	socket->hangup_scope = NULL;
 	ew__standing_remove(&socket->standing);
+	if (socket->worker)
+		ew__timer_cancel(socket->worker, &socket->watch_again);
 	rest(socket);
 }
 

@@ -6,6 +6,8 @@
 
 #include "io.h"
 
+#include "task/worker.h"
+
 #define ROUNDS_COUNT 2000
 
 typedef int peer_fn(struct ew_socket **ret_socket);
@@ -370,6 +372,117 @@ TEST(socket_endings_with_the_watch_armed)
 
 	chance_begin();
 	EXPECT_EQ(run_workers(1, end_watched, NULL), 0);
+	expect_same_descriptors(&before);
+}
+
+/* ---- a kernel that refuses the watch ---- */
+
+static struct {
+	const struct ew__driver_type *real;
+	struct ew__driver_type type;
+	unsigned count;
+} refusing;
+
+static void refuse_watches(struct ew__driver *driver, int64_t deadline_ns)
+{
+	struct ew__op *op, *next;
+
+	for (op = driver->queued.first; op; op = next) {
+		next = op->next;
+		if (op->code != EW__OP_POLL || !op->event)
+			continue;
+		refusing.count++;
+		ew__op_line_remove(&driver->queued, op);
+		op->result = -ENOMEM;
+		ew__driver_op_ended(driver, op);
+	}
+	refusing.real->visit(driver, driver->done.first ? EW_NOW : deadline_ns);
+}
+
+static void refusing_begin(void)
+{
+	refusing.count = 0;
+	refusing.real = ew__worker->driver->type;
+	refusing.type = *refusing.real;
+	refusing.type.visit = refuse_watches;
+	ew__worker->driver->type = &refusing.type;
+}
+
+static void refusing_end(void)
+{
+	ew__worker->driver->type = refusing.real;
+}
+
+static int watch_refused(void *argument)
+{
+	int64_t began_ns = ew_now(), lasted_ns;
+	int peer;
+	(void)argument;
+	EW_OWN(ew_socket, socket);
+	EW_SCOPE(scope, .deadline_ns = ew_after(60 * ew_test_scale() * EW_SECOND));
+
+	peer = unix_peer(&socket);
+	refusing_begin();
+	ew_socket_cancel_on_hangup(socket, &scope, true);
+	EXPECT_EQ(ew_sleep(50 * EW_MILLISECOND), 0);
+	refusing_end();
+	lasted_ns = ew_now() - began_ns;
+	EXPECT(refusing.count > 1 && refusing.count <= lasted_ns / (4 * EW_MILLISECOND) + 2);
+	close(peer);
+	EXPECT_EQ(ew_sleep_until(EW_NEVER), -ECANCELED);
+	EXPECT_EQ(ew_scope_reason(&scope), EW_REASON_PEER);
+	ew_socket_forget_hangup(socket);
+	return 0;
+}
+
+/* A peer that goes later is noticed all the same, and no processor is kept busy meanwhile. */
+TEST(socket_hangup_is_watched_for_again_now_and_then_while_the_kernel_refuses)
+{
+	EXPECT_EQ(run_workers(1, watch_refused, NULL), 0);
+}
+
+static int end_refused(void *argument)
+{
+	const enum way *way = argument;
+	int peer;
+	EW_OWN(ew_socket, socket);
+	EW_SCOPE(scope);
+
+	peer = unix_peer(&socket);
+	refusing_begin();
+	ew_socket_cancel_on_hangup(socket, &scope, true);
+	take_turns(4);
+	refusing_end();
+	close(peer);
+	if (*way == BY_CLOSE)
+		return ew_socket_close(&socket);
+	if (*way == BY_ABORT)
+		ew_abort(&socket);
+	if (*way == BY_PANIC)
+		ew_panic("while the watch is refused");
+	return 0;
+}
+
+static int end_refused_in_each_way(void *argument)
+{
+	enum way way;
+
+	(void)argument;
+	for (way = BY_CLOSE; way < WAYS_COUNT; way++) {
+		EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+		EXPECT_EQ(ew_spawn(&scope, end_refused, &way), 0);
+		EXPECT_EQ(ew_scope_join(&scope), 0);
+		/* What was to be looked at again would be now. */
+		EXPECT_EQ(ew_sleep(10 * EW_MILLISECOND), 0);
+	}
+	return 0;
+}
+
+TEST(socket_endings_while_the_kernel_refuses_the_watch)
+{
+	struct descriptors before = descriptors_now();
+
+	EXPECT_EQ(run_workers(1, end_refused_in_each_way, NULL), 0);
 	expect_same_descriptors(&before);
 }
 
