@@ -150,6 +150,9 @@ int ew_tls_recv(struct ew_tls *tls, void *buffer, size_t size)
 {
 	int n, r = look_for_cancel();
 
+	/* As recv(2); OpenSSL has no answer to that which is not an error. */
+	if (size == 0)
+		return r;
 	while (r == 0) {
 		n = tls->error.error ? tls->error.error : open_record(tls, buffer, size);
 		if (n != -EAGAIN)

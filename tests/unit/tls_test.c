@@ -157,6 +157,25 @@ static int hear_hello(struct ew_tls *tls, struct side *side)
 	return n;
 }
 
+static int hear_nothing_and_hello(struct ew_tls *tls, struct side *side)
+{
+	/* Before a record is there, and in the middle of one. */
+	EXPECT_EQ(ew_tls_recv(tls, side->buffer, 0), 0);
+	EXPECT_EQ(ew_tls_recv(tls, side->buffer, 2), 2);
+	EXPECT_EQ(ew_tls_recv(tls, side->buffer, 0), 0);
+	return ew_tls_recv(tls, side->buffer, sizeof(side->buffer));
+}
+
+TEST(tls_read_of_no_bytes_leaves_the_stream_as_it_is)
+{
+	prepare();
+	server.talk = say_hello;
+	client.talk = hear_nothing_and_hello;
+	run_sides();
+	EXPECT_EQ(client.talked, 3);
+	EXPECT_EQ(client.error.error, 0);
+}
+
 TEST(tls_goodbye_of_the_peer_is_its_end)
 {
 	prepare();
