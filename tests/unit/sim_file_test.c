@@ -574,6 +574,63 @@ TEST(sim_disk_that_is_full_says_so_and_has_room_again_when_a_file_has_gone)
 	ew_sim_filesystem_free(filesystem);
 }
 
+static int replace_what_fills_the_disk(void *argument)
+{
+	static const char block[4096];
+
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, one);
+	EW_OWN(ew_file, two);
+
+	open_folder("/sim/bucket", &bucket);
+	make_file(bucket, "one", block, &one);
+	EXPECT_EQ(ew_file_write(one, block, 4096, 0), 0);
+	EXPECT_EQ(ew_file_sync(one, true), 0);
+	EXPECT_EQ(ew_file_sync(bucket, false), 0);
+	EXPECT_EQ(ew_file_unlink(bucket, "one", 0), 0);
+	EXPECT_EQ(ew_file_close(&one), 0);
+	make_file(bucket, "two", block, &two);
+	EXPECT_EQ(ew_file_write(two, block, 4096, 0), 0);
+	return ew_file_sync(two, true);
+}
+
+static int expect_full_if_both_are_there(void *argument)
+{
+	static const char block[4096];
+	unsigned *full = argument;
+	struct statvfs statvfs;
+
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, file);
+
+	if (!ew_sim_name("/sim/bucket", 1))
+		return 0;
+	open_folder("/sim/bucket", &bucket);
+	EXPECT_EQ(ew_file_statvfs(bucket, &statvfs), 0);
+	EXPECT_EQ(statvfs.f_bavail, 0);
+	EXPECT_EQ(ew_file_open(bucket, "two", O_WRONLY, 0, &file), 0);
+	EXPECT_EQ(ew_file_write(file, block, 4096, 4096), -ENOSPC);
+	*full += 1;
+	return 0;
+}
+
+/* The room of a name that was taken away has been used again, and then the name is back. */
+TEST(sim_disk_that_has_more_on_it_after_a_crash_than_it_has_room_for_is_full)
+{
+	unsigned full = 0;
+	uint64_t seed;
+
+	for (seed = 1; seed <= 20; seed++) {
+		make_filesystem(EW_SIM_STRICT, 1);
+		run_in(replace_what_fills_the_disk, NULL);
+		ew_sim_filesystem_crash(&filesystem, seed);
+		run_in(expect_full_if_both_are_there, &full);
+		ew_sim_filesystem_free(filesystem);
+	}
+	EXPECT(full > 0);
+}
+
 static int cross_the_border(void *argument)
 {
 	struct directory directory;

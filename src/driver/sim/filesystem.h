@@ -83,6 +83,9 @@ struct ew__sim_inode *ew__sim_inode_new(struct ew_sim_filesystem *filesystem, mo
 void ew__sim_inode_hold(struct ew__sim_inode *inode);
 void ew__sim_inode_let_go(struct ew__sim_inode *inode);
 
+/* After a crash more blocks may be used than there are: what was taken away is back, beside what had its room. */
+unsigned ew__sim_blocks_free(const struct ew_sim_filesystem *filesystem);
+
 /* Nobody sees it any more: its room is free. */
 void ew__sim_inode_unused(struct ew__sim_inode *inode);
 

@@ -58,6 +58,13 @@ void ew__sim_inode_let_go(struct ew__sim_inode *inode)
 	free(inode);
 }
 
+unsigned ew__sim_blocks_free(const struct ew_sim_filesystem *filesystem)
+{
+	return filesystem->blocks_used < filesystem->blocks_max
+		       ? filesystem->blocks_max - filesystem->blocks_used
+		       : 0;
+}
+
 void ew__sim_inode_unused(struct ew__sim_inode *inode)
 {
 	if (inode->links > 0 || inode->openings > 0)
@@ -120,7 +127,7 @@ static bool take_block(struct ew__sim_inode *inode, struct ew__sim_block *block)
 	block->dirty = block->dirty || block->cached;
 	if (block->cached && block->cached != block->kept)
 		return true;
-	if (!block->cached && filesystem->blocks_used == filesystem->blocks_max)
+	if (!block->cached && ew__sim_blocks_free(filesystem) == 0)
 		return false;
 	memory = ew__sim_allocate(NULL, EW__SIM_BLOCK_BYTES);
 	if (block->cached) {
