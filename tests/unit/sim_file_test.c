@@ -387,6 +387,45 @@ TEST(sim_bytes_of_a_failed_sync_are_lost_whatever_a_later_one_says)
 	}
 }
 
+static int write_again_after_a_failure(void *argument)
+{
+	unsigned i;
+	int r = 0;
+
+	(void)argument;
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, file);
+
+	open_folder("/sim/bucket", &bucket);
+	for (i = 0; r == 0 && i < 1000; i++) {
+		if (i > 0)
+			EXPECT_EQ(ew_file_unlink(bucket, "name", 0), 0);
+		EXPECT_EQ(ew_file_close(&file), 0);
+		make_file(bucket, "name", TEXT, &file);
+		r = ew_file_sync(file, true);
+	}
+	EXPECT_EQ(r, -EIO);
+	EXPECT_EQ(ew_file_write(file, TEXT, strlen(TEXT), 0), 0);
+	EXPECT_EQ(ew_file_sync(file, true), 0);
+	return ew_file_sync(bucket, false);
+}
+
+/* The size too, although it is no other one. */
+TEST(sim_bytes_of_a_failed_sync_that_are_written_again_are_kept)
+{
+	struct found found = { 0 };
+	uint64_t seed;
+
+	for (seed = 1; seed <= 20; seed++) {
+		make_filesystem(EW_SIM_FAILING, 0);
+		run_in(write_again_after_a_failure, NULL);
+		ew_sim_filesystem_crash(&filesystem, seed);
+		run_in(look, &found);
+		ew_sim_filesystem_free(filesystem);
+		EXPECT(found.whole);
+	}
+}
+
 static int sync_again_after_a_failure(void *argument)
 {
 	unsigned i;

@@ -167,6 +167,8 @@ int ew__sim_inode_write(struct ew__sim_inode *inode, const char *data, size_t si
 	}
 	if (done > 0 && offset > inode->cached.size)
 		set_size(inode, offset);
+	/* What a failed sync has lost of the size is kept with the bytes that are written there again. */
+	inode->size_dirty = inode->size_dirty || (done > 0 && offset > inode->kept.size);
 	return done == 0 && size > 0 ? -ENOSPC : (int)done;
 }
 
