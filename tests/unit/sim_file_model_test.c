@@ -219,7 +219,7 @@ static int64_t with_slot(struct place *place, const struct step *step)
 	case EMPTY:
 	case LEASE:
 		r = ew__system_stat(fd, &stat);
-		if (!S_ISREG(stat.st_mode))
+		if (r < 0 || !S_ISREG(stat.st_mode))
 			return NOT_DONE;
 		return step->action == EMPTY ? ew__system_empty(fd) : ew__system_lease(fd);
 	default: return NOT_DONE;
