@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const struct {
 	const char *word;
@@ -100,11 +101,17 @@ enum problem answer_problem_of(enum outcome outcome)
 	}
 }
 
+/* Three digits and nothing else: what is only nearly a number is not passed on as one. */
+static int read_status(const char *text)
+{
+	return strlen(text) == 3 && strspn(text, "0123456789") == 3 ? atoi(text) : 0;
+}
+
 const char *answer_reply_fault(const struct ew_amqp_delivery *result, int *ret_status)
 {
 	const char *text = ew_amqp_header_find(&result->message, "x-ew-status");
 
-	*ret_status = text ? atoi(text) : 200;
+	*ret_status = text ? read_status(text) : 200;
 	if (*ret_status < 200 || *ret_status > 599)
 		return "Its status is none from 200 to 599.";
 	return result->too_large ? "It is larger than body_max." : NULL;

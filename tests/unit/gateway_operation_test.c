@@ -2,7 +2,7 @@
 /* Correlation tokens, the table of operations, and what a worker's word means in each state. */
 #include "../ew_test.h"
 
-#include "gateway/gateway.h"
+#include "gateway/answer.h"
 
 TEST(gateway_token_is_read_as_it_was_printed)
 {
@@ -303,6 +303,31 @@ TEST(gateway_operation_hears_parts_in_their_order_and_once)
 	EXPECT_EQ(hear_numbered(NULL, "part", "b", "2"), HEARD_LATE);
 	end(operation);
 	table_deinit(&table);
+}
+
+TEST(gateway_status_of_a_reply_is_three_digits_or_none)
+{
+	static const char *const good[] = { "200", "204", "404", "599" },
+				*const bad[] = { "",	"199",	"600",	      "-200",	"+200",
+						 " 200", "200 ", "200 OK",    "0x1f4",	"0200",
+						 "2e2",	"20",	"4294967496", "true",	"2001" };
+	struct ew_amqp_header header = { .name = "x-ew-status" };
+	struct ew_amqp_delivery result = { .message = { .headers = &header } };
+	int status;
+
+	EXPECT(answer_reply_fault(&result, &status) == NULL);
+	EXPECT_EQ(status, 200);
+	result.message.headers_count = 1;
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+		header.value = good[i];
+		EXPECT(answer_reply_fault(&result, &status) == NULL);
+		EXPECT_EQ(status, atoi(good[i]));
+	}
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		header.value = bad[i];
+		EXPECT_STR(answer_reply_fault(&result, &status),
+			   "Its status is none from 200 to 599.");
+	}
 }
 
 TEST_MAIN()
