@@ -46,8 +46,10 @@ def state(server, path):
     return server.request("GET", path).json["state"]
 
 
-def await_grants(server, count):
+def await_begun(server, count):
+    """So many jobs were granted and run: a grant that is confirmed may still be on its way to the worker."""
     wait_until(lambda: server.metric('gateway_grants_total{route="render"}') == count, 60, f"{count} are granted")
+    wait_until(lambda: sum(line.startswith("begin ") for line in server.jobs.lines()) == count, 60, f"{count} have begun")
 
 
 def receipt(server, path):
@@ -60,7 +62,7 @@ def test_gateway_delete_stops_the_job_and_tells_who_waits_for_it():
     key = {"Idempotency-Key": "one"}
     with running() as server:
         waiting = ingest.in_background(lambda: server.post(LONG, headers=key))
-        await_grants(server, 1)
+        await_begun(server, 1)
         known = server.post(LONG, headers=key)
         known.problem(409, "in-flight")
         operation = "/ops/" + known.headers["X-Operation-Id"]
@@ -100,7 +102,7 @@ def test_gateway_delete_comes_too_late_for_what_has_ended():
 def test_gateway_delete_of_a_job_that_does_not_stop_waits_for_its_result():
     with running() as server:
         operation = begin(server, job(300, on_cancel="finish"))
-        await_grants(server, 1)
+        await_begun(server, 1)
         equal(receipt(server, operation), ("too-late", "too-late"))
         equal(server.request("GET", operation + "/result").json, {"steps": 30})
 
@@ -126,7 +128,7 @@ def test_gateway_nobody_knows_an_id_that_was_made_up():
 def test_gateway_operation_without_a_client_is_cut_at_the_end_of_the_grace():
     with running("--grace", "1") as server:
         begin(server)
-        await_grants(server, 1)
+        await_begun(server, 1)
         server.process.send_signal(signal.SIGTERM)
         equal(server.process.wait(60 * ingest.SCALE), 3)
         check("outcome=stopped" in server.log(), server.log()[-500:])
@@ -149,11 +151,11 @@ def test_gateway_key_is_not_run_twice_and_free_when_it_was_stopped():
     with running() as server:
         operation = begin(server, **key)
         server.post(LONG, headers=key).problem(409, "in-flight")
-        await_grants(server, 1)
+        await_begun(server, 1)
         equal(receipt(server, operation), ("acknowledged", "stopped"))
         again = begin(server, **key)
         check(again != operation, "a new operation")
-        await_grants(server, 2)
+        await_begun(server, 2)
         equal(receipt(server, again), ("acknowledged", "stopped"))
 
 
@@ -163,7 +165,7 @@ def test_gateway_key_keeps_the_result_that_came_when_its_client_had_left():
         client = server.connect()
         client.sendall(b"POST /ops/render HTTP/1.1\r\nHost: 127.0.0.1\r\nIdempotency-Key: one\r\n"
                        b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
-        await_grants(server, 1)
+        await_begun(server, 1)
         client.close()
         server.await_rest()
         equal(server.outcomes(), {"too-late": 1})
@@ -181,7 +183,7 @@ def test_gateway_content_type_that_no_message_can_carry_is_refused():
 def test_gateway_two_deletes_at_once_hear_the_same():
     with running() as server:
         operation = begin(server)
-        await_grants(server, 1)
+        await_begun(server, 1)
         server.worker.send_signal(signal.SIGSTOP)
         deletes = [ingest.in_background(lambda: receipt(server, operation)) for _ in range(2)]
         wait_until(lambda: state(server, operation) == "cancelling", 60, "it is being cancelled")
@@ -195,8 +197,7 @@ def test_gateway_two_deletes_at_once_hear_the_same():
 def becomes_presumed(server, body, key):
     """An operation with a key, whose worker says nothing in time; its path."""
     operation = begin(server, body, **key)
-    await_grants(server, 1)
-    wait_until(lambda: any(line.startswith("begin ") for line in server.jobs.lines()), 60, "the job runs")
+    await_begun(server, 1)
     server.worker.send_signal(signal.SIGSTOP)
     equal(receipt(server, operation), ("presumed", "silent"))
     server.post(body, headers=key).problem(502, "outcome-unknown")
@@ -213,7 +214,7 @@ def test_gateway_key_of_a_presumed_operation_is_free_when_a_late_word_says_that_
         operation = becomes_presumed(server, LONG, key)
         again = begin(server, **key)
         check(again != operation, "a new operation")
-        await_grants(server, 2)
+        await_begun(server, 2)
         equal(server.metric('gateway_presumed_proved_total{route="render"}'), 1)
 
 
@@ -286,7 +287,7 @@ def test_gateway_permit_of_a_tenant_is_presumed_with_its_operation():
     with running(tenants={"a": {"concurrency": 1, "waiting_room": 0}},
                  **{**TENANTS, "cancel_deadline": "300ms", "presumed_hold": "3s"}) as server:
         operation = begin(server, job(600000, on_cancel="lose"), **of("a"))
-        await_grants(server, 1)
+        await_begun(server, 1)
         equal(receipt(server, operation), ("presumed", "silent"))
         equal((share(server, "a")["presumed"], server.permits()["presumed"]), (1, 1))
         equal(server.metric('gateway_tenant_permits{route="render",tenant="a",state="presumed"}'), 1)
