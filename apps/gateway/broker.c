@@ -398,7 +398,10 @@ static int run_notices(void *argument)
 	int r;
 
 	while ((r = ew_channel_receive(gateway->notices, EW_NEVER, &notice)) > 0) {
-		r = say_notice(gateway, &notice);
+		/* While the broker takes nothing, those behind it would not be taken either. */
+		while ((r = say_notice(gateway, &notice)) == -EBUSY)
+			if (ew_sleep(BROKER_SAY_AGAIN) < 0)
+				return -ECANCELED;
 		if (r == -ECANCELED)
 			return r;
 	}
@@ -423,18 +426,36 @@ static int probe(struct gateway *gateway)
 	return ew_scope_finish(&patience, r);
 }
 
+/* One that the broker has ended alone, because it allows something no more: nothing can be said to workers over it. */
+static int check_doors(struct gateway *gateway)
+{
+	const struct door *const doors[] = { &gateway->grants, &gateway->cancels,
+					     &gateway->refusals };
+
+	for (size_t i = 0; i < 3 && is_connected(gateway); i++) {
+		const struct ew_amqp_error *error = ew_amqp_channel_error(doors[i]->channel);
+
+		if (!error)
+			continue;
+		log_note("warn", "channel-lost", "to workers: %s", error->text);
+		return error->error;
+	}
+	return 0;
+}
+
 static int run_probe(void *argument)
 {
 	struct gateway *gateway = argument;
 	int r;
 
-	for (;;) {
+	do {
 		r = ew_sleep(PROBE_INTERVAL);
 		if (r == 0)
 			r = probe(gateway);
-		if (r == -ECANCELED)
-			return r;
-	}
+		if (r != -ECANCELED)
+			r = check_doors(gateway);
+	} while (r == 0);
+	return r;
 }
 
 /* ---- the connection ---- */

@@ -5,6 +5,9 @@
 
 #include "gateway.h"
 
+/* When what the broker did not take is said again. */
+#define BROKER_SAY_AGAIN (50 * EW_MILLISECOND)
+
 /* The task that keeps the connection; ends with a cancel only. @gateway is a struct gateway */
 EW_SUSPENDS int broker_run(void *gateway);
 

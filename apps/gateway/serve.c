@@ -17,9 +17,6 @@
 #include "events.h"
 #include "permits.h"
 
-/* When what the broker did not take is said again. */
-#define SAY_AGAIN (50 * EW_MILLISECOND)
-
 static int grant(struct operation *operation)
 {
 	struct gateway *gateway = operation->route->gateway;
@@ -74,7 +71,7 @@ static int answer_claim_again(struct operation *operation)
 	if (r != -EBUSY && r != -EREMOTEIO)
 		return r;
 	operation->claim_due = true;
-	return ew_sleep(SAY_AGAIN);
+	return ew_sleep(BROKER_SAY_AGAIN);
 }
 
 static int await_outcome(struct operation *operation)

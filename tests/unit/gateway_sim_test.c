@@ -482,6 +482,82 @@ TEST(gateway_refusal_that_is_not_confirmed_holds_up_no_other_for_ever)
 	run_fair("", MOOD_TAKE, ask_for_refusals);
 }
 
+static struct peer *gateway_peer;
+
+/* Operations that are not taken are there all the same; and from then on nothing is taken. */
+static enum mood judge_and_block(struct peer *peer, const struct ew_amqp_message *message)
+{
+	amqp_connection_blocked_t blocked = { amqp_cstring_bytes("low on memory") };
+	const char *type = message->type ? message->type : "";
+
+	note_message(peer, message);
+	refusals += strcmp(type, "refuse") == 0;
+	if (strcmp(type, "op") != 0)
+		return MOOD_TAKE;
+	gateway_peer = peer;
+	broker_say(&peer->broker, 0, AMQP_CONNECTION_BLOCKED_METHOD, &blocked);
+	return MOOD_NACK_AND_TAKE;
+}
+
+static int ask_while_blocked(void)
+{
+	amqp_connection_unblocked_t unblocked = {};
+	struct exchange exchange;
+
+	refusals = 0;
+	world.broker.judge = judge_and_block;
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 503);
+	EXPECT_EQ(ew_sleep(3 * EW_SECOND), 0);
+	EXPECT_EQ(world.claims_count, 1);
+	EXPECT_EQ(refusals, 0);
+	broker_say(&gateway_peer->broker, 0, AMQP_CONNECTION_UNBLOCKED_METHOD, &unblocked);
+	hub_flush(gateway_peer);
+	EXPECT_EQ(ew_sleep(2 * EW_SECOND), 0);
+	EXPECT_EQ(refusals, 1);
+	return 0;
+}
+
+TEST(gateway_refusal_that_meets_a_broker_that_takes_nothing_is_said_afterwards)
+{
+	run_fair("", MOOD_TAKE, ask_while_blocked);
+}
+
+static unsigned ended_channel;
+
+static enum mood judge_peer(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	if (strcmp(message->type ? message->type : "", "op") == 0)
+		gateway_peer = peer;
+	return MOOD_TAKE;
+}
+
+static int ask_after_a_channel(void)
+{
+	struct exchange exchange;
+
+	world.broker.judge = judge_peer;
+	say_post(&exchange, "1 100 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	refuse_channel(gateway_peer, ended_channel, AMQP_ACCESS_REFUSED, "ACCESS_REFUSED");
+	EXPECT_EQ(ew_sleep(10 * EW_SECOND), 0);
+	EXPECT_EQ(world.gateway->connected, 2);
+	say_post(&exchange, "2 100 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	return 0;
+}
+
+/* Those for grants, cancels and refusals are the first of a connection. */
+TEST(gateway_channel_to_workers_that_the_broker_ends_comes_again)
+{
+	for (ended_channel = 1; ended_channel <= 3; ended_channel++)
+		run_fair("", MOOD_TAKE, ask_after_a_channel);
+}
+
 /* ---- one request, ended at each suspension ---- */
 
 static struct {
