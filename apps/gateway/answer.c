@@ -33,7 +33,9 @@ static const struct {
 	[PROBLEM_METHOD] = { "method-not-allowed", "This method does not work here",
 			     "The Allow header names the methods that do.", 405 },
 	[PROBLEM_CANCELLED] = { "cancelled", "The operation was cancelled",
-				"Somebody has asked for it by DELETE /ops/ID.", 409 },
+				"Somebody has asked for it by DELETE /ops/ID, or the client that it was "
+				"for has left.",
+				409 },
 	[PROBLEM_IN_FLIGHT] = { "in-flight", "An operation with this Idempotency-Key runs already",
 				"Wait for it, or cancel it by DELETE /ops/ID.", 409 },
 	[PROBLEM_GONE] = { "events-gone", "Events that are asked for are not kept any more",

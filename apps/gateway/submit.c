@@ -203,8 +203,9 @@ static enum problem failure_of(const struct operation *operation, int r, char de
 {
 	*detail = '\0';
 	if (r == -ECANCELED)
-		return operation->record->cancelled && !ew_cancel_requested() ? PROBLEM_CANCELLED
-									      : PROBLEM_DRAINING;
+		return ew_cancel_requested() && ew_cancel_reason() == EW_REASON_SHUTDOWN
+			       ? PROBLEM_DRAINING
+			       : PROBLEM_CANCELLED;
 	if (r == -ETIMEDOUT)
 		return PROBLEM_DEADLINE;
 	if (r == -EREMOTEIO)

@@ -169,7 +169,11 @@ for LANGUAGE in LANGUAGES:
 def test_gateway_events_a_client_that_leaves_cancels_the_operation():
     with running() as server:
         with post(server, job(600000, part="x")) as client:
+            operation = client.begins()
+            other = Stream(server, "GET", operation + "/events")
             equal(client.next()[0], "data")
+        with other:
+            equal(other.rest()[-1][1]["type"], "urn:endwell:problem:cancelled")
         server.await_rest()
         equal(server.outcomes("cancels"), {"stopped": 1})
 
