@@ -15,6 +15,7 @@
 #include "run/watchdog.h"
 #include "scope/resource.h"
 #include "seeded/bug.h"
+#include "sweep/environment.h"
 #include "task/kernel.h"
 
 #include <endwell/clock.h>
@@ -269,7 +270,13 @@ static int main_task(void *argument)
 {
 	struct main_call *call = argument;
 
-	call->runtime->main_result = call->fn(call->argument);
+	struct ew__runtime *runtime = call->runtime;
+
+	if (ew__unlikely(runtime->sweep))
+		runtime->main_result = ew__sweep_run_main(runtime->sweep, call->fn, call->argument,
+							  runtime->root.budget_ns);
+	else
+		runtime->main_result = call->fn(call->argument);
 	return 0;
 }
 
@@ -372,8 +379,15 @@ static int prepare(struct ew__runtime *runtime, const struct ew_run_options *opt
 			   runtime->options.workers_count);
 		return -EINVAL;
 	}
-	if (simulated && !ew__driver_wanted)
+	if (simulated && !ew__driver_wanted) {
 		ew__report("EW_DRIVER=sim: the world is simulated, by EW_SIM_SEED");
+		r = ew__sweep_run_new(&runtime->sweep, why, sizeof(why));
+		if (r < 0) {
+			if (r == -EINVAL)
+				ew__report("%s", why);
+			return r;
+		}
+	}
 	atomic_store(&runtime->end_by_ns, EW_NEVER);
 	if (!runtime->options.shutdown_budget_ns)
 		runtime->options.shutdown_budget_ns = SHUTDOWN_BUDGET_DEFAULT;
@@ -449,6 +463,7 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 	unset_current(&runtime);
 	ew__pool_free(runtime.pool);
 	free(runtime.threads);
+	ew__sweep_run_free(runtime.sweep);
 	ew__worker = thread;
 	ew__current = task;
 	return r;

@@ -12,6 +12,7 @@
 #include <pthread.h>
 
 struct ew__pool;
+struct ew__sweep_run;
 
 enum ew__stall_note { EW__STALL_NONE, EW__STALL_WANTED, EW__STALL_BEING_NOTED, EW__STALL_NOTED };
 
@@ -47,6 +48,7 @@ struct ew__runtime {
 	struct ew__worker_thread *threads;
 	unsigned workers_count;
 	struct ew__pool *pool;
+	struct ew__sweep_run *sweep; /* NULL: as always */
 	const struct ew__driver_type *driver;
 	_Atomic int64_t end_by_ns; /* when the watchdog takes what is left for stuck */
 	int main_result;

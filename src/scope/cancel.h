@@ -60,7 +60,7 @@ static inline int ew__enter_anyway(void)
 	return ew__likely(ew__current != NULL) ? 0 : ew__thread_enter();
 }
 
-/* Set by libendwell-testing: called at each suspension point of tasks that carry EW__REFUSE_SWEEP. */
+/* Set by src/sweep/: called at each suspension point of tasks that carry EW__REFUSE_SWEEP. */
 extern void (*ew__sweep_point)(struct ew_task *task);
 
 /* After a change of the task's own chain: what its next suspending call does. */

@@ -103,6 +103,11 @@ static struct ew_resource *newest_of(const void *owner)
 	return resource;
 }
 
+const struct ew_resource *ew__resources_newest_here(void)
+{
+	return newest_of(owner_here());
+}
+
 unsigned ew__resources_abort_forgotten(const char *what)
 {
 	struct ew_resource *resource;

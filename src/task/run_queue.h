@@ -19,7 +19,7 @@ static inline void ew__line_up(struct ew_task *task, struct ew_task **first, str
 	*last = task;
 }
 
-/* Set by libendwell-testing: true keeps a leaving task that is ready for now, until it is given back. */
+/* Set by src/sweep/: true keeps a leaving task that is ready for now, until it is given back. */
 extern bool (*ew__sweep_keep)(struct ew_task *task);
 
 static inline void ew__task_leaving_ready(struct ew_task *task)

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The sweep. Tasks of the scenario carry a bit in head.refuse, which children inherit; it sends each of their
- * suspending calls through ew__refuse(), which calls at_point() here. A run has a plan: what to do at which
- * point. With virtual time and one worker the points come in the same order each time, so that a number names one.
+ * The sweep of a scenario. Each run has a plan (sweep/plan.h): what to do at which point.
  *
  * A thread watches the runs, because the failure that is looked for may be a wake-up that never comes.
  */
 
-#include "scope/scope.h"
-#include "testing/census.h"
+#include "sweep/census.h"
+#include "sweep/plan.h"
 #include "testing/faults.h"
 #include "testing/hardship.h"
 #include "testing/heap.h"
@@ -25,7 +23,6 @@
 #include <time.h>
 
 #define RUN_SECONDS_DEFAULT 20
-#define NOT_USED	    UINT32_MAX
 
 /* Where the kernel takes part, an operation that meets a cancel ends in one way or the other, and points vary. */
 #define TRIES_TO_REACH		 20
@@ -44,21 +41,12 @@ struct sweep {
 	struct ew_sweep_result result;
 
 	/* Of the run. */
-	struct ew_scope *scope; /* NULL: left */
-	struct ew_scope *around;
-	unsigned points;
+	struct ew__sweep_plan plan;
 	unsigned answer; /* of the operation that is to fail */
 	unsigned answers;
 	unsigned later;	   /* what the second of a pair may be: operations, allocations */
 	unsigned *seconds; /* of each point, how many there are */
-	bool reached;
-	bool second_reached;
-	bool cancel_posted;
-	struct ew__message cancel_message;
-	struct ew_task *to_keep,
-		*kept; /* EW_SWEEP_CANCEL_ENDED: to be kept when it is ready; that is kept */
 	int64_t blocks_left;
-	int scenario_result;
 
 	/* The watching thread's. */
 	pthread_mutex_t mutex;
@@ -66,9 +54,6 @@ struct sweep {
 	unsigned run;
 	bool over;
 };
-
-/* The one whose scenario is running. */
-static struct sweep *current;
 
 static const char *const mode_names[] = {
 	[EW_SWEEP_NONE] = "none",
@@ -135,120 +120,6 @@ static void note_site(struct sweep *sweep, const struct ew_task *task)
 	pthread_mutex_unlock(&sweep->mutex);
 }
 
-static void force(struct ew_scope *scope)
-{
-	atomic_store_explicit(&scope->node.end_ns, EW_NOW, memory_order_relaxed);
-	atomic_store_explicit(&scope->node.forced, true, memory_order_relaxed);
-	if (ew_scope_reason(scope) == EW_REASON_NONE)
-		ew_scope_cancel(scope, EW_REASON_REQUESTED);
-	else
-		ew__cancel_spread(scope->owner, &scope->entry);
-}
-
-static void deliver_cancel(struct ew__message *message)
-{
-	struct sweep *sweep = ew__container_of(message, struct sweep, cancel_message);
-	struct ew_task *kept = sweep->kept;
-
-	sweep->cancel_posted = false;
-	sweep->kept = NULL;
-	if (sweep->scope)
-		ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED);
-	if (kept)
-		ew__task_ready(kept);
-}
-
-static void post_cancel(struct sweep *sweep, struct ew_worker *worker)
-{
-	sweep->cancel_posted = true;
-	sweep->cancel_message.deliver = deliver_cancel;
-	ew__post(worker, &sweep->cancel_message);
-}
-
-/* What the task waited for has come. It goes on after a cancel, which is delivered like any other, between tasks. */
-static bool keep(struct ew_task *task)
-{
-	struct sweep *sweep = current;
-
-	if (task != sweep->to_keep)
-		return false;
-	sweep->to_keep = NULL;
-	sweep->kept = task;
-	post_cancel(sweep, task->worker);
-	return true;
-}
-
-/* Nothing is to be had that an ending might want. */
-static void begin_hardship(const struct sweep *sweep)
-{
-	ew__heap_fail_from(0, true);
-	ew__hardship_begin();
-	if (sweep->options->hardship)
-		sweep->options->hardship(sweep->argument);
-}
-
-static void act(struct sweep *sweep, struct ew_task *task)
-{
-	unsigned second = sweep->result.second;
-
-	switch (sweep->result.mode) {
-	case EW_SWEEP_NONE: break;
-	case EW_SWEEP_CANCEL:
-	case EW_SWEEP_CANCEL_AGAIN:
-	case EW_SWEEP_CANCEL_FORCE: ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED); break;
-	case EW_SWEEP_CANCEL_OPERATION:
-		ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED);
-		ew__faults_make(second, sweep->answer);
-		break;
-	case EW_SWEEP_CANCEL_MEMORY:
-		ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED);
-		ew__heap_fail_from(second, false);
-		break;
-	case EW_SWEEP_HARDSHIP:
-		ew_scope_cancel(sweep->scope, EW_REASON_REQUESTED);
-		begin_hardship(sweep);
-		break;
-	case EW_SWEEP_CANCEL_WAITING: post_cancel(sweep, task->worker); break;
-	case EW_SWEEP_CANCEL_ENDED:
-		sweep->to_keep = task;
-		task->head.leaving = true;
-		break;
-	case EW_SWEEP_FORCE: force(sweep->scope); break;
-	case EW_SWEEP_PANIC:
-		if (!task->head.no_drop)
-			ew_panic("at suspension point %u of a sweep", sweep->result.index);
-		break;
-	case EW_SWEEP_MEMORY_ONCE:
-	case EW_SWEEP_MEMORY_GONE:
-	case EW_SWEEP_OPERATION:
-	case EW_SWEEP_MODES: break;
-	}
-}
-
-/* The later point of a pair. */
-static void act_again(struct sweep *sweep, struct ew_task *task)
-{
-	if (sweep->result.mode != EW_SWEEP_CANCEL_FORCE &&
-	    sweep->result.mode != EW_SWEEP_CANCEL_AGAIN)
-		return;
-	sweep->second_reached = true;
-	note_site(sweep, task);
-	if (sweep->result.mode == EW_SWEEP_CANCEL_FORCE)
-		force(sweep->scope);
-	else
-		ew_scope_cancel(sweep->around, EW_REASON_SHUTDOWN);
-}
-
-static bool fails_memory(enum ew_sweep_mode mode)
-{
-	return mode == EW_SWEEP_MEMORY_ONCE || mode == EW_SWEEP_MEMORY_GONE;
-}
-
-static bool begins_at_a_point(enum ew_sweep_mode mode)
-{
-	return !fails_memory(mode) && mode != EW_SWEEP_OPERATION;
-}
-
 /* What the call is about to be told is what the scopes around it say: the cancel, from its coming until they are left. */
 static void check_refusal(struct sweep *sweep, const struct ew_task *task)
 {
@@ -260,39 +131,42 @@ static void check_refusal(struct sweep *sweep, const struct ew_task *task)
 		     cancelled ? "not " : "");
 }
 
-/* The call that was to wait has not, and this is the task's next. */
-static void let_go(struct sweep *sweep, struct ew_task *task)
+static void note(struct ew__sweep_plan *plan, const struct ew_task *task, unsigned index,
+		 bool chosen)
 {
-	if (task != sweep->to_keep)
-		return;
-	sweep->to_keep = NULL;
-	ew__cancel_update(task);
-}
+	struct sweep *sweep = ew__container_of(plan, struct sweep, plan);
 
-static void at_point(struct ew_task *task)
-{
-	struct sweep *sweep = current;
-	unsigned index = sweep->points++;
-
+	(void)index;
 	check_refusal(sweep, task);
-	if (sweep->result.mode == EW_SWEEP_NONE || !begins_at_a_point(sweep->result.mode))
-		return;
-	let_go(sweep, task);
-	if (index == sweep->result.index) {
-		sweep->reached = true;
+	if (chosen)
 		note_site(sweep, task);
-		act(sweep, task);
-	} else if (index == sweep->result.second) {
-		act_again(sweep, task);
-	}
 }
 
-static int call_scenario(void *argument)
+/* Nothing is to be had that an ending might want. */
+static void begin_hardship(const struct sweep *sweep)
 {
-	struct sweep *sweep = argument;
+	ew__heap_fail_from(0, true);
+	ew__hardship_begin();
+	if (sweep->options->hardship)
+		sweep->options->hardship(sweep->argument);
+}
 
-	sweep->scenario_result = sweep->scenario(sweep->argument);
-	return 0;
+/* The cancel has been made: what is to fail after it. */
+static void begin_faults(struct ew__sweep_plan *plan)
+{
+	struct sweep *sweep = ew__container_of(plan, struct sweep, plan);
+
+	if (plan->mode == EW_SWEEP_CANCEL_OPERATION)
+		ew__faults_make(plan->second, sweep->answer);
+	else if (plan->mode == EW_SWEEP_CANCEL_MEMORY)
+		ew__heap_fail_from(plan->second, false);
+	else if (plan->mode == EW_SWEEP_HARDSHIP)
+		begin_hardship(sweep);
+}
+
+static bool fails_memory(enum ew_sweep_mode mode)
+{
+	return mode == EW_SWEEP_MEMORY_ONCE || mode == EW_SWEEP_MEMORY_GONE;
 }
 
 static bool fails_operation(enum ew_sweep_mode mode)
@@ -318,28 +192,23 @@ static void note_faults(struct sweep *sweep)
 	pthread_mutex_unlock(&sweep->mutex);
 }
 
-static void run_in_scope(struct sweep *sweep)
+static int call_scenario(void *argument)
 {
-	EW_SCOPE(around, .policy = EW_POLICY_INDEPENDENT);
-	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+	struct sweep *sweep = argument;
+
+	return sweep->scenario(sweep->argument);
+}
+
+static void run_scenario(struct sweep *sweep)
+{
 	int r;
 
-	sweep->around = &around;
-	sweep->scope = &scope;
 	ew__faults_begin();
 	if (sweep->result.mode == EW_SWEEP_OPERATION)
 		ew__faults_make(sweep->result.index, sweep->answer);
-	r = ew__spawn(&scope, call_scenario, sweep,
-		      (struct ew_spawn_options){ .droppable = sweep->options->droppable },
-		      EW_SITE("scenario"));
-	if (r < 0)
-		fail(sweep, "the scenario could not be spawned: error %d", -r);
-	else
-		scope.children->head.refuse |= EW__REFUSE_SWEEP;
-	r = ew_scope_join(&scope);
+	r = ew__sweep_call(&sweep->plan, call_scenario, sweep, EW_SITE("scenario"));
 	if (r < 0 && r != -ECANCELED)
-		fail(sweep, "the join of the scenario returned error %d", -r);
-	sweep->scope = NULL;
+		fail(sweep, "the scenario could not be spawned or joined: error %d", -r);
 	note_faults(sweep);
 	ew__faults_end();
 }
@@ -349,10 +218,8 @@ static int main_task(void *argument)
 	struct sweep *sweep = argument;
 	char what[sizeof(sweep->result.what)];
 
-	run_in_scope(sweep);
-	while (sweep->cancel_posted && ew_yield() == 0)
-		;
-	if (!ew__census_of_run(what, sizeof(what)))
+	run_scenario(sweep);
+	if (!ew__census_of_run(false, what, sizeof(what)))
 		fail(sweep, "%s", what);
 	return 0;
 }
@@ -371,22 +238,25 @@ static void begin_run(struct sweep *sweep)
 	sweep->result.site[0] = '\0';
 	pthread_cond_signal(&sweep->changed);
 	pthread_mutex_unlock(&sweep->mutex);
-	sweep->points = 0;
-	sweep->reached = false;
-	sweep->second_reached = false;
 	sweep->answers = 0;
-	sweep->to_keep = NULL;
+	sweep->plan = (struct ew__sweep_plan){
+		.mode = sweep->result.mode,
+		.index = sweep->result.index,
+		.second = sweep->result.second,
+		.reason = EW_REASON_REQUESTED,
+		.droppable = sweep->options->droppable,
+		.note = note,
+		.follow = begin_faults,
+		.result = -ENOTRECOVERABLE,
+	};
 	sweep->blocks_left = -ew__heap_blocks();
-	sweep->scenario_result = -ENOTRECOVERABLE;
 	if (sweep->options->prepare)
 		sweep->options->prepare(sweep->argument);
 }
 
 static void begin_plan(struct sweep *sweep)
 {
-	current = sweep;
-	ew__sweep_point = at_point;
-	ew__sweep_keep = keep;
+	ew__sweep_begin(&sweep->plan);
 	if (fails_memory(sweep->result.mode))
 		ew__heap_fail_from(sweep->result.index, sweep->result.mode == EW_SWEEP_MEMORY_GONE);
 	else
@@ -408,26 +278,24 @@ static void end_plan(struct sweep *sweep)
 	ew__hardship_end();
 	ew__heap_count_no_more();
 	if (fails_memory(sweep->result.mode)) {
-		sweep->reached = ew__heap_has_failed();
+		sweep->plan.reached = ew__heap_has_failed();
 		note_caller(sweep);
 	} else if (sweep->result.mode == EW_SWEEP_CANCEL_MEMORY) {
 		sweep->later = ew__heap_counted();
-		sweep->second_reached = ew__heap_has_failed();
+		sweep->plan.second_reached = ew__heap_has_failed();
 	} else if (sweep->result.mode == EW_SWEEP_OPERATION) {
-		sweep->reached = sweep->answers > 0;
+		sweep->plan.reached = sweep->answers > 0;
 	} else if (sweep->result.mode == EW_SWEEP_CANCEL_OPERATION) {
-		sweep->second_reached = sweep->answers > 0;
+		sweep->plan.second_reached = sweep->answers > 0;
 	}
-	ew__sweep_keep = NULL;
-	ew__sweep_point = NULL;
-	current = NULL;
+	ew__sweep_end();
 }
 
 /* Without a cancel nobody says so. */
 static void check_result(struct sweep *sweep)
 {
 	enum ew_sweep_mode mode = sweep->result.mode;
-	int r = sweep->scenario_result;
+	int r = sweep->plan.result;
 
 	if (mode == EW_SWEEP_NONE && r < 0)
 		fail(sweep, "undisturbed, the scenario returned error %d", -r);
@@ -479,7 +347,8 @@ static bool went_as_planned(const struct sweep *sweep)
 {
 	if (sweep->result.mode == EW_SWEEP_NONE)
 		return true;
-	return sweep->reached && (sweep->result.second == NOT_USED || sweep->second_reached);
+	return sweep->plan.reached &&
+	       (sweep->result.second == EW__SWEEP_NO_POINT || sweep->plan.second_reached);
 }
 
 /* splitmix64, of one number for each pair. */
@@ -522,7 +391,7 @@ static bool run(struct sweep *sweep)
 	}
 	fail(sweep,
 	     "the %spoint was not reached again in %d runs: the scenario is not deterministic",
-	     sweep->reached ? "second " : "", TRIES_TO_REACH);
+	     sweep->plan.reached ? "second " : "", TRIES_TO_REACH);
 	return false;
 }
 
@@ -555,11 +424,6 @@ static bool run_answers(struct sweep *sweep, unsigned first, unsigned answers_ma
 	return true;
 }
 
-static bool begins_pair_at_a_point(enum ew_sweep_mode mode)
-{
-	return mode == EW_SWEEP_CANCEL_FORCE || mode == EW_SWEEP_CANCEL_AGAIN;
-}
-
 /* @all: pairs are made; else of the ways in which an operation may end there is one for each. */
 static bool run_failing_pair(struct sweep *sweep, unsigned second, bool all)
 {
@@ -569,7 +433,7 @@ static bool run_failing_pair(struct sweep *sweep, unsigned second, bool all)
 
 	if (sweep->result.mode == EW_SWEEP_CANCEL_MEMORY) {
 		well = run_if_reached(sweep);
-		sweep->result.pairs += sweep->second_reached;
+		sweep->result.pairs += sweep->plan.second_reached;
 		return well;
 	}
 	well = all ? run_answers(sweep, 0, UINT32_MAX) : run_answers(sweep, lot, 1);
@@ -580,7 +444,7 @@ static bool run_failing_pair(struct sweep *sweep, unsigned second, bool all)
 static bool run_pair(struct sweep *sweep, unsigned second, bool all)
 {
 	sweep->result.second = second;
-	if (!begins_pair_at_a_point(sweep->result.mode))
+	if (!ew__sweep_makes_pairs_of_points(sweep->result.mode))
 		return run_failing_pair(sweep, second, all);
 	sweep->result.pairs++;
 	return run(sweep);
@@ -589,8 +453,9 @@ static bool run_pair(struct sweep *sweep, unsigned second, bool all)
 /* What can come second after the cancel of the run that has just been made: what came there. */
 static unsigned seconds_of(const struct sweep *sweep)
 {
-	return begins_pair_at_a_point(sweep->result.mode) ? sweep->points - sweep->result.index - 1
-							  : sweep->later;
+	return ew__sweep_makes_pairs_of_points(sweep->result.mode)
+		       ? sweep->plan.points - sweep->result.index - 1
+		       : sweep->later;
 }
 
 /* Of all pairs, one after the other by the first of them, that number. */
@@ -601,7 +466,7 @@ static bool run_pair_number(struct sweep *sweep, uint64_t number, bool all)
 	for (; number >= sweep->seconds[index]; index++)
 		number -= sweep->seconds[index];
 	sweep->result.index = index;
-	if (begins_pair_at_a_point(sweep->result.mode))
+	if (ew__sweep_makes_pairs_of_points(sweep->result.mode))
 		number += index + 1;
 	return run_pair(sweep, (unsigned)number, all);
 }
@@ -619,7 +484,7 @@ static bool run_pairs(struct sweep *sweep, uint64_t count)
 	for (i = 0; i < chosen; i++)
 		if (!run_pair_number(sweep, (start + i * count / chosen) % count, chosen == count))
 			return false;
-	sweep->result.second = NOT_USED;
+	sweep->result.second = EW__SWEEP_NO_POINT;
 	return true;
 }
 
@@ -667,15 +532,15 @@ static void sweep_all(struct sweep *sweep)
 {
 	bool everything_is_well = false;
 
-	sweep->result.second = NOT_USED;
+	sweep->result.second = EW__SWEEP_NO_POINT;
 	sweep->result.seed = number_of("EW_SWEEP_SEED", 1);
 	run_once(sweep); /* fills what libraries keep */
 	if (sweep->result.failed || !run(sweep))
 		return;
-	sweep->result.points = sweep->points;
+	sweep->result.points = sweep->plan.points;
 	sweep->result.allocations = ew__heap_counted();
 	sweep->result.operations = sweep->later;
-	sweep->seconds = calloc(sweep->points + 1, sizeof(*sweep->seconds));
+	sweep->seconds = calloc(sweep->plan.points + 1, sizeof(*sweep->seconds));
 	if (!sweep->seconds)
 		fail(sweep, "no memory for the sweep");
 	else
@@ -759,7 +624,7 @@ struct ew_sweep_result ew_sweep(const struct ew_sweep_options *options, ew_task_
 	sweep->argument = argument;
 	sweep_watched(sweep);
 	result = sweep->result;
-	if (result.second == NOT_USED)
+	if (result.second == EW__SWEEP_NO_POINT)
 		result.second = 0;
 	free(sweep);
 	return result;

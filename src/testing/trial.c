@@ -11,7 +11,7 @@
 
 #include "driver/sim/filesystem.h"
 #include "driver/sim/sim.h"
-#include "testing/census.h"
+#include "sweep/census.h"
 #include "testing/sim.h"
 
 #include <endwell/clock.h>
@@ -97,7 +97,7 @@ static int main_task(void *argument)
 	int r = trial->task(trial->argument);
 	char what[sizeof(trial->left)];
 
-	if (!ew__census_of_run(what, sizeof(what)))
+	if (!ew__census_of_run(false, what, sizeof(what)))
 		snprintf(trial->left, sizeof(trial->left), "%s", what);
 	return r;
 }

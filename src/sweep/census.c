@@ -6,7 +6,7 @@
  * waits for those, and whoever watches the run sees it if they never come.
  */
 
-#include "testing/census.h"
+#include "sweep/census.h"
 
 #include "scope/resource.h"
 #include "task/worker.h"
@@ -111,15 +111,23 @@ static bool is_busy(const struct ew_worker *worker)
 	       ew__driver_has_queued(worker->driver);
 }
 
-bool ew__census_of_run(char *what, size_t what_bytes)
+/* Also if the program has shut down its run. */
+static void wait_until_idle(const struct ew_worker *worker)
 {
-	const struct ew_worker *worker = ew__worker;
-	const struct ew_resource *resource;
+	EW_SHIELD(shield, .budget_ns = EW_NEVER);
 
 	while (is_busy(worker))
 		if (ew_sleep(EW_MILLISECOND) < 0)
 			break;
-	resource = ew__resources_newest();
+}
+
+bool ew__census_of_run(bool own, char *what, size_t what_bytes)
+{
+	const struct ew_worker *worker = ew__worker;
+	const struct ew_resource *resource;
+
+	wait_until_idle(worker);
+	resource = own ? ew__resources_newest_here() : ew__resources_newest();
 	if (ew__tasks_living(worker) != 1)
 		snprintf(what, what_bytes, "%u tasks are left", ew__tasks_living(worker) - 1);
 	else if (resource)
