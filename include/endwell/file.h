@@ -49,29 +49,42 @@ EW_SUSPENDS EW_API int ew_file_write(struct ew_file *file, const void *buffer, s
 /**
  * ew_file_sync() - make data durable
  * @data_only: fdatasync(2) instead of fsync(2)
- * Errors:     a failed sync is final: the pages may be marked clean; never retry it (fsync(2), kernel 4.13+)
+ * Errors:     those of fsync(2), -ECANCELED: not begun. A failed sync is final: the pages may be marked clean; never retry
+ *             it (kernel 4.13+)
  */
 EW_SUSPENDS EW_API int ew_file_sync(struct ew_file *file, bool data_only);
 
+/** ew_file_stat() - what the filesystem says of it. Errors: of fstat(2), -ECANCELED */
 EW_SUSPENDS EW_API int ew_file_stat(struct ew_file *file, struct stat *ret_stat);
+
+/** ew_file_statvfs() - and of itself. Errors: of fstatvfs(3), -ECANCELED */
 EW_SUSPENDS EW_API int ew_file_statvfs(struct ew_file *file, struct statvfs *ret_statvfs);
+
+/** ew_file_truncate() - cut or extend it. Errors: of ftruncate(2), -ECANCELED: as long as before */
 EW_SUSPENDS EW_API int ew_file_truncate(struct ew_file *file, int64_t size_bytes);
+
+/** ew_file_chmod() - change its mode. Errors: of fchmod(2), -ECANCELED: as before */
 EW_SUSPENDS EW_API int ew_file_chmod(struct ew_file *file, mode_t mode);
 
-/** ew_file_link() - give an open file the name @name in @dir; never overwrites: -EEXIST (linkat(2)); -EPERM: a temporary file is published instead */
+/**
+ * ew_file_link() - give an open file the name @name in @dir; never overwrites
+ * Errors:  -EEXIST the name is taken; -EPERM a temporary file is published instead; those of linkat(2), -ECANCELED: no name
+ *          was given
+ */
 EW_SUSPENDS EW_API int ew_file_link(struct ew_file *file, struct ew_file *dir, const char *name);
 
-/** ew_file_rename() - @flags as renameat2(2), e.g. RENAME_NOREPLACE */
+/** ew_file_rename() - @flags as RENAME_NOREPLACE. Errors: of renameat2(2), -ECANCELED: the names are as before */
 EW_SUSPENDS EW_API int ew_file_rename(struct ew_file *from_dir, const char *from,
 				      struct ew_file *to_dir, const char *to, unsigned flags);
 
-/** ew_file_unlink() - remove a name; @flags 0 or AT_REMOVEDIR */
+/** ew_file_unlink() - remove a name; @flags 0 or AT_REMOVEDIR. Errors: of unlinkat(2), -ECANCELED: it is there */
 EW_SUSPENDS EW_API int ew_file_unlink(struct ew_file *dir, const char *name, int flags);
 
 /**
  * ew_file_offload() - as ew_offload(), on a thread of the lane of the filesystem that @file is on
  *
  * For blocking calls on a filesystem: one that does not answer then keeps no thread from other calls.
+ * Errors:  as ew_offload()
  */
 EW_SUSPENDS EW_API int ew_file_offload(struct ew_file *file, int (*fn)(void *argument),
 				       void *argument, int *ret_result);
@@ -79,7 +92,8 @@ EW_SUSPENDS EW_API int ew_file_offload(struct ew_file *file, int (*fn)(void *arg
 /**
  * ew_file_close() - close by name
  * Suspends:  the last close of a file can take long (its blocks are freed): it runs on a thread.
- * Return:    close(2)'s error, for filesystems that report late; the descriptor is gone in any case
+ * Errors:    those of close(2), for filesystems that report late; -ECANCELED as ew_close(). The descriptor is gone in any
+ *            case.
  */
 EW_SUSPENDS EW_API int ew_file_close(struct ew_file **file);
 

@@ -84,7 +84,10 @@ EW_API int ew_foreign_complete(struct ew_foreign_ticket ticket, int32_t result);
 EW_SUSPENDS EW_API int ew_foreign_wait(struct ew_foreign *operation, int64_t deadline_ns,
 				       int32_t *ret_result);
 
-/** ew_foreign_close() - ask it to stop unless it has completed, and wait; then its permit and its place are free */
+/**
+ * ew_foreign_close() - ask it to stop unless it has completed, and wait; then its permit and its place are free
+ * Errors:  as ew_close()
+ */
 EW_SUSPENDS EW_API int ew_foreign_close(struct ew_foreign **operation);
 
 /** ew_foreign_start_fn - give the ticket to the other side. 0, or -errno: not started, and nobody has the ticket */
@@ -97,7 +100,7 @@ typedef int ew_foreign_start_fn(void *argument, struct ew_foreign_ticket ticket)
  *
  * Cancellation: once it has started the other side is asked to stop, and waited for in any case: nothing cuts this wait
  *               short, not even force. Its result is returned.
- * Errors:       -ECANCELED, -EAGAIN the reaper is full: not started; or what @start said.
+ * Errors:       -ECANCELED, -EAGAIN the reaper is full: not started; or anything that @start said.
  */
 EW_SUSPENDS EW_API int ew_foreign_call(struct ew_reaper *reaper,
 				       const struct ew_foreign_options *options,

@@ -13,5 +13,6 @@
  *
  * Cancellation: while it waits for a thread: -ECANCELED, not started. Once started it is waited for,
  *               and its result is returned (0, *@ret_result set).
+ * Errors:       -ECANCELED
  */
 EW_SUSPENDS EW_API int ew_offload(int (*fn)(void *argument), void *argument, int *ret_result);

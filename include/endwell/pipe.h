@@ -26,9 +26,14 @@ EW_API int ew_pipe_fd(const struct ew_pipe *pipe);
 /** ew_pipe_read() - up to @size bytes; 0: no writer is left. Errors: of read(2), -ECANCELED: no byte taken */
 EW_SUSPENDS EW_API int ew_pipe_read(struct ew_pipe *pipe, void *buffer, size_t size);
 
-/** ew_pipe_write() - all of @size bytes; 0. Composite: after an error part may have been written; -EPIPE without a signal */
+/**
+ * ew_pipe_write() - all of @size bytes
+ * Return:  0. Composite: after any error, -ECANCELED too, part may have been written.
+ * Errors:  those of write(2), -EPIPE without a signal; -ECANCELED
+ */
 EW_SUSPENDS EW_API int ew_pipe_write(struct ew_pipe *pipe, const void *data, size_t size);
 
+/** ew_pipe_close() - end it by name. Errors: as ew_close() */
 EW_SUSPENDS EW_API int ew_pipe_close(struct ew_pipe **pipe);
 
 #define ew_pipe_open(...)  (ew__here(EW_SITE("ew_pipe_open")), ew_pipe_open(__VA_ARGS__))

@@ -48,8 +48,8 @@ EW_API pid_t ew_process_pid(const struct ew_process *process);
 /**
  * ew_process_wait() - until it has ended; waiting again gives the same status
  * @ret_status: as waitpid(2)
- * Errors:      -ETIMEDOUT, -ECANCELED: still running, or not yet seen; -ECHILD: it has ended, and
- *              other code of the program has reaped it
+ * Errors:      -ETIMEDOUT, -ECANCELED, -ENOMEM the kernel has none for the wait: still running, or not yet seen;
+ *              -ECHILD: it has ended, and other code of the program has reaped it
  * Source:      pidfd_open(2), poll: kernel 5.3
  */
 EW_SUSPENDS EW_API int ew_process_wait(struct ew_process *process, int64_t deadline_ns,
@@ -58,7 +58,10 @@ EW_SUSPENDS EW_API int ew_process_wait(struct ew_process *process, int64_t deadl
 /** ew_process_kill() - signal the whole group; -ESRCH: it has ended */
 EW_API int ew_process_kill(struct ew_process *process, int signal);
 
-/** ew_process_close() - end it; on an error, such as -ENOMEM, it was killed and the runtime waits for it */
+/**
+ * ew_process_close() - end it by name, as above
+ * Errors:  as ew_close(); on another, such as -ENOMEM, it was killed and the runtime waits for it
+ */
 EW_SUSPENDS EW_API int ew_process_close(struct ew_process **process);
 
 #define ew_process_spawn(...) (ew__here(EW_SITE("ew_process_spawn")), ew_process_spawn(__VA_ARGS__))

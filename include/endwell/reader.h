@@ -56,7 +56,7 @@ EW_API void ew_reader_init_file(struct ew_reader *reader, struct ew_file *file, 
  * Suspends:     as the source does, until they are there. Takes nothing; see ew_reader_skip().
  * Cancellation: what has been read by then stays for the next call.
  * Return:       how many bytes are there: @wanted or more, fewer only if the source has ended.
- * Errors:       -EMSGSIZE @wanted is more than the buffer holds, -ECANCELED, those of the source.
+ * Errors:       -EMSGSIZE @wanted is more than the buffer holds, -ECANCELED, those of read(2) and recv(2) on the source.
  */
 EW_SUSPENDS EW_API int ew_reader_peek(struct ew_reader *reader, size_t wanted,
 				      const char **ret_data);
@@ -81,7 +81,7 @@ EW_SUSPENDS EW_API int ew_reader_read(struct ew_reader *reader, void *buffer, si
  *
  * With an empty buffer it reads into the caller's memory: for what is larger than the reader's buffer.
  * Return:       bytes; 0: the source has ended.
- * Errors:       -ECANCELED no byte was taken, those of the source.
+ * Errors:       -ECANCELED no byte was taken, those of read(2) and recv(2) on the source.
  */
 EW_SUSPENDS EW_API int ew_reader_read_some(struct ew_reader *reader, void *buffer, size_t size);
 
@@ -92,7 +92,8 @@ EW_SUSPENDS EW_API int ew_reader_read_some(struct ew_reader *reader, void *buffe
  * Cancellation: as ew_reader_peek(). Takes nothing unless it takes all.
  * Return:       bytes, the delimiter included; 0: the source had ended before the first of them.
  * Errors:       -EMSGSIZE the buffer is full and has no delimiter; -ENODATA the source ended without one: what
- *               there is stays in the buffer, for ew_reader_peek() to see; -ECANCELED, those of the source.
+ *               there is stays in the buffer, for ew_reader_peek() to see; -ECANCELED, those of read(2) and recv(2) on
+ *               the source.
  */
 EW_SUSPENDS EW_API int ew_reader_read_until(struct ew_reader *reader, char delimiter,
 					    const char **ret_data);

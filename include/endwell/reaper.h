@@ -37,7 +37,7 @@ struct ew_reaper_options {
 EW_MUST_CHECK EW_API int ew_reaper_new(const struct ew_reaper_options *options,
 				       struct ew_reaper **ret_reaper);
 
-/** ew_reaper_close() - end it by name. -ECANCELED: operations had to be leaked, as reported */
+/** ew_reaper_close() - end it by name. Errors: -ECANCELED: operations had to be leaked, as reported */
 EW_SUSPENDS EW_API int ew_reaper_close(struct ew_reaper **reaper);
 
 struct ew_reaper_counts {

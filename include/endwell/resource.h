@@ -61,7 +61,8 @@ EW_API void ew_resource_deinit(struct ew_resource *resource);
  *
  * Suspends:     as the type's close does; shielded, under the type's budget.
  * Cancellation: of the caller is remembered. With the budget spent the resource is aborted.
- * Return:       0, also for an empty place; the close's error; -ECANCELED: aborted instead.
+ * Return:       0, also for an empty place.
+ * Errors:       -ECANCELED: aborted instead, no time was left; or anything that the type's close returns.
  */
 EW_SUSPENDS EW_API int ew_close(void *place);
 
@@ -160,6 +161,7 @@ EW_API void ew_guard_disarm(struct ew_guard *guard);
 /**
  * ew_guard_run() - run the guard's ending now, by name, and see how it went; disarms it
  *
- * Suspends, Cancellation, Return: as ew_close().
+ * Suspends, cancellation and return are as of ew_close().
+ * Errors:  as ew_close()
  */
 EW_SUSPENDS EW_API int ew_guard_run(struct ew_guard *guard);

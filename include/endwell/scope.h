@@ -132,7 +132,8 @@ EW_API void ew__scope_leave(struct ew_scope *scope);
  * Return:       0, or the first error of a child in order of completion; 0 whatever the children say with
  *               EW_POLICY_INDEPENDENT, and if one has succeeded with EW_POLICY_FIRST_SUCCESS.
  * Errors:       of children that a cancel cut short: -ETIMEDOUT the scope's own deadline passed, -ECANCELED
- *               otherwise. A cancel that came when all had succeeded is not an error here: the next call says it.
+ *               otherwise; anything that a child returned. A cancel that came when all had succeeded is not an error
+ *               here: the next call says it.
  */
 EW_SUSPENDS EW_API int ew_scope_join(struct ew_scope *scope);
 
@@ -143,6 +144,7 @@ EW_SUSPENDS EW_API int ew_scope_join(struct ew_scope *scope);
  * By the task whose block it is; more may be spawned between two calls.
  * Suspends:     until then; never refused: a cancel makes the children end, with the results that they give it.
  * Return:       1, or 0: every child has ended and was given out. Those without .child are only awaited.
+ * Errors:       none
  */
 EW_SUSPENDS EW_API int ew_scope_join_next(struct ew_scope *scope, struct ew_child **ret_child);
 
@@ -154,6 +156,7 @@ EW_SUSPENDS EW_API int ew_scope_join_next(struct ew_scope *scope, struct ew_chil
  * Return:       @r if it is an error other than -ECANCELED; else what ew_scope_join() says; else @r.
  *               The scope's own deadline comes out as -ETIMEDOUT, never as -ECANCELED, unless a scope around it had
  *               been cancelled before; and -ECANCELED as 0 if a child has succeeded with EW_POLICY_FIRST_SUCCESS.
+ * Errors:       anything that @r or a child was
  */
 EW_SUSPENDS EW_API int ew_scope_finish(struct ew_scope *scope, int r);
 
@@ -166,7 +169,7 @@ EW_SUSPENDS EW_API int ew_scope_finish(struct ew_scope *scope, int r);
  * Suspends:     until the last child has ended. No child outlives this call.
  * Cancellation: of the caller ends the grace period at once.
  * Return:       0, or the first child's error in completion order, as ew_scope_join().
- * Errors:       children had to be cancelled: -ETIMEDOUT @deadline_ns, or the scope's own deadline, passed;
+ * Errors:       as ew_scope_join(); children had to be cancelled: -ETIMEDOUT @deadline_ns, or the scope's own deadline, passed;
  *               -ECANCELED caller cancelled.
  */
 EW_SUSPENDS EW_API int ew_scope_close(struct ew_scope *scope, int64_t deadline_ns,

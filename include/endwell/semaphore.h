@@ -52,7 +52,7 @@ EW_SUSPENDS EW_API int ew_semaphore_acquire(struct ew_semaphore *semaphore, int6
  * ew_semaphore_acquire_many() - wait in line for a permit of @count shares, all or none
  *
  * Otherwise as ew_semaphore_acquire().
- * Errors:       and -EINVAL @count is 0, or more than the capacity
+ * Errors:       as ew_semaphore_acquire(), and -EINVAL @count is 0, or more than the capacity
  */
 EW_SUSPENDS EW_API int ew_semaphore_acquire_many(struct ew_semaphore *semaphore, unsigned count,
 						 int64_t deadline_ns,

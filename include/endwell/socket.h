@@ -51,6 +51,7 @@ EW_API int ew_listener_address(const struct ew_listener *listener,
 EW_SUSPENDS EW_API int ew_listener_accept(struct ew_listener *listener,
 					  struct ew_socket **ret_socket);
 
+/** ew_listener_close() - end it by name. Errors: as ew_close() */
 EW_SUSPENDS EW_API int ew_listener_close(struct ew_listener **listener);
 
 /**
@@ -92,17 +93,21 @@ EW_API void ew_socket_release(struct ew_socket *socket);
 /**
  * ew_socket_send() - all of @size bytes
  * Return:  0. Composite: after any error, -ECANCELED too, part may have been sent and the stream is cut.
- * Errors:  those of send(2); -EPIPE without a signal
+ * Errors:  those of send(2), -EPIPE without a signal; -ECANCELED
  */
 EW_SUSPENDS EW_API int ew_socket_send(struct ew_socket *socket, const void *data, size_t size);
 
-/** ew_socket_send_fd() - unix sockets: @size bytes (at least 1) with a descriptor, which stays the caller's */
+/**
+ * ew_socket_send_fd() - unix sockets: @size bytes (at least 1) with a descriptor, which stays the caller's
+ * Errors:  as ew_socket_send()
+ */
 EW_SUSPENDS EW_API int ew_socket_send_fd(struct ew_socket *socket, const void *data, size_t size,
 					 int fd);
 
 /**
  * ew_socket_recv_fd() - unix sockets: bytes, and the descriptor that came with them, as a file
  * @ret_file: an empty place; stays empty when none came
+ * Errors:   those of recvmsg(2), -ENOMEM, -ECANCELED: nothing was taken
  */
 EW_SUSPENDS EW_API int ew_socket_recv_fd(struct ew_socket *socket, void *buffer, size_t size,
 					 struct ew_file **ret_file);
@@ -124,7 +129,10 @@ EW_API void ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope
 /** ew_socket_forget_hangup() - the scope is about to be left; does not suspend, idempotent */
 EW_API void ew_socket_forget_hangup(struct ew_socket *socket);
 
-/** ew_socket_close() - shut down, let the kernel finish with it, close. abort does the same behind the task's back */
+/**
+ * ew_socket_close() - shut down, let the kernel finish with it, close. abort does the same behind the task's back
+ * Errors:  as ew_close()
+ */
 EW_SUSPENDS EW_API int ew_socket_close(struct ew_socket **socket);
 
 #define ew_listener_open(...) (ew__here(EW_SITE("ew_listener_open")), ew_listener_open(__VA_ARGS__))

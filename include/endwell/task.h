@@ -69,7 +69,7 @@ EW_SUSPENDS EW_API int ew_yield(void);
  */
 EW_SUSPENDS EW_API int ew_sleep_until(int64_t deadline_ns);
 
-/** ew_sleep() - as ew_sleep_until(), relative */
+/** ew_sleep() - as ew_sleep_until(), relative. Errors: -ECANCELED */
 EW_SUSPENDS EW_API int ew_sleep(int64_t duration_ns);
 
 /**

@@ -63,11 +63,12 @@ EW_SUSPENDS EW_API int ew_tempfile_publish(struct ew_tempfile *tempfile, struct 
  *
  * One renameat2(2) with RENAME_NOREPLACE. Between the look at the staging name and the rename somebody who may write
  * in its directory could replace it, so that one must be private.
- * Errors:     those of renameat2(2) instead; -EINVAL: the filesystem cannot promise not to overwrite.
+ * Errors:     as ew_tempfile_publish(), those of renameat2(2); -EINVAL: the filesystem cannot promise not to overwrite.
  */
 EW_SUSPENDS EW_API int ew_tempfile_publish_by_rename(struct ew_tempfile *tempfile,
 						     struct ew_file *dir, const char *name);
 
+/** ew_tempfile_close() - end it by name, as above. Errors: as ew_close() */
 EW_SUSPENDS EW_API int ew_tempfile_close(struct ew_tempfile **tempfile);
 
 #define ew_tempfile_open(...) (ew__here(EW_SITE("ew_tempfile_open")), ew_tempfile_open(__VA_ARGS__))

@@ -49,7 +49,7 @@ EW_MUST_CHECK EW_API int ew_writer_open_file(struct ew_file *file, int64_t offse
  * Cancellation: up to the buffer's size it takes all bytes or, on any error, none. More are taken in pieces of that
  *               size: after an error ew_writer_taken() tells how far it came.
  * Return:       0: all are taken; the order of calls is the order of bytes.
- * Errors:       -ECANCELED, those of the sink; what was taken before stays, and is tried again by the next call.
+ * Errors:       -ECANCELED, those of write(2) and send(2) on the sink; what was taken before stays, and is tried again by the next call.
  */
 EW_SUSPENDS EW_API int ew_writer_write(struct ew_writer *writer, const void *data, size_t size);
 
@@ -58,7 +58,7 @@ EW_SUSPENDS EW_API int ew_writer_write(struct ew_writer *writer, const void *dat
  *
  * Cancellation: each byte is written once: what had not gone by then stays in the buffer.
  * Return:       0: nothing is pending. On a file it is not durable before ew_file_sync().
- * Errors:       -ECANCELED, those of the sink; -EIO the sink took nothing.
+ * Errors:       -ECANCELED, those of write(2) and send(2) on the sink; -EIO the sink took nothing.
  */
 EW_SUSPENDS EW_API int ew_writer_flush(struct ew_writer *writer);
 
@@ -71,8 +71,7 @@ EW_API size_t ew_writer_pending(const struct ew_writer *writer);
 /**
  * ew_writer_close() - flush, and end it; abort drops what is pending, and reports how much that was
  *
- * Return:  as ew_close(), with the errors of ew_writer_flush(): what was pending then is dropped. -ECANCELED: the
- *          budget was spent, it was aborted.
+ * Errors:  as ew_writer_flush(): what was pending is dropped; -ECANCELED the budget was spent, it was aborted
  */
 EW_SUSPENDS EW_API int ew_writer_close(struct ew_writer **writer);
 
