@@ -102,6 +102,7 @@ def test_sweep_finds_a_crash_a_status_and_a_hang():
     found("crash", f"{line_of('crash')}crash(): it was killed by SIGABRT")
     output = found("status", "it ended with status 9")
     clean("--no-heap", "--modes", "cancel", "--status", "0,1,9", SWEPT, "status", "{}")
+    found("early", "it left before the end of ew_run()")
     found("hang", f"{line_of('hang')}hang(): it did not end within 2 s",
           options=("--modes", "cancel", "--timeout", "2"))
     check(f"again: {SWEEP} --at cancel:" in output, output)
@@ -115,6 +116,14 @@ def test_sweep_forces_at_each_point_after_the_cancel():
     output = clean("--modes", "cancel-force", EXAMPLES / "protect")
     points, runs = map(int, re.search(r"(\d+) points, (\d+) runs", output).groups())
     check(runs > points, output)
+
+
+def test_sweep_of_some_points_makes_only_those():
+    output = clean("--no-heap", "--modes", "cancel", "--points", "1-2", SWEPT, "none", "{}")
+    check("points, 2 runs," in output, output)
+    status, output = sweep("--points", "900-901", SWEPT, "none", "{}")
+    equal(status, 1)
+    check("--points 900-901: the program has" in output, output)
 
 
 def test_sweep_of_what_is_wrong_undisturbed_says_so():

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 static const char *fault, *folder;
+static int status;
 
 static bool has(const char *what)
 {
@@ -94,8 +95,17 @@ static int crash(void)
 
 static int answer_oddly(void)
 {
+	int r = ew_sleep(EW_SECOND);
+
+	if (r < 0)
+		status = 9;
+	return r;
+}
+
+static int leave_early(void)
+{
 	if (ew_sleep(EW_SECOND) == -ECANCELED)
-		_exit(9);
+		_exit(0);
 	return 0;
 }
 
@@ -119,6 +129,7 @@ static const struct {
 	{ "crash", crash },
 	{ "status", answer_oddly },
 	{ "unsteady", be_unsteady },
+	{ "early", leave_early },
 };
 
 static int publish(void)
@@ -183,5 +194,7 @@ int main(int argc, char **argv)
 	folder = argv[2];
 	if (ew_channel_new(1, 1, NULL, &outside) < 0)
 		return 1;
-	return ew_run(&(struct ew_run_options){ .workers_count = 1 }, program, NULL) < 0;
+	if (ew_run(&(struct ew_run_options){ .workers_count = 1 }, program, NULL) < 0 && !status)
+		status = 1;
+	return status;
 }
