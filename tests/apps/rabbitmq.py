@@ -74,7 +74,7 @@ class Broker:
     def launch(self):
         with open(self.folder / "output", "ab") as output:
             self.server = subprocess.Popen([str(PROGRAMS / "rabbitmq-server")], stdout=output, stderr=output,
-                                           stdin=subprocess.DEVNULL, start_new_session=True,
+                                           stdin=subprocess.DEVNULL, start_new_session=True, cwd=self.folder,
                                            env={**self.environment, **self.server_environment})
 
     def restart(self):

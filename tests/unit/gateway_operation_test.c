@@ -307,10 +307,10 @@ TEST(gateway_operation_hears_parts_in_their_order_and_once)
 
 TEST(gateway_status_of_a_reply_is_three_digits_or_none)
 {
-	static const char *const good[] = { "200", "204", "404", "599" },
-				*const bad[] = { "",	"199",	"600",	      "-200",	"+200",
-						 " 200", "200 ", "200 OK",    "0x1f4",	"0200",
-						 "2e2",	"20",	"4294967496", "true",	"2001" };
+	static const char *const good[] = { "200", "204", "404", "599" }, *const bad[] = {
+		"",	 "199",	 "600", "-200", "+200",	      " 200", "200 ", "200 OK",
+		"0x1f4", "0200", "2e2", "20",	"4294967496", "true", "2001"
+	};
 	struct ew_amqp_header header = { .name = "x-ew-status" };
 	struct ew_amqp_delivery result = { .message = { .headers = &header } };
 	int status;
