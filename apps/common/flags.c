@@ -107,26 +107,26 @@ int flags_address(struct flags *flags, const char *value, struct flags_address *
 	return 0;
 }
 
-int flags_seconds(struct flags *flags, const char *value, int64_t *ret_ns)
+static int seconds_between(struct flags *flags, const char *value, uint64_t least, uint64_t most,
+			   int64_t *ret_ns)
 {
 	uint64_t seconds;
 	int r;
 
-	r = flags_number(flags, value, 0, 86400, &seconds);
+	r = flags_number(flags, value, least, most, &seconds);
 	if (r == 0)
 		*ret_ns = (int64_t)seconds * EW_SECOND;
 	return r;
 }
 
+int flags_seconds(struct flags *flags, const char *value, int64_t *ret_ns)
+{
+	return seconds_between(flags, value, 0, 86400, ret_ns);
+}
+
 int flags_dead_link(struct flags *flags, const char *value, int64_t *ret_ns)
 {
-	uint64_t seconds;
-	int r;
-
-	r = flags_number(flags, value, 3, 600, &seconds);
-	if (r == 0)
-		*ret_ns = (int64_t)seconds * EW_SECOND;
-	return r;
+	return seconds_between(flags, value, 3, 600, ret_ns);
 }
 
 int flags_choice(struct flags *flags, const char *value, const char *no, const char *yes,
