@@ -122,7 +122,7 @@ def test_gateway_broker_raises_an_alarm_and_who_waits_for_a_permit_is_sent_away(
         finally:
             broker().control("set_vm_memory_high_watermark", "absolute", "512MB")
         wait_until(server.is_ready, 60, "ready")
-        equal(gateway.messages(queue), 1)
+        wait_until(lambda: gateway.messages(queue) == 1, 60, "the one that has a permit is in the queue")
         holder.closes()
 
 
