@@ -171,6 +171,13 @@ static void begin_drain(struct front *front)
 	ew_event_set(&front->drain);
 }
 
+bool front_is_cutting(const struct front *front)
+{
+	if (atomic_load(&front->forced))
+		return true;
+	return atomic_load(&front->draining) && ew_now() >= atomic_load(&front->grace_end_ns);
+}
+
 void front_stop(struct front *front)
 {
 	ew_event_set(ew_event_is_set(&front->stopped) ? &front->insisted : &front->stopped);

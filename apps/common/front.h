@@ -59,6 +59,9 @@ void front_close(struct front *front);
 /* "http://127.0.0.1:8080", the port as the kernel chose it */
 void front_address(const struct front *front, char *ret_text, size_t bytes);
 
+/* Is what still runs being cut: the grace is over, or the end was asked for twice. From any thread */
+bool front_is_cutting(const struct front *front);
+
 /* Ask for the end, once or twice, before front_run() or while it runs: first to drain, then to cut what is left. */
 void front_stop(struct front *front);
 

@@ -89,7 +89,7 @@ static int settle(void *argument)
 	int r = 0;
 
 	while (r == 0 && ew_scope_children_count(gateway->detached) > 0 &&
-	       ew_now() < atomic_load(&gateway->front.grace_end_ns))
+	       !front_is_cutting(&gateway->front))
 		r = ew_sleep(LOOK_INTERVAL);
 	return r;
 }

@@ -336,7 +336,7 @@ static bool refuse_head(struct server *server, struct http_request *request, cha
 /* Cancelled, or about to be, before it was an upload. */
 static int refuse_cut(struct server *server, struct http_request *request)
 {
-	if (ew_cancel_reason() != EW_REASON_SHUTDOWN && !atomic_load(&server->front.forced))
+	if (ew_cancel_reason() != EW_REASON_SHUTDOWN && !front_is_cutting(&server->front))
 		return -ECANCELED;
 
 	EW_SHIELD(shield, .budget_ns = LAST_ANSWER_BUDGET);
@@ -368,7 +368,7 @@ static int await_slot(struct server *server, struct ew_permit **permit, bool *re
 	int r = line_enter(&server->uploads, ew_after(WAIT_MAX), permit, ret_waited);
 
 	/* When all are cut at once, the slot of one may come before the cut of another worker does. */
-	if (r == 0 && atomic_load(&server->front.forced)) {
+	if (r == 0 && front_is_cutting(&server->front)) {
 		ew_permit_release(permit);
 		r = -ECANCELED;
 	}

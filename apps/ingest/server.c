@@ -109,8 +109,7 @@ static int await_scanner(void *argument)
 	struct server *server = argument;
 	int r = 0;
 
-	while (r == 0 && !atomic_load(&server->front.forced) &&
-	       ew_now() < atomic_load(&server->front.grace_end_ns)) {
+	while (r == 0 && !front_is_cutting(&server->front)) {
 		struct slots_view view = slots_look(&server->metrics.scan_slots);
 
 		if (view.count[SLOT_HELD] + view.count[SLOT_CANCELLING] == 0)
