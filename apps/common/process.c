@@ -10,11 +10,14 @@
 #include <unistd.h>
 
 #include <endwell/clock.h>
+#include <endwell/offload.h>
 
 #include "log.h"
 
-#define LOG_PATIENCE	  (2 * EW_SECOND)
-#define MEMORY_KEPT_BYTES (32 << 20) /* free, for each thread's heap */
+#define LOG_PATIENCE	     (2 * EW_SECOND)
+#define MEMORY_KEPT_BYTES    (32 << 20) /* free at its end, for each thread's heap */
+#define MEMORY_IDLE_BYTES    (8 << 20)	/* free anywhere */
+#define MEMORY_LOOK_INTERVAL EW_SECOND
 
 /*
  * A parent may have closed them; then the next file opened would get their numbers, and log lines
@@ -58,6 +61,61 @@ static void report(void *unused, const char *line)
 	log_note("error", "runtime", "%s", line);
 }
 
+/*
+ * What is free below something that is in use stays with a heap, whatever its size; after a crowd that
+ * is most of it. What was given back counts as free, too, until it is used again.
+ */
+struct heap {
+	size_t given_back_bytes;
+};
+
+static int give_back(void *argument)
+{
+	struct heap *heap = argument;
+	size_t free_bytes = mallinfo2().fordblks;
+
+	if (heap->given_back_bytes > free_bytes)
+		heap->given_back_bytes = free_bytes;
+	if (free_bytes - heap->given_back_bytes > MEMORY_IDLE_BYTES) {
+		malloc_trim(0);
+		heap->given_back_bytes = mallinfo2().fordblks;
+	}
+	return 0;
+}
+
+static int keep_heap_small(void *unused)
+{
+	struct heap heap = {};
+	int r, result;
+
+	(void)unused;
+	do {
+		r = ew_sleep(MEMORY_LOOK_INTERVAL);
+		if (r == 0)
+			r = ew_offload(give_back, &heap, &result);
+	} while (r == 0);
+	return r;
+}
+
+struct program {
+	ew_task_fn *fn;
+	void *argument;
+};
+
+static int run_program(void *argument)
+{
+	const struct program *program = argument;
+	int r;
+
+	EW_SCOPE(beside, .policy = EW_POLICY_INDEPENDENT);
+
+	r = ew_spawn(&beside, keep_heap_small, NULL);
+	if (r == 0)
+		r = program->fn(program->argument);
+	ew_scope_cancel(&beside, EW_REASON_SHUTDOWN);
+	return r;
+}
+
 int process_run(ew_task_fn *fn, void *argument, unsigned int workers_count, int64_t budget_ns,
 		void (*say_end)(void *argument, int r))
 {
@@ -67,6 +125,7 @@ int process_run(ew_task_fn *fn, void *argument, unsigned int workers_count, int6
 		.exit_when_stuck = true,
 		.report = report,
 	};
+	struct program program = { fn, argument };
 	sigset_t signals, pipe;
 	int r;
 
@@ -86,7 +145,7 @@ int process_run(ew_task_fn *fn, void *argument, unsigned int workers_count, int6
 	r = log_start();
 	if (r < 0)
 		return r;
-	r = ew_run(&options, fn, argument);
+	r = ew_run(&options, run_program, &program);
 	say_end(argument, r);
 	log_stop(ew_after(LOG_PATIENCE));
 	return r;
