@@ -234,8 +234,13 @@ int supervise_main(int argc, char **argv)
 	if (argc < 5)
 		return EXIT_TROUBLE;
 
+	/*
+	 * SIGHUP comes from the kernel, to a group that is stopped when its last relative in the
+	 * session, the server, goes (setpgid(2)).
+	 */
 	sigemptyset(&awaited);
 	sigaddset(&awaited, SIGCHLD);
+	sigaddset(&awaited, SIGHUP);
 	sigaddset(&awaited, SIGTERM);
 	sigaddset(&awaited, SIGINT);
 	sigprocmask(SIG_BLOCK, &awaited, &supervisor.before);

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scanner: its test, its absence, its return, its limits, and programs as scanners."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -373,6 +374,11 @@ def test_grandchild_in_a_session_of_its_own_keeps_the_slot():
             server.wait_idle()
 
 
+def supervisor_of(server):
+    (supervisor,) = [pid for pid in processes("supervise-scanner") if parent_of(pid) == server.process.pid]
+    return supervisor
+
+
 def test_killed_supervisor_does_not_free_the_slot_of_what_it_left():
     """Nobody sweeps any more, and the slot is held until the inherited pipe reaches its end."""
     with ingest.folder() as place:
@@ -384,7 +390,7 @@ def test_killed_supervisor_does_not_free_the_slot_of_what_it_left():
             upload = ingest.in_background(server.put, "f", b"slow")
             left = wait_until(lambda: processes(f"sleep\0{marker}"), 20, "the grandchild lives")
             wait_until(lambda: processes(f"sleep\0{program}"), 20, "the program is as far as it goes")
-            (supervisor,) = [pid for pid in processes("supervise-scanner") if parent_of(pid) == server.process.pid]
+            supervisor = supervisor_of(server)
             os.kill(supervisor, signal.SIGKILL)
             wait_until(lambda: not os.path.exists(f"/proc/{supervisor}"), 20, "the server has seen its end")
             wait_until(lambda: not processes(f"sleep\0{program}"), 20, "the program has gone with its supervisor")
@@ -414,21 +420,35 @@ def test_cancelled_upload_ends_its_program_and_all_it_left():
             equal(server.transitions("f")[-1], "CANCELLED")
 
 
-def test_killed_server_takes_its_programs_with_it():
+def kill_while_a_program_runs(number, is_stopped):
     with ingest.folder() as place:
-        marker = f"75.{os.getpid()}"
+        marker = f"{number}.{os.getpid()}"
         path = script(place, "scan", "file=$(cat | tr -d '\\0')\n"
                       f"case $file in *slow*) setsid sleep {marker} & sleep {marker};; *EICAR*) exit 1;; esac\nexit 0\n")
         with Server(f"exec:{path}", "--scan-limit", "1M") as server:
             connection = server.connect()
             connection.sendall(ingest.head("f", 4) + b"slow")
             wait_until(lambda: len(processes(f"sleep\0{marker}")) == 2, 20, "both sleep")
+            supervisor = supervisor_of(server)
+            if is_stopped:
+                os.kill(supervisor, signal.SIGSTOP)
             server.process.kill()
             server.process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(supervisor, signal.SIGCONT)  # the kernel does so only if no relative is left in its session
             wait_until(lambda: not processes(f"sleep\0{marker}"), 20, "all are gone")
             equal(server.published(), [])
             server.start()
             equal(server.put("f", b"x").status, 201)
+
+
+def test_killed_server_takes_its_programs_with_it():
+    kill_while_a_program_runs(75, is_stopped=False)
+
+
+def test_killed_server_takes_its_programs_with_it_when_their_supervisor_is_stopped():
+    """The kernel continues it, and tells it of that by a signal that would end it."""
+    kill_while_a_program_runs(78, is_stopped=True)
 
 
 def test_verdict_names_the_engine_and_story_tells_it():
