@@ -45,6 +45,7 @@ struct reception {
 	struct upload upload;
 	struct staged *staged;	 /* its staging name; NULL: it has none */
 	uint64_t reserved_bytes; /* on the disk floor, for what has not arrived */
+	enum ew_reason reason;	 /* it was cancelled for; none: it was not */
 };
 
 static int account(struct reception *reception, uint64_t offset, uint64_t bytes)
@@ -153,23 +154,33 @@ static int scan(struct server *server, struct upload *upload, struct ew_tempfile
 	return verdict_lets_pass(&verdict, upload->size_bytes, upload->sha256) ? 0 : -EPERM;
 }
 
-static int receive_upload(struct reception *reception)
+static int receive_scan_publish(struct reception *reception, struct ew_tempfile **file)
 {
 	struct server *server = reception->server;
 	struct upload *upload = &reception->upload;
+	int r;
+
+	r = staging_make(&server->bucket.staging, file, &reception->staged);
+	if (r < 0)
+		return r;
+	r = receive_and_seal(reception, *file);
+	if (r < 0)
+		return r;
+	r = scan(server, upload, *file);
+	if (r < 0)
+		return r;
+	return bucket_publish(&server->bucket, upload, file);
+}
+
+static int receive_upload(struct reception *reception)
+{
 	EW_OWN(ew_tempfile, file);
 	int r;
 
-	r = staging_make(&server->bucket.staging, &file, &reception->staged);
-	if (r < 0)
-		return r;
-	r = receive_and_seal(reception, file);
-	if (r < 0)
-		return r;
-	r = scan(server, upload, file);
-	if (r < 0)
-		return r;
-	return bucket_publish(&server->bucket, upload, &file);
+	r = receive_scan_publish(reception, &file);
+	/* The end of the file may take long, and a client that leaves meanwhile was not the reason. */
+	reception->reason = ew_cancel_reason();
+	return r;
 }
 
 struct end {
@@ -178,11 +189,11 @@ struct end {
 	const char *note;
 };
 
-static struct end cancelled(struct server *server)
+static struct end cancelled(struct reception *reception)
 {
-	if (ew_cancel_reason() != EW_REASON_SHUTDOWN)
+	if (reception->reason != EW_REASON_SHUTDOWN)
 		return (struct end){ STATE_CANCELLED, PROBLEM_COUNT, "the client left" };
-	atomic_fetch_add(&server->uploads_cut, 1);
+	atomic_fetch_add(&reception->server->uploads_cut, 1);
 	return (struct end){ STATE_CANCELLED, PROBLEM_DRAINING, "the server shut down" };
 }
 
@@ -195,7 +206,7 @@ static struct end verdict_end(const struct upload *upload)
 }
 
 /* What the body itself was refused for; the session answers for all but the size. */
-static struct end body_end(struct server *server, int r)
+static struct end body_end(struct reception *reception, int r)
 {
 	switch (r) {
 	case -EFBIG:
@@ -206,12 +217,13 @@ static struct end body_end(struct server *server, int r)
 	case -ETIMEDOUT:
 		return (struct end){ STATE_CANCELLED, PROBLEM_COUNT,
 				     "the client was silent or too slow" };
-	default: return cancelled(server);
+	default: return cancelled(reception);
 	}
 }
 
-static struct end end_of(struct server *server, struct upload *upload, int r)
+static struct end end_of(struct reception *reception, int r)
 {
+	struct upload *upload = &reception->upload;
 	bool receiving = upload->state == STATE_RECEIVING,
 	     scanning = upload->state == STATE_SCANNING;
 
@@ -219,10 +231,10 @@ static struct end end_of(struct server *server, struct upload *upload, int r)
 		return (struct end){ STATE_FAILED, PROBLEM_DURABILITY,
 				     "the name exists, but could not be made durable" };
 	if (r == -ECANCELED && upload_cancel(upload))
-		return cancelled(server);
+		return cancelled(reception);
 	if (receiving &&
 	    (r == -EFBIG || r == -EBADMSG || r == -ETIMEDOUT || r == -ECONNRESET || r == -EPIPE))
-		return body_end(server, r);
+		return body_end(reception, r);
 	if (r == -EPERM && upload->state == STATE_VERDICT)
 		return verdict_end(upload);
 	if (scanning && (r == -EHOSTDOWN || r == -ETIMEDOUT || r == -EPROTO))
@@ -263,7 +275,6 @@ static int tell(struct reception *reception, struct answer *answer)
 /* A good or bad end becomes an answer. */
 static int conclude(struct reception *reception, int r)
 {
-	struct server *server = reception->server;
 	struct upload *upload = &reception->upload;
 	struct answer answer;
 	char detail[400];
@@ -274,7 +285,7 @@ static int conclude(struct reception *reception, int r)
 		return tell(reception, &answer);
 	}
 
-	end = end_of(server, upload, r);
+	end = end_of(reception, r);
 	upload_move(upload, end.state, end.note);
 	if (end.problem == PROBLEM_COUNT)
 		return r;

@@ -40,6 +40,7 @@ def test_upload_finishes_within_the_grace():
         wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "event=draining" in server.log(), 10, "draining")
+        server.settle()
         connection.sendall(b"cd")
         answer = ingest.read_answer(connection)
         equal(answer.status, 201)
@@ -79,13 +80,30 @@ def test_upload_that_does_not_finish_is_cut():
         equal(server.published(), [])
 
 
+def test_upload_that_is_cut_was_not_left_by_who_leaves_after_that():
+    """The end of its file takes long, and its client goes away meanwhile."""
+    with testfs.Filesystem(nameless=True) as filesystem, \
+            Server("none", "--grace", "0", bucket=filesystem.mount / "bucket") as server:
+        filesystem.rule("flush", hang=True)
+        connection = server.connect()
+        connection.sendall(ingest.head("f", 4) + b"ab")
+        wait_until(lambda: server.metric("ingest_received_bytes_total") == 2, 10, "some is written")
+        server.process.send_signal(signal.SIGTERM)
+        filesystem.wait_waiting("flush")
+        ingest.reset(connection)
+        server.settle()
+        filesystem.clear()
+        ends(server, 3)
+        check("the server shut down" in server.log(), "the log says why")
+
+
 def test_request_in_line_for_a_slot_is_told_when_it_is_cut():
     with Server("none", "--grace", "1", "--upload-slots", "1") as server:
         holder, waiting = server.connect(), server.connect()
         holder.sendall(ingest.head("holder", 4) + b"ab")
         wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
         waiting.sendall(ingest.head("waiting", 4, "Expect: 100-continue\r\n"))
-        wait_until(lambda: server.metric("ingest_uploads_waiting") == 1, 10, "it waits")
+        server.wait_in_line(1)
         server.process.send_signal(signal.SIGTERM)
         ingest.read_answer(waiting).problem(503, "shutting-down")
         ends(server, 3)
