@@ -107,7 +107,10 @@ static bool receive_line(int fd, char *line, size_t line_bytes)
 	ssize_t n = 1;
 
 	while (n > 0 && used < line_bytes) {
-		n = recv(fd, line + used, line_bytes - used, 0);
+		/* With a timeout it is not begun again by the kernel after a stop (signal(7)). */
+		do
+			n = recv(fd, line + used, line_bytes - used, 0);
+		while (n < 0 && errno == EINTR);
 		used += n > 0 ? (size_t)n : 0;
 		if (used > 0 && line[used - 1] == '\n') {
 			line[used - 1] = '\0';
