@@ -112,7 +112,7 @@ class Waiting(Held):
         self.in_front = self.send_in_front(b"ab", -1)
         wait_until(lambda: self.server.slots("upload", "held") == 1, 20, "the slot is taken")
         self.send()
-        wait_until(lambda: self.server.metric("ingest_uploads_waiting") == 1, 20, "it waits")
+        self.server.wait_in_line(1)
 
     def go_on(self):
         self.in_front.sendall(b"b")

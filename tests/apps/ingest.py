@@ -409,7 +409,8 @@ class Server:
     def is_settled(self):
         before = self.look_at_threads()
         time.sleep(0.02)
-        return "(running)" not in str(before) and self.look_at_threads() == before
+        has_work = "(running)" in str(before) or "(stopped)" in str(before)
+        return not has_work and self.look_at_threads() == before
 
     def settle(self):
         """Until the server has done all that it can do for now: none of its threads runs, or is about to.
@@ -417,6 +418,13 @@ class Server:
         The time between two looks is that of many ticks of its timers, so a deadline that is passing is over, too.
         """
         wait_until(self.is_settled, 20, "the server has nothing to do")
+
+    def wait_in_line(self, count):
+        """Until that many requests wait for an upload slot. They are counted just before they have their places, so it settles,
+        or one that comes now could be in front of them.
+        """
+        wait_until(lambda: self.metric("ingest_uploads_waiting") == count, 20, f"{count} in line")
+        self.settle()
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))

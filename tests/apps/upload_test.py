@@ -248,7 +248,7 @@ def test_waiting_room_is_first_come_first_served_and_bounded():
             connection = server.connect()
             connection.sendall(ingest.head(f"w{number}", 1) + b"x")
             waiting.append(connection)
-            ingest.wait_until(lambda: server.metric("ingest_uploads_waiting") == len(waiting), 10, "one more waits")
+            server.wait_in_line(len(waiting))
 
         refused = server.put("refused", b"x")
         refused.problem(503, "busy")
@@ -269,7 +269,7 @@ def test_refusal_says_how_long_the_first_in_line_waits_already():
         holder.sendall(ingest.head("holder", 2) + b"a")
         ingest.wait_until(lambda: server.slots("upload", "held") == 1, 10, "the slot is taken")
         first.sendall(ingest.head("first", 1) + b"x")
-        ingest.wait_until(lambda: server.metric("ingest_uploads_waiting") == 1, 10, "one waits")
+        server.wait_in_line(1)
         time.sleep(3)
         refused = server.put("refused", b"x")
         refused.problem(503, "busy")
@@ -285,7 +285,7 @@ def test_what_has_changed_while_a_request_waited_is_told_before_its_body():
         def wait_behind(name, count):
             connection = server.connect()
             connection.sendall(ingest.head(name, 1, "Expect: 100-continue\r\n"))
-            ingest.wait_until(lambda: server.metric("ingest_uploads_waiting") == count, 10, f"{name} waits")
+            server.wait_in_line(count)
             return connection
 
         holder = server.connect()
@@ -319,7 +319,7 @@ def test_one_who_leaves_the_waiting_room_makes_room():
         for number in range(3):
             connection = server.connect()
             connection.sendall(ingest.head(f"w{number}", 1) + b"x")
-            ingest.wait_until(lambda: server.metric("ingest_uploads_waiting") == 1, 10, "it waits")
+            server.wait_in_line(1)
             ingest.reset(connection)
             ingest.wait_until(lambda: server.metric("ingest_uploads_waiting") == 0, 10, "it has left")
         holder.sendall(b"b")
