@@ -174,20 +174,34 @@ const char *broker_loss(const struct route *route)
 
 /* ---- what comes ---- */
 
-static void note(struct gateway *gateway, const struct ew_amqp_message *message, const char *type,
-		 bool proves)
+/* One that is dropped here comes again: its worker gives it back when it hears nothing. */
+static void note(struct gateway *gateway, struct notice *notice, const char *correlation,
+		 const char *id)
+{
+	snprintf(notice->correlation, sizeof(notice->correlation), "%s", correlation);
+	snprintf(notice->id, sizeof(notice->id), "%s", id);
+	if (!gateway->notices || ew_channel_try_send(gateway->notices, notice) < 0)
+		gateway->refusals_dropped++;
+}
+
+static void note_message(struct gateway *gateway, const struct ew_amqp_message *message,
+			 const char *type, bool proves)
 {
 	struct notice notice = { .type = type, .proves = proves };
+	const char *id = message->message_id;
 
-	if (!claim_read(message, &notice.claim))
-		return;
-	snprintf(notice.correlation, sizeof(notice.correlation), "%s",
-		 message->correlation_id ? message->correlation_id : "");
-	snprintf(notice.id, sizeof(notice.id), "%s",
-		 message->message_id && *message->message_id ? message->message_id : "none");
-	/* One that is dropped here comes again: its worker gives it back when it hears nothing. */
-	if (ew_channel_try_send(gateway->notices, &notice) < 0)
-		gateway->refusals_dropped++;
+	if (claim_read(message, &notice.claim))
+		note(gateway, &notice, message->correlation_id ? message->correlation_id : "",
+		     id && *id ? id : "none");
+}
+
+void broker_refuse_later(const struct operation *operation)
+{
+	struct notice notice = { .type = "refuse",
+				 .proves = !outcome_is_proof(operation->outcome),
+				 .claim = operation->claim };
+
+	note(operation->route->gateway, &notice, operation->correlation, operation->id);
 }
 
 static void hear(struct gateway *gateway, struct ew_amqp_delivery **delivery)
@@ -201,9 +215,9 @@ static void hear(struct gateway *gateway, struct ew_amqp_delivery **delivery)
 		*delivery = NULL;
 		break;
 	case HEARD_NEWS: break;
-	case HEARD_REFUSE: note(gateway, message, "refuse", false); break;
-	case HEARD_REFUSE_LAST: note(gateway, message, "refuse", true); break;
-	case HEARD_STOP: note(gateway, message, "cancel", false); break;
+	case HEARD_REFUSE: note_message(gateway, message, "refuse", false); break;
+	case HEARD_REFUSE_LAST: note_message(gateway, message, "refuse", true); break;
+	case HEARD_STOP: note_message(gateway, message, "cancel", false); break;
 	case HEARD_PROOF:
 		gateway->heard_late++;
 		permits_prove(gateway, operation,
@@ -631,6 +645,17 @@ static int keep_connection(struct gateway *gateway)
 	return ew_scope_finish(&scope, r);
 }
 
+static void notices_over(void *gateway)
+{
+	((struct gateway *)gateway)->notices = NULL;
+}
+
+static int notices_over_close(void *gateway)
+{
+	notices_over(gateway);
+	return 0;
+}
+
 int broker_run(void *argument)
 {
 	struct gateway *gateway = argument;
@@ -642,6 +667,9 @@ int broker_run(void *argument)
 	if (r < 0)
 		return r;
 	gateway->notices = notices;
+
+	EW_GUARD(over, gateway, .close = notices_over_close, .abort = notices_over);
+
 	snprintf(gateway->reason, sizeof(gateway->reason), "the broker is being connected");
 	return keep_connection(gateway);
 }

@@ -32,3 +32,6 @@ EW_SUSPENDS int broker_publish(struct operation *operation, struct ew_amqp_recei
  */
 EW_SUSPENDS int broker_say(struct door *door, const char *type, const struct claim *newest,
 			   const char *correlation, const char *id);
+
+/* Refuse a claim of one that ends before it was answered; until then its worker waits. Never waits. */
+void broker_refuse_later(const struct operation *operation);

@@ -93,7 +93,7 @@ struct gateway {
 	struct door grants;
 	struct door cancels;
 	struct door refusals;
-	struct ew_channel *notices; /* to claims that nobody waits for */
+	struct ew_channel *notices; /* to claims that nobody waits for; NULL: nobody says them */
 
 	unsigned int tenants_unnamed; /* that are there */
 

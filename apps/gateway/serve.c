@@ -60,7 +60,7 @@ static int answer_claim(struct operation *operation)
 	operation->claim_due = false;
 	if (operation->cancelling)
 		return operation->started ? ask_to_stop(operation) : refuse(operation);
-	return operation->started ? 0 : grant(operation);
+	return operation->route->config->grant_none ? 0 : grant(operation);
 }
 
 /* The broker takes nothing now; then it is said again, as long as there is time. */
@@ -173,6 +173,8 @@ static void settle(struct operation **place)
 	route->ended[operation->outcome]++;
 	histogram_add(&route->seconds, ew_now() - operation->began_ns);
 	log_end_of(operation);
+	if (operation->claim_due && !operation->started)
+		broker_refuse_later(operation);
 	events_end(operation);
 	record_end(&route->gateway->records, operation->record, operation->outcome,
 		   operation->cancelling ? ew_now() - operation->cancelled_ns : 0,

@@ -524,6 +524,89 @@ TEST(gateway_refusal_that_meets_a_broker_that_takes_nothing_is_said_afterwards)
 	run_fair("", MOOD_TAKE, ask_while_blocked);
 }
 
+/* Operations are taken, and there is no word about them. */
+static enum mood judge_and_keep(struct peer *peer, const struct ew_amqp_message *message)
+{
+	const char *type = message->type ? message->type : "";
+
+	note_message(peer, message);
+	refusals += strcmp(type, "refuse") == 0;
+	if (strcmp(type, "op") != 0)
+		return MOOD_TAKE;
+	gateway_peer = peer;
+	return MOOD_FORGET;
+}
+
+/* Its newest message is refused at last. */
+static void nack_late(struct peer *peer)
+{
+	for (unsigned i = 0; i < HUB_CHANNELS_MAX; i++)
+		if (peer->channels[i].reply_to[0])
+			say_fate(peer, i, MOOD_NACK);
+	hub_flush(peer);
+}
+
+static int ask_in_background(void *exchange)
+{
+	return converse(exchange);
+}
+
+static int ask_and_claim_early(void)
+{
+	struct exchange exchange;
+
+	EW_SCOPE(asking);
+
+	refusals = 0;
+	world.broker.judge = judge_and_keep;
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(ew_spawn(&asking, ask_in_background, &exchange), 0);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	EXPECT_EQ(world.claims_count, 1);
+	nack_late(gateway_peer);
+	EXPECT_EQ(ew_scope_join(&asking), 0);
+	EXPECT_EQ(exchange.status, 503);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	EXPECT_EQ(refusals, 1);
+	EXPECT_EQ(world.claims_count, 1);
+	return ew_scope_finish(&asking, 0);
+}
+
+/* A second is less than the worker waits before it gives the operation back. */
+TEST(gateway_claim_that_comes_before_the_nack_is_refused)
+{
+	run_fair("", MOOD_TAKE, ask_and_claim_early);
+}
+
+static unsigned grants;
+
+static enum mood judge_grants(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	if (strcmp(message->type ? message->type : "", "grant") != 0)
+		return MOOD_TAKE;
+	return grants++ == 0 ? MOOD_NACK : MOOD_TAKE;
+}
+
+static int ask_for_grants(void)
+{
+	struct exchange exchange;
+
+	grants = 0;
+	world.broker.judge = judge_grants;
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	EXPECT_EQ(grants, 2);
+	EXPECT_EQ(world.claims_count, 1);
+	return 0;
+}
+
+TEST(gateway_grant_that_the_broker_does_not_take_is_said_again)
+{
+	run_fair("", MOOD_TAKE, ask_for_grants);
+}
+
 static unsigned ended_channel;
 
 static enum mood judge_peer(struct peer *peer, const struct ew_amqp_message *message)
