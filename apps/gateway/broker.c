@@ -539,6 +539,7 @@ static int serve_connection(struct gateway *gateway, struct ew_amqp_connection *
 	gateway->connection = *connection;
 	gateway->kept = connection;
 	gateway->connected++;
+	snprintf(gateway->reason, sizeof(gateway->reason), "the connection has ended");
 	log_note("info", "connected", "to the broker");
 
 	EW_GUARD(over, gateway, .close = connection_over_close, .abort = connection_over);

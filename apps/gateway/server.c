@@ -2,6 +2,10 @@
 /*
  * The life of the gateway is nested like its scopes: the broker's connection and the watch over presumed permits outlive
  * the front (apps/common/front.c), because an operation that ends needs them.
+ *
+ * Such a service ends for no other reason than the end of the gateway. One that does, by a panic or an error, is not begun
+ * anew: what it left half done is not known. Without it the gateway would look well and serve nobody, so it drains, says
+ * so, and fails, and whoever watches over it starts another one.
  */
 #include "server.h"
 
@@ -106,20 +110,65 @@ static int run_front(struct gateway *gateway)
 	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
 }
 
+struct service {
+	const char *name;
+	ew_task_fn *run;
+	struct gateway *gateway;
+};
+
+/* Where it ended, the report of the panic has said, or its own lines. */
+static void service_lost(void *argument)
+{
+	const struct service *service = argument;
+	struct gateway *gateway = service->gateway;
+
+	if (gateway->closing)
+		return;
+	gateway->failed = true;
+	log_note("error", "service-lost", "%s: the gateway ends, and is to be started again",
+		 service->name);
+	if (!atomic_load(&gateway->front.draining))
+		front_stop(&gateway->front);
+}
+
+static int service_lost_close(void *service)
+{
+	service_lost(service);
+	return 0;
+}
+
+static int run_service(void *argument)
+{
+	struct service *service = argument;
+	int r;
+
+	EW_GUARD(lost, service, .close = service_lost_close, .abort = service_lost);
+
+	r = service->run(service->gateway);
+	if (r == -ECANCELED)
+		ew_guard_disarm(&lost);
+	return r;
+}
+
 static int run_services(struct gateway *gateway)
 {
-	int r, closed;
+	struct service all[] = {
+		{ "the connection to the broker", broker_run, gateway },
+		{ "the watch over presumed permits", permits_run, gateway },
+		{ "the watch over waiting rooms", submit_watch, gateway },
+	};
+	int r = 0, closed;
 
 	EW_SCOPE(services, .policy = EW_POLICY_INDEPENDENT, .budget_ns = FRONT_ENDING_BUDGET);
 
-	r = ew_spawn(&services, broker_run, gateway);
-	if (r == 0)
-		r = ew_spawn(&services, permits_run, gateway);
-	if (r == 0)
-		r = ew_spawn(&services, submit_watch, gateway);
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]) && r == 0; i++)
+		r = ew_spawn(&services, run_service, &all[i]);
 	if (r == 0)
 		r = run_front(gateway);
+	gateway->closing = true;
 	closed = ew_scope_close(&services, EW_NOW, EW_REASON_SHUTDOWN);
+	if (r == 0 && gateway->failed)
+		return -ENOTRECOVERABLE;
 	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
 }
 

@@ -358,12 +358,14 @@ static enum mood judge_first(struct peer *peer, const struct ew_amqp_message *me
 	return MOOD_TAKE;
 }
 
+static bool has_failed; /* the gateway, as the test wants */
+
 static int with_gateway(int (*ask)(void))
 {
 	int r;
 
 	EW_GUARD(gateway, &world, .close = free_gateway_close, .abort = free_gateway);
-	EW_SCOPE(serving);
+	EW_SCOPE(serving, .policy = EW_POLICY_INDEPENDENT);
 
 	r = start_gateway(&serving);
 	EXPECT_EQ(r, 0);
@@ -371,7 +373,9 @@ static int with_gateway(int (*ask)(void))
 	EXPECT_EQ(r, 0);
 	EXPECT_EQ(ask(), 0);
 	front_stop(&world.gateway->front);
-	return ew_scope_finish(&serving, 0);
+	r = ew_scope_finish(&serving, 0);
+	EXPECT_EQ(r, 0);
+	return has_failed ? 0 : world.served;
 }
 
 static int fair(void *argument)
@@ -398,6 +402,7 @@ static void run_fair(const char *more, enum mood mood, int (*ask)(void))
 
 	world_prepare(more);
 	first_mood = mood;
+	has_failed = false;
 	EXPECT_EQ(ew_sim_run(&options, fair, &ask, NULL), 0);
 }
 
@@ -639,6 +644,92 @@ TEST(gateway_channel_to_workers_that_the_broker_ends_comes_again)
 {
 	for (ended_channel = 1; ended_channel <= 3; ended_channel++)
 		run_fair("", MOOD_TAKE, ask_after_a_channel);
+}
+
+/* ---- tasks of the gateway that end before it ---- */
+
+static void leave_after(const char *operation, int64_t patience_ns)
+{
+	struct exchange exchange;
+
+	say_post(&exchange, operation, "");
+	EXPECT_EQ(converse_patiently(&exchange, patience_ns), -ETIMEDOUT);
+}
+
+/* It has ended with an error, for whoever started it to see, and nobody is told that it is ready. */
+static void expect_failed(void)
+{
+	struct exchange exchange;
+
+	EXPECT(!world.serving);
+	EXPECT_EQ(world.served, -ENOTRECOVERABLE);
+	has_failed = true;
+	say_about(&exchange, "GET", "/readyz");
+	EXPECT_EQ(converse(&exchange), -ECONNREFUSED);
+}
+
+static int lose_connection(void)
+{
+	struct exchange exchange;
+
+	log_panics_at = "connection-lost";
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 502);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	expect_failed();
+	return 0;
+}
+
+TEST(gateway_whose_broker_task_panics_ends_with_an_error)
+{
+	run_fair("grant = none\n", MOOD_HANG_UP, lose_connection);
+}
+
+/* Of what runs when the task is lost each has its answer, and a new one is taken no more. */
+static int let_presumed_expire(void)
+{
+	struct exchange exchange;
+
+	EW_SCOPE(asking);
+
+	leave_after("1 5000 l", EW_SECOND);
+	EXPECT_EQ(ew_sleep((HOLD_SECONDS - 1) * EW_SECOND), 0);
+	EXPECT_EQ(world.gateway->routes[0].presumed_expired, 0);
+	log_panics_at = "presumed-expired";
+	say_post(&exchange, "2 8000 s", "");
+	EXPECT_EQ(ew_spawn(&asking, ask_in_background, &exchange), 0);
+	EXPECT_EQ(ew_sleep(6 * EW_SECOND), 0);
+	EXPECT(!log_panics_at);
+	EXPECT(world.serving);
+	EXPECT(atomic_load(&world.gateway->front.draining));
+	EXPECT_EQ(ew_scope_join(&asking), 0);
+	EXPECT_EQ(exchange.status, 200);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	expect_failed();
+	return ew_scope_finish(&asking, 0);
+}
+
+TEST(gateway_whose_watch_over_permits_panics_drains_and_ends_with_an_error)
+{
+	run_fair("", MOOD_TAKE, let_presumed_expire);
+}
+
+/* A route's task of the connection: that is made again, as if the broker had ended it. */
+static int prove_late(void)
+{
+	log_panics_at = "presumed-proved";
+	leave_after("1 8000 f", EW_SECOND);
+	EXPECT_EQ(ew_sleep(10 * EW_SECOND), 0);
+	EXPECT(!log_panics_at);
+	EXPECT_EQ(world.gateway->connected, 2);
+	expect_answer("2 100 s");
+	return 0;
+}
+
+TEST(gateway_whose_route_panics_connects_again)
+{
+	run_fair("", MOOD_TAKE, prove_late);
 }
 
 /* ---- one request, ended at each suspension ---- */

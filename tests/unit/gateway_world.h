@@ -45,6 +45,9 @@ uint32_t arc4random_uniform(uint32_t below)
 
 /* ---- the log ---- */
 
+/* The event whose next line is the last that its task does; NULL: none. */
+static const char *log_panics_at;
+
 static int log_is_seen(void)
 {
 	return getenv("EW_SIM_TRACE") != NULL;
@@ -113,6 +116,10 @@ void log_note(const char *level, const char *event, const char *format, ...)
 	log_begin(&line, level, event);
 	log_text(&line, "note", note);
 	log_end(&line);
+	if (log_panics_at && strcmp(event, log_panics_at) == 0) {
+		log_panics_at = NULL;
+		ew_panic("at the event %s, as the test wants", event);
+	}
 }
 
 /* Of reports: that a goodbye met a connection that was lost. */
