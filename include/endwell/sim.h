@@ -16,7 +16,8 @@ enum ew_sim_fault {
 	EW_SIM_RESETS = 8, /* connections that break, also in the middle of what is being sent */
 	EW_SIM_DESCRIPTORS = 16, /* none left, for sockets, pipes and connections */
 	EW_SIM_FILES = 32,	 /* calls to a filesystem that fail, without an effect */
-	EW_SIM_ALL = 63,
+	EW_SIM_LEAPS = 64, /* the clock leaps ahead, by up to nine hours: the process stood still */
+	EW_SIM_ALL = 127,
 };
 
 /** enum ew_sim_durability - what a crash leaves of what was not synced */

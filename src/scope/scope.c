@@ -79,6 +79,8 @@ static void cancelled(struct ew_scope *scope)
 	if (scope->budget_ns && !ew__timer_is_armed(&scope->force_timer) &&
 	    atomic_load_explicit(&scope->node.end_ns, memory_order_relaxed) == EW_NEVER) {
 		end_ns = ew_after(scope->budget_ns);
+		if (ew__bug("budget-begins-before-it-is-seen"))
+			end_ns = scope->origin.at_ns + scope->budget_ns;
 		atomic_store_explicit(&scope->node.end_ns, end_ns, memory_order_relaxed);
 		if (!ew__bug("ladder-never-forces"))
 			ew__timer_arm(scope->worker, &scope->force_timer, end_ns);

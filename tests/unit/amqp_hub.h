@@ -13,7 +13,7 @@
 
 #define HUB_CHANNELS_MAX 16
 #define HUB_HEARTBEAT	 (5 * EW_SECOND) /* half of what our client wants */
-#define HUB_PATIENCE	 (3600 * EW_SECOND)
+#define HUB_PATIENCE	 (EW_NEVER / 2)	 /* longer than the clock may leap */
 
 struct peer;
 struct hub;

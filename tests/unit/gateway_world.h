@@ -139,6 +139,7 @@ struct claim_note {
 	bool cut;   /* its connection or channel is over, and the worker may not know it yet */
 	bool again; /* of a message that had been delivered before */
 	bool running;
+	int64_t claimed_ns;
 };
 
 /* An operation. */
@@ -250,10 +251,17 @@ static bool has_permit(const char *id)
 	return false;
 }
 
+/* Nobody works for as long as the hold time says, unless the clock leaps over that: then it is over all the same. */
+static bool may_be_given_up(const struct claim_note *claim)
+{
+	return ew_now() - claim->claimed_ns >= HOLD_SECONDS * EW_SECOND;
+}
+
 /* What needs no grant begins with its claim, also if it comes again after its end; it is stopped when that is heard. */
 static bool is_under_law(const struct claim_note *claim)
 {
-	return claim->running && !claim->cut && note_of(claim->id)->gateway == world.gateways &&
+	return claim->running && !claim->cut && !may_be_given_up(claim) &&
+	       note_of(claim->id)->gateway == world.gateways &&
 	       !(claim->again && world.options.config.routes[0].grant_none);
 }
 
@@ -294,6 +302,7 @@ static void note_claim(struct peer *peer, const struct ew_amqp_message *message)
 	snprintf(claim->token, sizeof(claim->token), "%s",
 		 ew_amqp_header_find(message, "x-ew-claim"));
 	snprintf(claim->id, sizeof(claim->id), "%s", message->message_id);
+	claim->claimed_ns = ew_now();
 	claim->peer = peer->number;
 	claim->again = strcmp(ew_amqp_header_find(message, "x-ew-redelivered"), "1") == 0;
 }

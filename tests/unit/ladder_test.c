@@ -10,10 +10,14 @@
  * the time that was reserved for it; children before their scope; a refusal exactly where something is cancelled; the
  * result of each scope; the end of everything within the budget of what was cancelled.
  *
+ * The clock may leap ahead, as for a process that was stopped. Nothing can be seen while it does, so what was to happen by
+ * then happens at its end, and a budget that begins then is a whole one.
+ *
  * EW_LADDER_SEED=N runs one program, EW_LADDER_PROGRAMS=N so many.
  */
 
 #include "core.h"
+#include "task/worker.h"
 
 #define NODES_MAX     4096
 #define DEPTH_MAX     5
@@ -23,6 +27,8 @@
 #define SLACK_NS      (60 * EW_MILLISECOND) /* ticks of the wheel, and what refusals cost */
 #define TICK_NS	      (3 * EW_MILLISECOND)
 #define RUN_BUDGET_NS (20 * EW_SECOND)
+#define LEAPS_MAX     256
+#define LEAP_DOUBLED  26 /* times at most: from a millisecond to nine hours */
 
 enum kind { TASK, SCOPE, SHIELD, CLOSE, ENDING };
 
@@ -65,6 +71,11 @@ static struct {
 	struct node nodes[NODES_MAX];
 	unsigned nodes_count, tasks_count;
 	struct node *root;
+	bool leaps;
+	struct leap {
+		int64_t from_ns, to_ns;
+	} leapt[LEAPS_MAX];
+	unsigned leaps_count;
 } program;
 
 static unsigned draw(unsigned bound)
@@ -78,6 +89,43 @@ static unsigned draw(unsigned bound)
 static int64_t draw_ns(unsigned units)
 {
 	return (1 + (int64_t)draw(units)) * UNIT_NS + (int64_t)draw(40) * EW_MILLISECOND;
+}
+
+/* ---- a clock that leaps ---- */
+
+static void leap(void)
+{
+	struct leap *leap = &program.leapt[program.leaps_count];
+
+	if (!program.leaps || program.leaps_count == LEAPS_MAX || draw(8))
+		return;
+	program.leaps_count++;
+	leap->from_ns = ew_now();
+	ew__virtual_now_ns += 1 + (int64_t)draw(1000000) * ((int64_t)1 << draw(LEAP_DOUBLED));
+	leap->to_ns = ew_now();
+}
+
+/* When @at_ns can be acted upon, if that takes @within_ns: not before the end of a leap that comes in between. */
+static int64_t after_leaps(int64_t at_ns, int64_t within_ns)
+{
+	const struct leap *leap;
+
+	for (leap = program.leapt; leap < program.leapt + program.leaps_count; leap++)
+		if (at_ns < leap->to_ns && at_ns + within_ns >= leap->from_ns)
+			at_ns = leap->to_ns;
+	return at_ns;
+}
+
+/* The time of what the library has seen: it looks once a turn. */
+static int64_t seen_ns(void)
+{
+	return ew__worker->now_ns;
+}
+
+/* Whether now is no later than that, as well as it can be known. */
+static bool is_by(int64_t latest_ns)
+{
+	return ew_now() <= after_leaps(latest_ns, SLACK_NS) + SLACK_NS;
 }
 
 #define CHECK(condition)                                                                           \
@@ -140,10 +188,10 @@ static void look_at_deadline(struct node *scope)
 	if (scope->open && !scope->reason && scope->task &&
 	    (scope->task->panicked || scope->task->droppable) &&
 	    ew_scope_reason(scope->scope) == EW_REASON_LEFT)
-		cancel(scope, EW_REASON_LEFT, now_ns);
+		cancel(scope, EW_REASON_LEFT, scope->scope->origin.at_ns);
 	if (!scope->open || scope->reason || !scope->deadline_ns || now_ns < scope->deadline_ns)
 		return;
-	if (now_ns > scope->deadline_ns + TICK_NS ||
+	if (seen_ns() > scope->deadline_ns + TICK_NS ||
 	    ew_scope_reason(scope->scope) == EW_REASON_DEADLINE)
 		cancel(scope, EW_REASON_DEADLINE, scope->deadline_ns);
 }
@@ -159,7 +207,7 @@ static enum answer is_over(struct node *shield)
 
 	for (node = shield; node; node = node->outer) {
 		if (node->kind == SHIELD || node->kind == CLOSE) {
-			if (now_ns > node->end_ns + TICK_NS)
+			if (seen_ns() > node->end_ns + TICK_NS)
 				return YES;
 			/* Reserves of what is declared inside it shorten another one inside it. */
 			if (node != shield || now_ns >= node->end_ns)
@@ -203,8 +251,10 @@ static int rest(struct node *task, int64_t duration_ns)
 {
 	bool drops = ew_cancel_rung() == EW_RUNG_FORCE && may_be_dropped(task);
 	enum answer before = is_cancelled(task->newest);
-	int r = duration_ns ? ew_sleep(duration_ns) : ew_yield();
+	int r;
 
+	leap();
+	r = duration_ns ? ew_sleep(duration_ns) : ew_yield();
 	CHECK(r == 0 || r == -ECANCELED);
 	CHECK(!drops);
 	if (r == 0)
@@ -219,7 +269,7 @@ static int64_t ladder_end(const struct node *scope, int64_t reserves_ns)
 {
 	int64_t spare_ns = scope->budget_ns - reserves_ns;
 
-	return scope->cancelled_ns + (spare_ns > 0 ? spare_ns : 0);
+	return after_leaps(scope->cancelled_ns, TICK_NS) + (spare_ns > 0 ? spare_ns : 0);
 }
 
 /* Until when an ending may last, by what is around it. */
@@ -257,7 +307,7 @@ static void check_reserve(const struct node *ending)
 		if (node->kind != SCOPE || !node->reason || !node->budget_ns ||
 		    node->cancelled_ns <= ending->made_ns)
 			continue;
-		CHECK(ew_now() <= ladder_end(node, reserves_ns) + SLACK_NS);
+		CHECK(is_by(ladder_end(node, reserves_ns)));
 	}
 }
 
@@ -286,7 +336,7 @@ static void check_in_time(const struct node *ending)
 		latest_ns = ending->began_ns + ending->budget_ns;
 	if (latest_ns < ending->began_ns)
 		latest_ns = ending->began_ns;
-	CHECK(ew_now() <= latest_ns + SLACK_NS);
+	CHECK(is_by(latest_ns));
 }
 
 static int steps(struct node *task, int depth);
@@ -514,12 +564,15 @@ static void spawn(struct node *scope)
 
 static bool was_cut_from_outside(const struct node *scope)
 {
-	const struct node *node;
+	struct node *node;
 
 	for (node = scope->outer; node; node = node->outer) {
 		if (node->kind == SHIELD || node->kind == CLOSE)
 			return false;
-		if (node->kind == SCOPE && node->reason && node->cancelled_ns < scope->deadline_ns)
+		if (node->kind != SCOPE)
+			continue;
+		look_at_deadline(node);
+		if (node->reason && node->cancelled_ns < scope->deadline_ns)
 			return true;
 	}
 	return false;
@@ -611,7 +664,7 @@ static int in_scope(struct node *task, int depth)
 	node->open = false;
 	CHECK(node->living == 0);
 	if (node->reason && node->budget_ns && node->cancelled_ns >= node->made_ns)
-		CHECK(ew_now() <= node->cancelled_ns + node->budget_ns + SLACK_NS);
+		CHECK(is_by(ladder_end(node, 0)));
 	pop(node);
 	return r;
 }
@@ -705,7 +758,7 @@ static int run_program(void *argument)
 		CHECK(node->living == 0);
 		node->open = false;
 	}
-	CHECK(ew_now() <= program.root->cancelled_ns + program.root->budget_ns + SLACK_NS);
+	CHECK(is_by(ladder_end(program.root, 0)));
 	return 0;
 }
 
@@ -721,7 +774,7 @@ static void check_endings(void)
 	}
 }
 
-static void run_seed(uint64_t seed)
+static void run_seed(uint64_t seed, bool leaps)
 {
 	struct ew_run_options options = { .workers_count = 1,
 					  .virtual_time = true,
@@ -730,7 +783,8 @@ static void run_seed(uint64_t seed)
 
 	program.seed = seed;
 	program.state = (seed + 1) * UINT64_C(0x9E3779B97F4A7C15);
-	program.nodes_count = program.tasks_count = 0;
+	program.nodes_count = program.tasks_count = program.leaps_count = 0;
+	program.leaps = leaps;
 	reports.count = 0;
 	program.root = make(SCOPE, NULL);
 	program.root->budget_ns = RUN_BUDGET_NS - RUN_BUDGET_NS / 10;
@@ -739,17 +793,27 @@ static void run_seed(uint64_t seed)
 	CHECK(!reported("no owner", NULL));
 }
 
-TEST(ladder_of_random_programs_is_that_of_the_model)
+static void run_programs(bool leaps)
 {
 	const char *one = getenv("EW_LADDER_SEED"), *many = getenv("EW_LADDER_PROGRAMS");
 	uint64_t seed, seeds_count = many ? strtoull(many, NULL, 10) : PROGRAMS;
 
 	if (one) {
-		run_seed(strtoull(one, NULL, 10));
+		run_seed(strtoull(one, NULL, 10), leaps);
 		return;
 	}
 	for (seed = 0; seed < seeds_count; seed++)
-		run_seed(seed);
+		run_seed(seed, leaps);
+}
+
+TEST(ladder_of_random_programs_is_that_of_the_model)
+{
+	run_programs(false);
+}
+
+TEST(ladder_of_random_programs_is_that_of_the_model_when_the_clock_leaps)
+{
+	run_programs(true);
 }
 
 TEST_MAIN()

@@ -14,6 +14,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/param.h>
 
 static struct ew__driver *driver;
 
@@ -118,6 +119,50 @@ TEST(sim_concerns_draw_from_streams_of_their_own)
 		ew__sim_draw(ew__sim, EW__SIM_ORDER, UINT64_MAX);
 	}
 	ew__driver_close(driver);
+}
+
+/* ---- a clock that leaps ---- */
+
+#define LEAPING_SEEDS 20
+
+static int64_t longest_step_ns, longest_calm_step_ns;
+
+static void watch_steps(int64_t *longest_ns)
+{
+	int64_t before_ns, step_ns;
+	unsigned i;
+
+	for (i = 0; i < 100; i++) {
+		before_ns = ew_now();
+		EXPECT_EQ(ew_sleep(EW_MILLISECOND), 0);
+		step_ns = ew_now() - before_ns;
+		EXPECT(step_ns >= EW_MILLISECOND);
+		*longest_ns = MAX(*longest_ns, step_ns);
+	}
+}
+
+static int watch_the_clock(void *unused)
+{
+	(void)unused;
+	watch_steps(&longest_step_ns);
+	ew_sim_calm();
+	watch_steps(&longest_calm_step_ns);
+	return 0;
+}
+
+TEST(sim_clock_leaps_ahead_by_lot_and_not_when_it_is_calm)
+{
+	struct ew_sim_result first, second;
+	uint64_t seed;
+
+	for (seed = 1; seed <= LEAPING_SEEDS; seed++) {
+		first = run_sim(seed, EW_SIM_LEAPS, watch_the_clock, NULL);
+		second = run_sim(seed, EW_SIM_LEAPS, watch_the_clock, NULL);
+		EXPECT(first.trace_hash == second.trace_hash);
+		EXPECT_EQ(first.virtual_ns, second.virtual_ns);
+	}
+	EXPECT(longest_step_ns > 60 * EW_SECOND);
+	EXPECT(longest_calm_step_ns < 5 * EW_MILLISECOND);
 }
 
 /* ---- trials ---- */

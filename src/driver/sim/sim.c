@@ -32,9 +32,11 @@
 #define SOON_NS		(20 * EW_MICROSECOND)
 #define LONG_NS		EW_SECOND
 #define CALL_NS		(200 * EW_MICROSECOND)
-#define LATE_OF_1024	256 /* ends are noticed later than they are */
-#define STOPPED_OF_1024 512 /* cancels are faster than what they stop */
-#define FAILING_OF_1024 256 /* syncs, until one has failed */
+#define LEAP_NS		EW_MILLISECOND /* the longest of the shortest */
+#define LEAP_MAGNITUDES 26	       /* each of twice the length: up to nine hours */
+#define LATE_OF_1024	256	       /* ends are noticed later than they are */
+#define STOPPED_OF_1024 512	       /* cancels are faster than what they stop */
+#define FAILING_OF_1024 256	       /* syncs, until one has failed */
 #define NOT_ON_AGENDA	UINT32_MAX
 #define TASKS_NAMED_MAX 16
 
@@ -94,9 +96,9 @@ void ew__sim_calm(struct ew__sim *sim)
 static void draw_strengths(struct ew__sim *sim, unsigned faults)
 {
 	static const unsigned of_all[] = { 0, 64, 512, 1024 }, of_few[] = { 0, 2, 8, 32 };
-	unsigned drawn[6], i;
+	unsigned drawn[7], i;
 
-	for (i = 0; i < 6; i++)
+	for (i = 0; i < 7; i++)
 		drawn[i] = (unsigned)ew__sim_draw(sim, EW__SIM_STRENGTH, 4);
 	sim->strengths = (struct ew__sim_strengths){
 		.short_counts = faults & EW_SIM_SHORT ? of_all[drawn[0]] : 0,
@@ -105,6 +107,7 @@ static void draw_strengths(struct ew__sim *sim, unsigned faults)
 		.resets = faults & EW_SIM_RESETS ? of_few[drawn[3]] : 0,
 		.descriptors = faults & EW_SIM_DESCRIPTORS ? of_few[drawn[4]] : 0,
 		.files = faults & EW_SIM_FILES ? of_few[drawn[5]] : 0,
+		.leaps = faults & EW_SIM_LEAPS ? of_few[drawn[6]] : 0,
 	};
 }
 
@@ -351,12 +354,27 @@ static bool comes_first(struct ew__sim *sim, int64_t deadline_ns)
 	return due_ns < deadline_ns;
 }
 
+/* Of each magnitude as many: short ones meet budgets, and hours meet all that there is. */
+static void leap(struct ew__sim *sim)
+{
+	int64_t longest_ns = LEAP_NS << ew__sim_draw(sim, EW__SIM_LEAPS, LEAP_MAGNITUDES);
+	int64_t leap_ns = 1 + (int64_t)ew__sim_draw(sim, EW__SIM_LEAPS, (uint64_t)longest_ns);
+
+	sim->faults_made++;
+	ew__virtual_now_ns += leap_ns;
+	if (sim->traced)
+		fprintf(stderr, "endwell: simulation: the clock leaps ahead by %lld ns\n",
+			(long long)leap_ns);
+}
+
 static void sim_visit(struct ew__driver *driver, int64_t deadline_ns)
 {
 	struct ew__sim *sim = sim_of(driver);
 
 	sim->reported = false;
 	ew__virtual_now_ns += TURN_NS;
+	if (ew__sim_happens(sim, EW__SIM_LEAPS, sim->strengths.leaps))
+		leap(sim);
 	submit_queued(sim);
 	do_what_is_due(sim);
 	while (!driver->done.first && !sim->reported && ew__virtual_now_ns < deadline_ns) {

@@ -25,6 +25,7 @@ enum ew__sim_concern {
 	EW__SIM_CANCELS,  /* which of them come too late */
 	EW__SIM_PLACES,	  /* which of several listeners, how large a buffer */
 	EW__SIM_SCENARIO, /* what the program itself does by chance */
+	EW__SIM_LEAPS,	  /* of the clock */
 	EW__SIM_CONCERNS,
 };
 
@@ -53,7 +54,7 @@ extern __thread bool ew__sim_allocating;
 
 /* In 1,024ths. */
 struct ew__sim_strengths {
-	unsigned short_counts, delays, errors, resets, descriptors, files, syncs;
+	unsigned short_counts, delays, errors, resets, descriptors, files, leaps, syncs;
 };
 
 struct ew__sim_event {
