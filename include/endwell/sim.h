@@ -123,6 +123,15 @@ EW_API bool ew_sim_is_cut(void);
 EW_API const char *ew_sim_name(const char *folder, unsigned number);
 
 /**
+ * ew_sim_raise() - a signal comes, and is pending until an ew_signals_wait() takes it; outside a simulated run a no-op
+ * @signal: its number; it stays one if it comes again before it is taken
+ *
+ * What waits for signals needs them blocked, here as anywhere: by pthread_sigmask(3) before the run, if that has no
+ * struct ew_run_options to name them.
+ */
+EW_API void ew_sim_raise(int signal);
+
+/**
  * ew_sim_random() - a number below @below, which is not 0, for what a scenario does by chance
  *
  * By the seed, of a stream of its own. Outside a simulated run it is always 0.

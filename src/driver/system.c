@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
 __thread const struct ew__system *ew__system;
@@ -87,4 +88,22 @@ int ew__system_close(int fd)
 bool ew__system_is_simulated(int fd)
 {
 	return ew__system && ew__system->owns(fd);
+}
+
+int ew__system_signals(const sigset_t *set)
+{
+	if (ew__system)
+		return ew__system->signals(set);
+	return outcome(signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+int ew__system_take_signal(int fd)
+{
+	struct signalfd_siginfo info;
+
+	if (ew__system_is_simulated(fd))
+		return ew__system->take_signal(fd);
+	if (read(fd, &info, sizeof(info)) < 0)
+		return -errno;
+	return (int)info.ssi_signo;
 }

@@ -2,12 +2,13 @@
 #pragma once
 
 /*
- * System: the calls that make, name and end sockets and pipes
+ * System: the calls that make, name and end sockets and pipes, and those about signals
  * They are no operations: they never wait. They go to the kernel, or, on a thread whose driver is simulated, to that
  * driver's own objects. A simulated descriptor is a real number, reserved with the kernel, so that it is counted, named
  * and passed around like any other; nothing else can be done with it there.
  */
 
+#include <signal.h>
 #include <stdbool.h>
 #include <sys/socket.h>
 
@@ -26,6 +27,8 @@ struct ew__system {
 	/* False: @fd is none of the simulated; a close is the kernel's then. */
 	bool (*close)(int fd);
 	bool (*owns)(int fd);
+	int (*signals)(const sigset_t *set);
+	int (*take_signal)(int fd);
 	const struct ew__system_files *files;
 };
 
@@ -48,6 +51,10 @@ int ew__system_address(int fd, struct sockaddr_storage *ret_address);
 int ew__system_duplicate(int fd);
 int ew__system_shutdown(int fd, int how);
 int ew__system_close(int fd);
+
+/* A descriptor that can be read while one of @set is pending; and then, taken, its number. -EAGAIN: none is. */
+int ew__system_signals(const sigset_t *set);
+int ew__system_take_signal(int fd);
 
 /* On this thread: what the next call to a filesystem fails with, without an effect, or 0: it is made; NULL: each is. */
 extern __thread int (*ew__system_file_fault)(void);

@@ -7,6 +7,7 @@
  * read without waiting, as Linux 6.1.)
  */
 
+#include "driver/system.h"
 #include "io/op.h"
 #include "scope/resource.h"
 #include "seeded/bug.h"
@@ -15,8 +16,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
 
 struct ew_signals {
 	struct ew_resource resource;
@@ -25,7 +24,7 @@ struct ew_signals {
 
 static void signals_end(struct ew_signals *signals)
 {
-	close(signals->fd);
+	ew__system_close(signals->fd);
 	ew_resource_deinit(&signals->resource);
 	free(signals);
 }
@@ -71,9 +70,9 @@ int(ew_signals_open)(const sigset_t *set, struct ew_signals **ret_signals)
 	signals = malloc(sizeof(*signals));
 	if (!signals)
 		return -ENOMEM;
-	signals->fd = signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK);
+	signals->fd = ew__system_signals(set);
 	if (signals->fd < 0) {
-		r = -errno;
+		r = signals->fd;
 		free(signals);
 		return r;
 	}
@@ -86,14 +85,14 @@ int(ew_signals_open)(const sigset_t *set, struct ew_signals **ret_signals)
 /* The number of one that is pending, or -EAGAIN. */
 static int take(const struct ew_signals *signals)
 {
-	struct signalfd_siginfo info;
+	int r = ew__system_take_signal(signals->fd);
 
-	if (read(signals->fd, &info, sizeof(info)) < 0)
-		return -errno;
+	if (r < 0)
+		return r;
 	if (ew__bug("signals-coalesced"))
-		(void)!read(signals->fd, &info, sizeof(info));
+		(void)ew__system_take_signal(signals->fd);
 	ew__task()->outcome = EW_OUTCOME_DONE;
-	return (int)info.ssi_signo;
+	return r;
 }
 
 int ew_signals_wait(struct ew_signals *signals)

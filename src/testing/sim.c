@@ -62,6 +62,13 @@ uint64_t ew_sim_random(uint64_t below)
 	return ew__sim ? ew__sim_draw(ew__sim, EW__SIM_SCENARIO, below) : 0;
 }
 
+void ew_sim_raise(int signal)
+{
+	ew_assert(signal > 0 && signal <= EW__SIM_SIGNAL_LAST);
+	if (ew__sim)
+		(void)ew__sim_raise(ew__sim, signal);
+}
+
 void ew_sim_calm(void)
 {
 	if (ew__sim)

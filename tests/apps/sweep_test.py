@@ -66,6 +66,17 @@ def test_sweep_of_examples_finds_nothing():
         clean("--modes", "ended,panic", EXAMPLES / name)
 
 
+def test_sweep_of_a_server_ends_it_by_the_signal_that_it_waits_for():
+    output = clean("--modes", "cancel,ended,force", EXAMPLES / "echo")
+    check(re.search(r"^ +\d+ at examples/echo\.c:\d+ wait_for_signal\(\)$", output, re.MULTILINE), output)
+    status, output = sweep("--signal", "none", EXAMPLES / "echo")
+    equal(status, 1, output)
+    check("nothing can happen any more" in output, output)
+    done = subprocess.run([str(SWEEP), "--signal", "TORM", EXAMPLES / "echo"], capture_output=True, text=True, check=False)
+    equal(done.returncode, 2)
+    check("TORM is no signal's name" in done.stderr, done.stderr)
+
+
 def test_sweep_finds_a_descriptor_that_is_kept():
     output = found("descriptor", f"{line_of('descriptor')}keep_a_descriptor(): descriptor ", "/dev/null")
     status, output = again(output)

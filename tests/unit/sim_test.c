@@ -587,6 +587,105 @@ TEST(sim_socket_passes_a_file)
 	run_sim(1, 0, pass_a_file, NULL);
 }
 
+/* ---- signals ---- */
+
+static struct ew_signals *signals;
+
+static void open_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGTERM);
+	EXPECT_EQ(pthread_sigmask(SIG_BLOCK, &set, NULL), 0);
+	EXPECT_EQ(ew_signals_open(&set, &signals), 0);
+}
+
+static int raise_some(void *unused)
+{
+	int r = ew_sleep(EW_SECOND);
+
+	(void)unused;
+	ew_sim_raise(SIGUSR1); /* nobody wants it */
+	ew_sim_raise(SIGTERM);
+	ew_sim_raise(SIGHUP);
+	ew_sim_raise(SIGHUP);
+	return r;
+}
+
+static int wait_for_signals(void *unused)
+{
+	EW_SCOPE(scope);
+
+	(void)unused;
+	open_signals();
+	EXPECT_EQ(ew_spawn(&scope, raise_some, NULL), 0);
+	EXPECT_EQ(ew_signals_wait(signals), SIGHUP);
+	EXPECT_EQ(ew_signals_wait(signals), SIGTERM);
+	{
+		EW_SCOPE(waiting, .deadline_ns = ew_after(EW_SECOND));
+		int r = ew_signals_wait(signals);
+
+		EXPECT_EQ(ew_scope_finish(&waiting, r), -ETIMEDOUT);
+	}
+	ew_sim_raise(SIGHUP);
+	EXPECT_EQ(ew_signals_wait(signals), SIGHUP);
+	EXPECT_EQ(ew_signals_close(&signals), 0);
+	return ew_scope_finish(&scope, 0);
+}
+
+TEST(sim_signal_comes_to_who_waits_for_it_once)
+{
+	run_sim(1, 0, wait_for_signals, NULL);
+}
+
+static int raise_soon(void *unused)
+{
+	int r = ew_sleep((int64_t)ew_sim_random(4 * EW_MILLISECOND));
+
+	(void)unused;
+	ew_sim_raise(SIGTERM);
+	return r;
+}
+
+/* Cancelled as it comes. */
+static int be_impatient(void *argument)
+{
+	unsigned *taken = argument;
+	int r;
+
+	EW_SCOPE(raising);
+
+	open_signals();
+	EXPECT_EQ(ew_spawn(&raising, raise_soon, NULL), 0);
+	{
+		EW_SCOPE(waiting, .deadline_ns = ew_after(2 * EW_MILLISECOND));
+
+		do
+			r = ew_signals_wait(signals);
+		while (r == -ENOMEM);
+		r = ew_scope_finish(&waiting, r);
+	}
+	EXPECT(r == SIGTERM || r == -ETIMEDOUT);
+	*taken += r == SIGTERM;
+	ew_sim_calm();
+	EXPECT_EQ(ew_scope_finish(&raising, 0), 0);
+	if (r != SIGTERM)
+		EXPECT_EQ(ew_signals_wait(signals), SIGTERM);
+	return ew_signals_close(&signals);
+}
+
+TEST(sim_signal_that_races_with_a_cancel_is_taken_or_still_there)
+{
+	unsigned taken = 0, count = 200;
+	uint64_t seed;
+
+	for (seed = 1; seed <= count; seed++)
+		run_sim(seed, EW_SIM_ERRORS | EW_SIM_DELAYS | EW_SIM_LEAPS, be_impatient, &taken);
+	EXPECT(taken > 0 && taken < count);
+}
+
 /* ---- programs ---- */
 
 static int be_simulated(void *argument)
@@ -611,6 +710,33 @@ TEST(sim_program_is_simulated_by_its_environment)
 	EXPECT(reported("the world is simulated", NULL));
 	EXPECT_EQ(run_workers(2, be_simulated, NULL), -EINVAL);
 	EXPECT(reported("one worker, not 2", NULL));
+}
+
+static int wait_for_the_end(void *unused)
+{
+	(void)unused;
+	open_signals();
+	EXPECT_EQ(ew_signals_wait(signals), SIGTERM);
+	EXPECT(ew_sleep(EW_SECOND) == 0);
+	EXPECT_EQ(ew_signals_wait(signals), SIGTERM);
+	return ew_signals_close(&signals);
+}
+
+static void wait_for_another(void)
+{
+	setenv("EW_SIM_SIGNAL", "USR2", 1);
+	run_workers(1, wait_for_the_end, NULL);
+}
+
+TEST(sim_program_that_waits_for_a_signal_in_the_end_gets_it)
+{
+	EXPECT_EQ(setenv("EW_DRIVER", "sim", 1), 0);
+	EXPECT_EQ(setenv("EW_SIM_SIGNAL", "TERM", 1), 0);
+	EXPECT_EQ(run_workers(1, wait_for_the_end, NULL), 0);
+	EXPECT(strstr(run_process(wait_for_another).text, "nothing can happen any more"));
+	EXPECT_EQ(setenv("EW_SIM_SIGNAL", "SIGTERM", 1), 0);
+	EXPECT(run_workers(1, wait_for_the_end, NULL) < 0);
+	EXPECT(reported("EW_SIM_SIGNAL=SIGTERM in the environment names no signal", NULL));
 }
 
 static void exchange_with_the_kernel(void)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The objects of a simulated world: sockets, listeners, the ends of pipes and open files (filesystem.c), and what
- * operations do to them. A descriptor is a number that the kernel has reserved for us, by a duplicate of something that
+ * The objects of a simulated world: sockets, listeners, the ends of pipes, open files (filesystem.c) and what waits for
+ * signals, and what operations do to them. A descriptor is a number that the kernel has reserved for us, by a duplicate of something that
  * cannot be read, written or waited for; a table says which object it means. Bytes are put straight into the buffer of
  * the other end: that they take their time is the agenda's doing (sim.c), which lets operations wait, before they look
  * and after they have.
@@ -32,7 +32,7 @@
 #define BUFFER_BITS_MORE 8
 #define PORT_FIRST	 40000
 
-enum kind { FRESH, STREAM, LISTENER, OPEN_FILE };
+enum kind { FRESH, STREAM, LISTENER, OPEN_FILE, SIGNALS };
 
 /* A descriptor that was sent with the byte at that place of the stream. */
 struct passed {
@@ -53,6 +53,7 @@ struct ew__sim_object {
 	bool shared;
 
 	struct ew__sim_file *file; /* of an open file */
+	uint64_t signals;	   /* that it waits for, a bit for each */
 
 	/* Of a listener. */
 	struct ew__sim_object *first_pending;
@@ -166,6 +167,8 @@ static uint32_t pipe_events(const struct ew__sim_object *object)
 
 static uint32_t events_of(const struct ew__sim_object *object)
 {
+	if (object->kind == SIGNALS)
+		return object->signals & ew__sim->signals_pending ? POLLIN : 0;
 	if (object->kind == LISTENER)
 		return object->first_pending ? POLLIN : 0;
 	if (object->kind == FRESH)
@@ -937,6 +940,54 @@ static bool sim_owns(int fd)
 	return object_of(ew__sim, fd) != NULL;
 }
 
+/* ---- signals ---- */
+
+static uint64_t bit_of(int signal)
+{
+	return (uint64_t)1 << (signal - 1);
+}
+
+static int sim_signals(const sigset_t *set)
+{
+	struct ew__sim_object *object = new_object(ew__sim, SIGNALS, AF_UNSPEC);
+	int fd = new_descriptor(ew__sim, object), signal;
+
+	if (fd < 0)
+		free(object);
+	else
+		for (signal = 1; signal <= EW__SIM_SIGNAL_LAST; signal++)
+			object->signals |= sigismember(set, signal) == 1 ? bit_of(signal) : 0;
+	return fd;
+}
+
+/* The lowest first, as signalfd(2) gives them. */
+static int sim_take_signal(int fd)
+{
+	uint64_t ready = object_of(ew__sim, fd)->signals & ew__sim->signals_pending;
+
+	if (!ready)
+		return -EAGAIN;
+	ew__sim->signals_pending &= ~(ready & -ready);
+	return __builtin_ctzll(ready) + 1;
+}
+
+bool ew__sim_raise(struct ew__sim *sim, int signal)
+{
+	bool awaited = false;
+	unsigned fd;
+
+	sim->signals_pending |= bit_of(signal);
+	for (fd = 0; fd < sim->objects_room; fd++) {
+		struct ew__sim_object *object = sim->objects[fd];
+
+		if (!object || !(object->signals & bit_of(signal)))
+			continue;
+		awaited |= object->waiting.first != NULL;
+		changed(sim, object);
+	}
+	return awaited;
+}
+
 static int sim_file_fault(void)
 {
 	if (!ew__sim_fails(ew__sim, ew__sim->strengths.files))
@@ -955,6 +1006,8 @@ static const struct ew__system simulated = {
 	.shutdown = sim_shutdown,
 	.close = sim_close,
 	.owns = sim_owns,
+	.signals = sim_signals,
+	.take_signal = sim_take_signal,
 	.files = &ew__sim_files,
 };
 

@@ -354,6 +354,16 @@ static bool comes_first(struct ew__sim *sim, int64_t deadline_ns)
 	return due_ns < deadline_ns;
 }
 
+/* Nothing will happen any more: unless somebody waits for the signal that comes then, that is the end. */
+static void come_to_an_end(struct ew__sim *sim)
+{
+	if (!sim->last_signal || !ew__sim_raise(sim, sim->last_signal))
+		give_up(sim, "all wait, and nothing can happen any more");
+	if (sim->traced)
+		fprintf(stderr, "endwell: simulation: all wait, and signal %d comes\n",
+			sim->last_signal);
+}
+
 /* Of each magnitude as many: short ones meet budgets, and hours meet all that there is. */
 static void leap(struct ew__sim *sim)
 {
@@ -379,7 +389,7 @@ static void sim_visit(struct ew__driver *driver, int64_t deadline_ns)
 	do_what_is_due(sim);
 	while (!driver->done.first && !sim->reported && ew__virtual_now_ns < deadline_ns) {
 		if (sim->agenda_count == 0 && deadline_ns == EW_NEVER)
-			give_up(sim, "all wait, and nothing can happen any more");
+			come_to_an_end(sim);
 		if (!comes_first(sim, deadline_ns)) {
 			ew__virtual_now_ns = deadline_ns;
 			return;
@@ -430,6 +440,25 @@ static void sim_close(struct ew__driver *driver)
 	free(sim);
 }
 
+/* EW_SIM_SIGNAL=TERM: the program waits for that in the end. */
+static int ask_for_signal(struct ew__sim *sim, char *why, size_t why_bytes)
+{
+	const char *text = ew__sim_plan ? NULL : secure_getenv("EW_SIM_SIGNAL"), *name;
+	int signal;
+
+	if (!text)
+		return 0;
+	for (signal = 1; signal <= EW__SIM_SIGNAL_LAST; signal++) {
+		name = sigabbrev_np(signal);
+		if (name && !strcmp(name, text))
+			sim->last_signal = signal;
+	}
+	if (sim->last_signal)
+		return 0;
+	snprintf(why, why_bytes, "EW_SIM_SIGNAL=%.64s in the environment names no signal", text);
+	return -EINVAL;
+}
+
 static void init_chance(struct ew__sim *sim)
 {
 	const char *text = secure_getenv("EW_SIM_SEED");
@@ -456,6 +485,8 @@ static int sim_open(struct ew__driver **ret_driver, char *why, size_t why_bytes)
 		return -ENOMEM;
 	}
 	r = ew__driver_init(&sim->driver, &ew__driver_sim, why, why_bytes);
+	if (r == 0)
+		r = ask_for_signal(sim, why, why_bytes);
 	if (r == 0) {
 		r = ew__sim_objects_init(sim);
 		if (r < 0)

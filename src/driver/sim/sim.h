@@ -78,6 +78,8 @@ struct ew__sim {
 	struct ew__op_line
 		outside; /* polls of descriptors that are not simulated: they wait for ever */
 	struct ew_sim_filesystem *filesystem; /* outlives it */
+	uint64_t signals_pending;	      /* a bit for each: one that comes twice is one */
+	int last_signal;		      /* raised when nothing else can happen; 0: none is */
 	unsigned objects_made;
 	unsigned port_next;
 	int reserve; /* what is duplicated for a number */
@@ -117,6 +119,11 @@ void ew__sim_note(struct ew__sim *sim, uint64_t what, uint64_t about, int64_t re
 size_t ew__sim_shortened(struct ew__sim *sim, size_t size);
 
 /* ---- objects.c ---- */
+
+/* A signal comes. Whether somebody waits for it; it stays until it is taken. */
+bool ew__sim_raise(struct ew__sim *sim, int signal);
+
+#define EW__SIM_SIGNAL_LAST 64
 
 #define EW__SIM_WAITS INT32_MIN /* an attempt that has put the operation in a line */
 
