@@ -137,6 +137,16 @@ def test_sweep_of_some_points_makes_only_those():
     check("--points 900-901: the program has" in output, output)
 
 
+def test_sweep_of_too_many_points_makes_as_many_runs_of_each_kind_and_says_of_how_many():
+    words = ("--no-heap", "--runs", "12", "--modes", "cancel,force", "--status", "5", EXAMPLES / "thousand")
+    kind = re.compile(r"^(\w+):\d+, at \S*thousand\.c:\d+ (\w+)\(\): it ended with status", re.MULTILINE)
+    status, output = sweep(*words)
+    equal(status, 1, output)
+    equal(sorted(kind.findall(output)), sorted(3 * [(mode, place) for mode in ("cancel", "force") for place in ("work", "end_well")]))
+    check(" 2000 points, 12 runs of 4000, chosen by seed 1, 12 violations" in output, output)
+    equal(sweep(*words)[1], output)
+
+
 def test_sweep_of_what_is_wrong_undisturbed_says_so():
     status, output = sweep("/bin/true")
     equal(status, 1)
