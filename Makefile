@@ -13,7 +13,7 @@ help:
 	@echo "make valgrind  the core's unit tests with Valgrind"
 	@echo "make coverage  the branches of src/ that the tests take, and what is left, with reasons"
 	@echo "make fuzz      fuzz each target for SECONDS=60"
-	@echo "make soak      hours of trouble: SECONDS=3600 of load, KILLS=1000, CUTS=100"
+	@echo "make soak      hours of trouble: SECONDS=3600 of load, KILLS=1000, CUTS=100, RACES=1000000"
 	@echo "make bench     the benchmarks"
 	@echo "make install   install library, headers and programs   (DESTDIR=)"
 	@echo "make clean     remove build/"
@@ -54,9 +54,10 @@ fuzz: test-dependencies
 soak: SECONDS = 3600
 soak: KILLS = 1000
 soak: CUTS = 100
+soak: RACES = 1000000
 soak: test-dependencies
 	@tools/build
-	@tools/soak $(SECONDS) $(KILLS) $(CUTS)
+	@tools/soak $(SECONDS) $(KILLS) $(CUTS) $(RACES)
 
 bench: test-dependencies build
 	@build/bench/micro

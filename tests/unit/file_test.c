@@ -350,7 +350,7 @@ static int open_kinds(void *argument)
 	struct directory *directory = argument;
 	EW_OWN(ew_file, dir);
 	EW_OWN(ew_file, file);
-	char byte;
+	char byte = 0;
 
 	EXPECT_EQ(ew_file_open(NULL, directory->path, O_RDONLY | O_DIRECTORY, 0, &dir), 0);
 	EXPECT_EQ(ew_file_open(dir, "nothing", O_RDONLY, 0, &file), -ENOENT);
