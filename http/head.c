@@ -63,7 +63,7 @@ static bool slice_same(struct http_slice a, struct http_slice b)
 	return true;
 }
 
-static struct http_slice slice_trim(struct http_slice slice)
+struct http_slice http_slice_trim(struct http_slice slice)
 {
 	while (slice.len > 0 && is_space(slice.data[0])) {
 		slice.data++;
@@ -85,7 +85,8 @@ bool http_slice_has_token(struct http_slice slice, const char *token)
 		const char *comma = memchr(slice.data, ',', slice.len);
 		size_t len = comma ? (size_t)(comma - slice.data) : slice.len;
 
-		if (http_slice_equal(slice_trim((struct http_slice){ slice.data, len }), token))
+		if (http_slice_equal(http_slice_trim((struct http_slice){ slice.data, len }),
+				     token))
 			return true;
 		if (!comma)
 			break;
@@ -288,7 +289,7 @@ const char *http_field_split(struct http_slice line, struct http_header *ret_hea
 	for (size_t i = 0; i < name.len; i++)
 		if (!http_token_char((unsigned char)name.data[i]))
 			return "field name has a byte that is not allowed";
-	*ret_header = (struct http_header){ name, slice_trim(value) };
+	*ret_header = (struct http_header){ name, http_slice_trim(value) };
 	return NULL;
 }
 

@@ -80,6 +80,9 @@ struct http_fault {
 /* http_slice_equal() - whether @slice is exactly @text, ASCII case ignored */
 bool http_slice_equal(struct http_slice slice, const char *text);
 
+/* http_slice_trim() - @slice without the white space around it */
+struct http_slice http_slice_trim(struct http_slice slice);
+
 /* http_slice_has_token() - whether the comma-separated list @slice names @token, ASCII case ignored */
 bool http_slice_has_token(struct http_slice slice, const char *token);
 

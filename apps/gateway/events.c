@@ -17,6 +17,7 @@
 #include <endwell/clock.h>
 #include <endwell/task.h>
 
+#include "accept.h"
 #include "routes.h"
 
 #define CONTENT_TYPE	   "text/event-stream"
@@ -31,21 +32,7 @@ static const char *const names[] = {
 
 bool events_wanted(const struct http_request *request)
 {
-	const struct http_slice *accept = http_head_find(request->head, "Accept");
-	const char *at = accept ? accept->data : "", *end = at + (accept ? accept->len : 0);
-
-	/* Each type may have parameters. */
-	while (at < end) {
-		const char *comma = memchr(at, ',', (size_t)(end - at));
-		const char *next = comma ? comma : end;
-		const char *parameters = memchr(at, ';', (size_t)(next - at));
-		struct http_slice type = { at, (size_t)((parameters ? parameters : next) - at) };
-
-		if (http_slice_has_token(type, CONTENT_TYPE))
-			return true;
-		at = next + 1;
-	}
-	return false;
+	return accept_prefers(request->head, CONTENT_TYPE);
 }
 
 /* ---- from the worker ---- */

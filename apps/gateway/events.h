@@ -8,7 +8,7 @@
 
 #include "answer.h"
 
-/* Whether the client takes events. */
+/* Whether the client would rather have events than the reply alone. */
 bool events_wanted(const struct http_request *request);
 
 /* A part of the reply, or progress; there is no stream: a no-op. */
