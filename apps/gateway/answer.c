@@ -5,6 +5,7 @@
  */
 #include "answer.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,9 +64,7 @@ static const struct {
 	[PROBLEM_STOPPED] = { "stopped", "The worker has stopped the operation",
 			      "There is no result. Try again.", 502 },
 	[PROBLEM_REPLY] = { "bad-reply", "The worker's reply cannot be passed on",
-			    "The operation has run. Have the worker checked: status, content type "
-			    "and size of its reply.",
-			    502 },
+			    "The operation has run. Have the worker mended.", 502 },
 	[PROBLEM_BUSY] = { "busy", "The route has more operations than it can take",
 			   "Try again after the time in Retry-After.", 503 },
 	[PROBLEM_SLOW] = { "slow-reader", "The events came faster than they were read",
@@ -109,14 +108,38 @@ static int read_status(const char *text)
 	return strlen(text) == 3 && strspn(text, "0123456789") == 3 ? atoi(text) : 0;
 }
 
-const char *answer_reply_fault(const struct ew_amqp_delivery *result, int *ret_status)
+void answer_reply_fault(char ret_fault[REPLY_FAULT_BYTES], const struct route *route,
+			const char *format, ...)
+{
+	va_list arguments;
+	int used;
+
+	used = snprintf(ret_fault, REPLY_FAULT_BYTES,
+			"Of the route %s's worker: ", route->config->name);
+	va_start(arguments, format);
+	vsnprintf(ret_fault + used, REPLY_FAULT_BYTES - (size_t)used, format, arguments);
+	va_end(arguments);
+}
+
+bool answer_reply_check(const struct route *route, const struct ew_amqp_delivery *result,
+			int *ret_status, char ret_fault[REPLY_FAULT_BYTES])
 {
 	const char *text = ew_amqp_header_find(&result->message, "x-ew-status");
 
 	*ret_status = text ? read_status(text) : 200;
 	if (*ret_status < 200 || *ret_status > 599)
-		return "Its status is none from 200 to 599.";
-	return result->too_large ? "It is larger than body_max." : NULL;
+		answer_reply_fault(ret_fault, route,
+				   "the header x-ew-status is \"%.64s\", not a number from 200 to "
+				   "599.",
+				   text);
+	else if (result->too_large)
+		answer_reply_fault(ret_fault, route,
+				   "the body has %zu bytes, more than the largest body_max of all "
+				   "routes.",
+				   result->message.body_bytes);
+	else
+		return true;
+	return false;
 }
 
 void answer_problem(struct answer *answer, enum problem problem, const char *detail, const char *id)

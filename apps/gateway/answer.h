@@ -48,8 +48,15 @@ void answer_problem(struct answer *answer, enum problem problem, const char *det
 /* What is said of one that has ended without a result. */
 enum problem answer_problem_of(enum outcome outcome);
 
-/* Why a reply cannot be passed on, as a sentence; NULL: it can, with this status. */
-const char *answer_reply_fault(const struct ew_amqp_delivery *result, int *ret_status);
+#define REPLY_FAULT_BYTES 384
+
+/* Whether a reply can be passed on, with this status; if not, why, as a sentence. */
+bool answer_reply_check(const struct route *route, const struct ew_amqp_delivery *result,
+			int *ret_status, char ret_fault[REPLY_FAULT_BYTES]);
+
+/* The sentence: what is wrong with something that a worker of the route has said. */
+void answer_reply_fault(char ret_fault[REPLY_FAULT_BYTES], const struct route *route,
+			const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 const char *problem_title(enum problem problem);
 

@@ -204,6 +204,17 @@ void broker_refuse_later(const struct operation *operation)
 	note(operation->route->gateway, &notice, operation->correlation, operation->id);
 }
 
+static void hear_gap(const struct operation *operation, const struct ew_amqp_message *message)
+{
+	char what[128];
+
+	snprintf(what, sizeof(what),
+		 "x-ew-sequence is %.20s where %llu is next: a part is missing.",
+		 ew_amqp_header_find(message, "x-ew-sequence"),
+		 (unsigned long long)operation->sequence + 1);
+	events_fail_reply(operation, what);
+}
+
 static void hear(struct gateway *gateway, struct ew_amqp_delivery **delivery)
 {
 	const struct ew_amqp_message *message = &(*delivery)->message;
@@ -233,7 +244,7 @@ static void hear(struct gateway *gateway, struct ew_amqp_delivery **delivery)
 		break;
 	case HEARD_GAP:
 		gateway->heard_malformed++;
-		events_fail(operation, PROBLEM_REPLY, "A part of it is missing.");
+		hear_gap(operation, message);
 		break;
 	case HEARD_DUPLICATE: gateway->heard_duplicate++; break;
 	case HEARD_UNKNOWN: gateway->heard_unknown++; break;

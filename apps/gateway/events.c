@@ -17,6 +17,8 @@
 #include <endwell/clock.h>
 #include <endwell/task.h>
 
+#include "common/log.h"
+
 #include "accept.h"
 #include "routes.h"
 
@@ -66,6 +68,35 @@ static json_t *content(const struct ew_amqp_message *message)
 	return json;
 }
 
+void events_fail(const struct operation *operation, enum problem problem, const char *detail)
+{
+	struct stream *stream = operation->record->stream;
+	struct answer answer;
+
+	if (!stream || stream->ended)
+		return;
+	answer_problem(&answer, problem, *detail ? detail : NULL, operation->id);
+	stream_push(stream, EVENT_ERROR, operation->attempt, answer.body, answer.body_bytes);
+	answer_deinit(&answer);
+}
+
+/* The client's word alone would not reach whoever runs the gateway. */
+static void fail_reply(const struct operation *operation, const char *fault)
+{
+	log_note("warn", "bad-reply", "%s: %s", operation->id, fault);
+	events_fail(operation, PROBLEM_REPLY, fault);
+}
+
+void events_fail_reply(const struct operation *operation, const char *what)
+{
+	char fault[REPLY_FAULT_BYTES];
+
+	if (!operation->record->stream || operation->record->stream->ended)
+		return;
+	answer_reply_fault(fault, operation->route, "%s", what);
+	fail_reply(operation, fault);
+}
+
 static void push_json(const struct operation *operation, enum event_kind kind, json_t *json)
 {
 	char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
@@ -85,32 +116,20 @@ void events_add(const struct operation *operation, enum event_kind kind,
 	if (!operation->record->stream)
 		return;
 	if (delivery->too_large)
-		events_fail(operation, PROBLEM_REPLY, "A part is larger than body_max.");
+		events_fail_reply(operation,
+				  "a part is larger than the largest body_max of all routes.");
 	else
 		push_json(operation, kind, content(&delivery->message));
 }
 
-void events_fail(const struct operation *operation, enum problem problem, const char *detail)
-{
-	struct stream *stream = operation->record->stream;
-	struct answer answer;
-
-	if (!stream || stream->ended)
-		return;
-	answer_problem(&answer, problem, *detail ? detail : NULL, operation->id);
-	stream_push(stream, EVENT_ERROR, operation->attempt, answer.body, answer.body_bytes);
-	answer_deinit(&answer);
-}
-
 static void end_with_result(const struct operation *operation)
 {
-	const char *fault;
+	char fault[REPLY_FAULT_BYTES];
 	json_t *json;
 	int status;
 
-	fault = answer_reply_fault(operation->result, &status);
-	if (fault) {
-		events_fail(operation, PROBLEM_REPLY, fault);
+	if (!answer_reply_check(operation->route, operation->result, &status, fault)) {
+		fail_reply(operation, fault);
 		return;
 	}
 	json = content(&operation->result->message);

@@ -21,6 +21,9 @@ void events_end(const struct operation *operation);
 /* The last event: it has failed, as the client is told at once. @detail: "" for none */
 void events_fail(const struct operation *operation, enum problem problem, const char *detail);
 
+/* The same, because of something that its worker has said; the log has it, too. */
+void events_fail_reply(const struct operation *operation, const char *what);
+
 /**
  * struct events_writer - one who is being told; zero but for the first two, and @cancels
  * @cancels: without this client nobody wants the operation

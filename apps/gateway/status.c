@@ -50,7 +50,7 @@ static int answer_record(struct gateway *gateway, struct http_request *request,
 	if (aspect == ASPECT_EVENTS)
 		return events_get(gateway, request, record);
 	if (aspect == ASPECT_RESULT && record->result)
-		return submit_say_result(gateway, request, record->id, record->result, false);
+		return submit_say_result(gateway, request, record, record->result, false);
 	if (aspect == ASPECT_RESULT)
 		return routes_problem(gateway, request, PROBLEM_NOT_FOUND,
 				      "This operation has no result, or not yet.", NULL, 0);

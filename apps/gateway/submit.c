@@ -234,31 +234,29 @@ static void say_failed(void *argument, struct operation *operation, int r)
 					      *detail ? detail : NULL, operation->id, 0);
 }
 
-static int say_bad_reply(struct gateway *gateway, struct http_request *request, const char *id,
-			 const char *detail)
-{
-	return routes_problem(gateway, request, PROBLEM_REPLY, detail, id, 0);
-}
-
-int submit_say_result(struct gateway *gateway, struct http_request *request, const char *id,
-		      const struct ew_amqp_delivery *result, bool replayed)
+int submit_say_result(struct gateway *gateway, struct http_request *request,
+		      const struct record *record, const struct ew_amqp_delivery *result,
+		      bool replayed)
 {
 	const struct ew_amqp_message *message = &result->message;
-	const struct http_field fields[] = { { "X-Operation-Id", id },
+	const struct http_field fields[] = { { "X-Operation-Id", record->id },
 					     { replayed ? "Idempotency-Replayed" : NULL, "true" },
 					     {} };
-	const char *fault;
-	int status, r;
+	char fault[REPLY_FAULT_BYTES];
+	int status, r = -EINVAL;
 
-	fault = answer_reply_fault(result, &status);
-	if (fault)
-		return say_bad_reply(gateway, request, id, fault);
-	r = http_respond(request, status, message->content_type, fields, message->body,
-			 message->body_bytes);
-	if (r == -EINVAL)
-		return say_bad_reply(gateway, request, id, "Its content type is none.");
-	atomic_fetch_add(&gateway->answers[status / 100], 1);
-	return r;
+	if (answer_reply_check(record->route, result, &status, fault)) {
+		r = http_respond(request, status, message->content_type, fields, message->body,
+				 message->body_bytes);
+		if (r != -EINVAL) {
+			atomic_fetch_add(&gateway->answers[status / 100], 1);
+			return r;
+		}
+		answer_reply_fault(fault, record->route,
+				   "the content_type is \"%.64s\", no value of a header of HTTP.",
+				   message->content_type);
+	}
+	return routes_problem(gateway, request, PROBLEM_REPLY, fault, record->id, 0);
 }
 
 static int say_outcome(struct submission *submission, struct operation *operation)
@@ -270,7 +268,7 @@ static int say_outcome(struct submission *submission, struct operation *operatio
 	enum problem problem = answer_problem_of(operation->outcome);
 
 	if (result)
-		return submit_say_result(gateway, submission->request, operation->id, result,
+		return submit_say_result(gateway, submission->request, operation->record, result,
 					 false);
 	return routes_problem(gateway, submission->request, problem, NULL, operation->id,
 			      problem == PROBLEM_NOT_TAKEN || problem == PROBLEM_BROKER
@@ -289,7 +287,7 @@ static int say_known(struct submission *submission, const struct record *record,
 	else if (record->outcome == OUTCOME_NONE)
 		problem = PROBLEM_IN_FLIGHT;
 	else if (record->result)
-		return submit_say_result(gateway, submission->request, record->id, record->result,
+		return submit_say_result(gateway, submission->request, record, record->result,
 					 true);
 	return routes_problem(gateway, submission->request, problem, NULL, record->id, 0);
 }

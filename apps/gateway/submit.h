@@ -11,5 +11,5 @@ EW_SUSPENDS int submit_watch(void *gateway);
 
 /* The worker's result of an operation, as a response; @replayed: not for the first time */
 EW_SUSPENDS int submit_say_result(struct gateway *gateway, struct http_request *request,
-				  const char *id, const struct ew_amqp_delivery *result,
-				  bool replayed);
+				  const struct record *record,
+				  const struct ew_amqp_delivery *result, bool replayed);

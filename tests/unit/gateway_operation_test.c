@@ -313,21 +313,48 @@ TEST(gateway_status_of_a_reply_is_three_digits_or_none)
 	};
 	struct ew_amqp_header header = { .name = "x-ew-status" };
 	struct ew_amqp_delivery result = { .message = { .headers = &header } };
+	char fault[REPLY_FAULT_BYTES], wanted[REPLY_FAULT_BYTES];
 	int status;
 
-	EXPECT(answer_reply_fault(&result, &status) == NULL);
+	EXPECT(answer_reply_check(&route, &result, &status, fault));
 	EXPECT_EQ(status, 200);
 	result.message.headers_count = 1;
 	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
 		header.value = good[i];
-		EXPECT(answer_reply_fault(&result, &status) == NULL);
+		EXPECT(answer_reply_check(&route, &result, &status, fault));
 		EXPECT_EQ(status, atoi(good[i]));
 	}
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		header.value = bad[i];
-		EXPECT_STR(answer_reply_fault(&result, &status),
-			   "Its status is none from 200 to 599.");
+		snprintf(wanted, sizeof(wanted),
+			 "Of the route a's worker: the header x-ew-status is \"%s\", not a "
+			 "number from 200 to 599.",
+			 bad[i]);
+		EXPECT(!answer_reply_check(&route, &result, &status, fault));
+		EXPECT_STR(fault, wanted);
 	}
+}
+
+/* Whatever a worker says, what is said about it fits. */
+TEST(gateway_fault_of_a_reply_names_route_and_what_is_wrong)
+{
+	struct route_config named = { .name = "render" };
+	const struct route of_it = { .config = &named };
+	char long_status[300], fault[REPLY_FAULT_BYTES];
+	struct ew_amqp_header header = { "x-ew-status", long_status };
+	struct ew_amqp_delivery result = { .message = { .body_bytes = 70000 }, .too_large = true };
+	int status;
+
+	EXPECT(!answer_reply_check(&of_it, &result, &status, fault));
+	EXPECT_STR(fault, "Of the route render's worker: the body has 70000 bytes, more than the "
+			  "largest body_max of all routes.");
+	result.message.headers = &header;
+	result.message.headers_count = 1;
+	memset(long_status, '9', sizeof(long_status) - 1);
+	long_status[sizeof(long_status) - 1] = '\0';
+	memset(named.name, 'r', sizeof(named.name) - 1);
+	EXPECT(!answer_reply_check(&of_it, &result, &status, fault));
+	EXPECT(strstr(fault, "not a number from 200 to 599."));
 }
 
 TEST_MAIN()
