@@ -6,7 +6,8 @@
  * channel have the same id, which is the operation's.
  *
  * A lost connection, or channel, is lost for good: answers would go to an address that is no more. So whatever was in
- * flight ends then, with an outcome of its own, and nobody waits for it.
+ * flight ends then, with an outcome of its own, and nobody waits for it; but what was not confirmed yet, and needs a grant
+ * to begin, goes out again (serve.c).
  */
 #include "broker.h"
 
@@ -51,6 +52,13 @@ struct notice {
 static void door_open(struct door *door, struct ew_amqp_channel *channel)
 {
 	door->channel = channel;
+	ew_event_set(&door->opened);
+}
+
+static void door_shut(struct door *door)
+{
+	door->channel = NULL;
+	ew_event_reset(&door->opened);
 }
 
 /* Nobody is in a call on it afterwards; whoever is, has been told by its channel. */
@@ -58,7 +66,7 @@ static void door_close(struct door *door)
 {
 	EW_SHIELD(shield, .budget_ns = LEAVING_BUDGET);
 
-	door->channel = NULL;
+	door_shut(door);
 	while (door->users > 0) {
 		ew_event_reset(&door->empty);
 		if (ew_event_wait(&door->empty, EW_NEVER) < 0)
@@ -105,7 +113,7 @@ int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_rece
 {
 	const struct route_config *config = operation->route->config;
 	int64_t left_ms = (operation->deadline_ns - ew_now()) / EW_MILLISECOND;
-	char expiration[24], deadline[24], epoch[EPOCH_BYTES];
+	char expiration[24], deadline[24], epoch[EPOCH_BYTES], attempt[12];
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
@@ -113,11 +121,12 @@ int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_rece
 	snprintf(expiration, sizeof(expiration), "%" PRId64, left_ms);
 	snprintf(deadline, sizeof(deadline), "%" PRId64,
 		 (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + left_ms);
+	snprintf(attempt, sizeof(attempt), "%u", operation->publications + 1);
 	snprintf(epoch, sizeof(epoch), "%016" PRIx64, operation->token.epoch);
 
 	const struct ew_amqp_header headers[] = {
 		{ "x-ew-version", "1" },
-		{ "x-ew-attempt", "1" },
+		{ "x-ew-attempt", attempt },
 		{ "x-ew-epoch", epoch },
 		{ "x-ew-grant", config->grant_none ? "none" : "required" },
 		{ "x-deadline", deadline },
@@ -143,6 +152,20 @@ int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_rece
 		.persistent = !config->transient,
 	};
 	return door_publish(&operation->route->door, &message, ret_receipt);
+}
+
+bool broker_is_connected(const struct gateway *gateway)
+{
+	return gateway->connection && !ew_amqp_connection_error(gateway->connection);
+}
+
+int broker_await(struct route *route)
+{
+	int r = 0;
+
+	while (r == 0 && !route->door.channel)
+		r = ew_event_wait(&route->door.opened, EW_NEVER);
+	return r;
 }
 
 const char *broker_trouble(const struct route *route, bool *ret_blocked)
@@ -278,6 +301,9 @@ static void lose(struct route *route)
 		if (!operation || operation->route != route || operation->outcome != OUTCOME_NONE ||
 		    !operation->published)
 			continue;
+		/* Its task will see. */
+		if (operation->confirming && !operation->claim.token[0])
+			continue;
 		operation->outcome = OUTCOME_LOST;
 		ew_event_set(&operation->news);
 	}
@@ -295,7 +321,7 @@ static void channel_over(void *argument)
 {
 	struct route *route = argument;
 
-	route->door.channel = NULL;
+	door_shut(&route->door);
 	lose(route);
 }
 
@@ -360,11 +386,6 @@ static int open_route(struct route *route)
 	return r;
 }
 
-static bool is_connected(const struct gateway *gateway)
-{
-	return gateway->connection && !ew_amqp_connection_error(gateway->connection);
-}
-
 /* A route's channel, and the next one if it ends alone. -ETIMEDOUT: the connection is of no use. */
 static int run_route(void *argument)
 {
@@ -373,12 +394,12 @@ static int run_route(void *argument)
 
 	do {
 		r = open_route(route);
-		if (r == -ECANCELED || r == -ETIMEDOUT || !is_connected(route->gateway))
+		if (r == -ECANCELED || r == -ETIMEDOUT || !broker_is_connected(route->gateway))
 			return r;
 		log_note("warn", "channel-lost", "route %s: %s", route->config->name,
 			 route->reason);
 		r = ew_sleep(REOPEN_DELAY);
-	} while (r == 0 && is_connected(route->gateway));
+	} while (r == 0 && broker_is_connected(route->gateway));
 	return r;
 }
 
@@ -457,7 +478,7 @@ static int check_doors(struct gateway *gateway)
 	const struct door *const doors[] = { &gateway->grants, &gateway->cancels,
 					     &gateway->refusals };
 
-	for (size_t i = 0; i < 3 && is_connected(gateway); i++) {
+	for (size_t i = 0; i < 3 && broker_is_connected(gateway); i++) {
 		const struct ew_amqp_error *error = ew_amqp_channel_error(doors[i]->channel);
 
 		if (!error)
@@ -520,9 +541,9 @@ static void connection_over(void *argument)
 
 	gateway->connection = NULL;
 	gateway->kept = NULL;
-	gateway->grants.channel = NULL;
-	gateway->cancels.channel = NULL;
-	gateway->refusals.channel = NULL;
+	door_shut(&gateway->grants);
+	door_shut(&gateway->cancels);
+	door_shut(&gateway->refusals);
 }
 
 /* As for a route's channel. */

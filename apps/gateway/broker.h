@@ -17,8 +17,14 @@ const char *broker_trouble(const struct route *route, bool *ret_blocked);
 /* Why what was in flight on the route is lost. */
 const char *broker_loss(const struct route *route);
 
+/* Whether there is a connection that has not ended; a route's channel may end alone. */
+bool broker_is_connected(const struct gateway *gateway);
+
+/* Wait until the route's channel is open. -ECANCELED */
+EW_SUSPENDS int broker_await(struct route *route);
+
 /**
- * broker_publish() - publish an operation, and hear what the broker says
+ * broker_publish() - publish an operation, the first time or again, and hear what the broker says
  * As ew_amqp_publish(); -ENOTCONN: not sent
  */
 EW_SUSPENDS int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_receipt);

@@ -25,6 +25,7 @@
  */
 struct door {
 	struct ew_amqp_channel *channel; /* NULL: closed */
+	struct ew_event opened;
 	unsigned int users;
 	struct ew_event empty;
 };
@@ -72,6 +73,7 @@ struct route {
 	uint64_t presumed_proved; /* free after all: by a late proof */
 	uint64_t presumed_expired;
 	uint64_t granted;
+	uint64_t republished;
 	struct histogram seconds;
 	struct histogram cancel_seconds;
 };

@@ -133,6 +133,11 @@ static int64_t shed(struct route *route)
 	return (int64_t)route->shed;
 }
 
+static int64_t republished(struct route *route)
+{
+	return (int64_t)route->republished;
+}
+
 static int64_t granted(struct route *route)
 {
 	return (int64_t)route->granted;
@@ -229,6 +234,9 @@ char *metrics_print(struct gateway *gateway, size_t *ret_bytes)
 	print_each(&page, gateway, "waiting", "gauge", "Requests in the waiting room.", waiting);
 	print_each(&page, gateway, "shed_total", "counter", "Requests that were not started.",
 		   shed);
+	print_each(&page, gateway, "republished_total", "counter",
+		   "Operations published again, because the broker was lost before it confirmed.",
+		   republished);
 	print_each(&page, gateway, "grants_total", "counter", "Claims that were granted.", granted);
 	print_each(&page, gateway, "presumed_proved_total", "counter",
 		   "Presumed permits that a late word has freed.", proved);

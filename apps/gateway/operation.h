@@ -37,6 +37,9 @@ struct claim {
  * @claim:       the newest one
  * @claim_due:   it has not been answered yet
  * @started:     the worker may have started: it was granted, or needs no grant
+ * @confirming:  it is being published, and while nobody has claimed it that may be repeated
+ * @adrift:      the broker was lost before it confirmed, and it has not been published again: nobody can be heard about it
+ * @publications: of its message that were sent
  * @cancelling:  nobody wants it any more
  * @outcome:     not NONE: the end
  * @result:      of outcome_has_result()
@@ -63,7 +66,10 @@ struct operation {
 	bool started;
 	bool cancelling;
 	bool published; /* or at least nobody knows that it was not */
+	bool confirming;
+	bool adrift;
 	bool presumed;
+	unsigned int publications;
 	unsigned int attempt; /* claims so far that were not refused */
 	uint64_t sequence;    /* of the newest part or progress of this one */
 	enum outcome outcome;

@@ -17,6 +17,8 @@
 #include "events.h"
 #include "permits.h"
 
+#define PUBLICATIONS_MAX 3
+
 static int grant(struct operation *operation)
 {
 	struct gateway *gateway = operation->route->gateway;
@@ -109,16 +111,57 @@ static void note_fate(struct operation *operation, enum ew_amqp_fate fate)
 	}
 }
 
+/* What became of it tells nothing of a message that went out before, and so counts of the first one only. */
+static int publish_once(struct operation *operation, enum ew_amqp_fate *ret_fate)
+{
+	struct gateway *gateway = operation->route->gateway;
+	struct ew_amqp_receipt receipt;
+	bool first = operation->publications == 0, lost;
+	int r;
+
+	r = broker_publish(operation, &receipt);
+	if (receipt.fate != EW_AMQP_NOT_SENT) {
+		operation->publications++;
+		operation->route->republished += !first;
+	}
+	if (first && !may_run_although_nacked(operation, receipt.fate))
+		note_fate(operation, receipt.fate);
+	lost = receipt.fate == EW_AMQP_UNKNOWN && r < 0 && !broker_is_connected(gateway);
+	operation->adrift = operation->confirming && !operation->claim.token[0] &&
+			    (lost || (!first && receipt.fate == EW_AMQP_NOT_SENT));
+	*ret_fate = receipt.fate;
+	return r;
+}
+
+static int publish_again(struct operation *operation, enum ew_amqp_fate *fate)
+{
+	int r = 0;
+
+	if (*fate == EW_AMQP_NOT_SENT)
+		r = ew_sleep(BROKER_SAY_AGAIN);
+	if (r == 0)
+		r = broker_await(operation->route);
+	return r < 0 ? r : publish_once(operation, fate);
+}
+
+/*
+ * Where a grant is needed, a message that the broker may have or not is harmless: its claims go to an address that is no
+ * more, and nobody grants them. So the operation goes out again, with the same id. A message that ends a connection each
+ * time it comes is not to do so for ever.
+ */
 static int publish(struct operation *operation)
 {
-	struct ew_amqp_receipt receipt;
+	enum ew_amqp_fate fate;
 	int r;
 
 	operation->published = true;
-	r = broker_publish(operation, &receipt);
-	if (may_run_although_nacked(operation, receipt.fate))
+	operation->confirming = !operation->route->config->grant_none;
+	r = publish_once(operation, &fate);
+	while (operation->adrift && r != -ECANCELED && operation->publications < PUBLICATIONS_MAX)
+		r = publish_again(operation, &fate);
+	operation->confirming = false;
+	if (may_run_although_nacked(operation, fate))
 		return r;
-	note_fate(operation, receipt.fate);
 	if (r < 0 && r != -ECANCELED && operation->outcome == OUTCOME_NONE)
 		operation->outcome = OUTCOME_LOST;
 	return r;
@@ -135,7 +178,11 @@ static int publish_and_await(struct operation *operation)
 	if (r == 0)
 		r = await_outcome(operation);
 	record_enter(operation->record, NULL);
-	return ew_scope_finish(&wait, r);
+	r = ew_scope_finish(&wait, r);
+	/* There is nothing that could be cancelled, and nobody to ask. */
+	if (r == -ETIMEDOUT && operation->adrift && operation->outcome == OUTCOME_NONE)
+		operation->outcome = OUTCOME_LOST;
+	return r;
 }
 
 /* One line for each operation. */
@@ -150,6 +197,8 @@ static void log_end_of(const struct operation *operation)
 	log_text(&line, "trace", operation->trace);
 	log_text(&line, "outcome", outcome_name(operation->outcome));
 	log_seconds(&line, "after", now - operation->began_ns);
+	if (operation->publications > 1)
+		log_number(&line, "publications", operation->publications);
 	if (operation->cancelling)
 		log_seconds(&line, "cancel", now - operation->cancelled_ns);
 	log_end(&line);
@@ -207,6 +256,8 @@ static int operation_cancel_at_backend(void *argument)
 	permits_mark_cancelling(operation);
 	/* A worker that has been told to start is told to stop. */
 	operation->claim_due = operation->claim.token[0];
+	if (operation->adrift && operation->outcome == OUTCOME_NONE)
+		operation->outcome = OUTCOME_LOST;
 	r = await_outcome(operation);
 	/* Then the time is over, and the other ending follows. */
 	if (r == -ECANCELED)

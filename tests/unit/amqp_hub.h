@@ -85,6 +85,7 @@ enum mood {
 	MOOD_RETURN,
 	MOOD_FORGET,  /* taken, never confirmed */
 	MOOD_HANG_UP, /* taken, and no word about it */
+	MOOD_LOSE,    /* not taken, and no word about it */
 };
 
 struct hub {
@@ -293,7 +294,7 @@ static int say_fate(struct peer *peer, unsigned channel, enum mood mood)
 	uint64_t tag = peer->channels[channel].seen;
 	amqp_basic_nack_t nack = { .delivery_tag = tag };
 
-	if (mood == MOOD_HANG_UP)
+	if (mood == MOOD_HANG_UP || mood == MOOD_LOSE)
 		return -ECONNRESET;
 	if (mood == MOOD_FORGET)
 		return 1;
@@ -315,7 +316,7 @@ static int take_letter(struct peer *peer, unsigned channel)
 		mood = peer->hub->judge(peer, &letter->content->message);
 	if (mood == MOOD_RETURN && here->mandatory)
 		say_returned(peer, channel, letter);
-	if (mood == MOOD_NACK || mood == MOOD_RETURN) {
+	if (mood == MOOD_NACK || mood == MOOD_RETURN || mood == MOOD_LOSE) {
 		letter_free(letter);
 	} else if (!route_letter(peer->hub, letter)) {
 		if (here->mandatory)

@@ -26,7 +26,7 @@ static enum mood judge(struct peer *peer, const struct ew_amqp_message *message)
 	case 1: return MOOD_NACK_AND_TAKE;
 	case 2: return MOOD_RETURN;
 	case 3: return ew_sim_random(4) ? MOOD_TAKE : MOOD_FORGET;
-	case 4: return MOOD_HANG_UP;
+	case 4: return ew_sim_random(2) ? MOOD_HANG_UP : MOOD_LOSE;
 	default: return MOOD_TAKE;
 	}
 }
@@ -353,7 +353,8 @@ static enum mood first_mood; /* of the first operation */
 static enum mood judge_first(struct peer *peer, const struct ew_amqp_message *message)
 {
 	note_message(peer, message);
-	if (strcmp(message->type ? message->type : "", "op") == 0 && world.notes_count == 1)
+	if (strcmp(message->type ? message->type : "", "op") == 0 && world.notes_count == 1 &&
+	    world.notes[0].publications == 1)
 		return first_mood;
 	return MOOD_TAKE;
 }
@@ -451,8 +452,132 @@ static int ask_and_hear_why(void)
 /* Whoever waits is told at once, before the one who keeps the connection has noticed. */
 TEST(gateway_says_how_it_has_lost_the_broker)
 {
-	run_fair("", MOOD_HANG_UP, ask_and_hear_why);
+	run_fair("grant = none\n", MOOD_HANG_UP, ask_and_hear_why);
 }
+
+/* ---- a connection that is cut between an operation and its confirm ---- */
+
+static int ask_and_get(void)
+{
+	struct exchange exchange;
+
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	check_answer(&exchange, "1 500 s");
+	EXPECT_EQ(note_of(exchange.id)->publications, 2);
+	EXPECT_EQ(world.gateway->routes[0].republished, 1);
+	/* What the broker has had before is claimed in vain; when its worker gives it back, its time is over. */
+	EXPECT_EQ(ew_sleep(30 * EW_SECOND), 0);
+	EXPECT_EQ(note_of(exchange.id)->begun, 1);
+	EXPECT_EQ(world.claims_count, first_mood == MOOD_LOSE ? 1U : 2U);
+	return 0;
+}
+
+TEST(gateway_publishes_again_what_the_broker_had_and_did_not_confirm)
+{
+	run_fair("", MOOD_HANG_UP, ask_and_get);
+}
+
+TEST(gateway_publishes_again_what_the_broker_never_had)
+{
+	run_fair("", MOOD_LOSE, ask_and_get);
+}
+
+static int ask_and_hear_nothing_certain(void)
+{
+	struct exchange exchange;
+
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 502);
+	EXPECT(says(&exchange, "outcome-unknown"));
+	EXPECT_EQ(note_of(exchange.id)->publications, 1);
+	return 0;
+}
+
+TEST(gateway_publishes_nothing_again_that_begins_without_a_grant)
+{
+	run_fair("grant = none\n", MOOD_LOSE, ask_and_hear_nothing_certain);
+}
+
+static enum mood judge_poison(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	return strcmp(message->type ? message->type : "", "op") == 0 ? MOOD_LOSE : MOOD_TAKE;
+}
+
+static int ask_poison(void)
+{
+	struct exchange exchange;
+
+	world.broker.judge = judge_poison;
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 502);
+	EXPECT(says(&exchange, "outcome-unknown"));
+	EXPECT_EQ(note_of(exchange.id)->publications, 3);
+	return 0;
+}
+
+TEST(gateway_message_that_ends_each_connection_does_so_three_times)
+{
+	run_fair("", MOOD_TAKE, ask_poison);
+}
+
+/* The broker comes back when nobody can be waiting any more. */
+static int64_t delays_long(void)
+{
+	return 3 * TIMEOUT_SECONDS * EW_SECOND;
+}
+
+static enum mood judge_and_go(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	if (strcmp(message->type ? message->type : "", "op") != 0)
+		return MOOD_TAKE;
+	world.broker.delays = delays_long;
+	return MOOD_HANG_UP;
+}
+
+static int wait_in_vain(void)
+{
+	world.broker.judge = judge_and_go;
+	return ask_and_hear_nothing_certain();
+}
+
+TEST(gateway_deadline_of_what_was_not_confirmed_says_that_nothing_is_known)
+{
+	run_fair("", MOOD_TAKE, wait_in_vain);
+}
+
+static int cancel_in_vain(void)
+{
+	struct exchange exchange;
+	char path[64];
+	int64_t now_ns;
+
+	world.broker.judge = judge_and_go;
+	say_post(&exchange, "1 500 s", "Prefer: respond-async\r\n");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 202);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	snprintf(path, sizeof(path), "/ops/%s", exchange.id);
+	now_ns = ew_now();
+	say_about(&exchange, "DELETE", path);
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT(says(&exchange, "\"presumed\"") && says(&exchange, "\"lost\""));
+	EXPECT(ew_now() - now_ns < EW_SECOND);
+	return 0;
+}
+
+/* The time is the world's: it does not wait for a proof that nobody could give. */
+TEST(gateway_cancel_of_what_was_not_confirmed_is_presumed_at_once)
+{
+	run_fair("", MOOD_TAKE, cancel_in_vain);
+}
+
+/* ---- what is said to workers ---- */
 
 static unsigned refusals;
 

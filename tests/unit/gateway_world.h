@@ -146,6 +146,9 @@ struct claim_note {
 struct note {
 	char id[ID_BYTES];
 	unsigned gateway;
+	unsigned publications; /* each over a connection of its own */
+	unsigned attempt;      /* the last one */
+	unsigned peer;	       /* of the last one */
 	unsigned begun;
 	bool finished;	   /* with a result */
 	bool acknowledged; /* somebody was told that it does not run */
@@ -211,15 +214,26 @@ static struct note *find_note(const char *id)
 	return NULL;
 }
 
-/* Each is published once. */
-static void note_operation(const char *id)
+/* Published again is only what needs a grant, and over another connection. */
+static void note_operation(struct peer *peer, const struct ew_amqp_message *message)
 {
-	struct note *note = &world.notes[world.notes_count++];
+	struct note *note = find_note(message->message_id);
+	unsigned attempt;
 
-	EXPECT(world.notes_count < NOTES_MAX);
-	EXPECT(!find_note(id));
-	snprintf(note->id, sizeof(note->id), "%s", id);
-	note->gateway = world.gateways;
+	EXPECT(!note || (note->peer != peer->number && note->gateway == world.gateways &&
+			 !world.options.config.routes[0].grant_none));
+	if (!note) {
+		note = &world.notes[world.notes_count++];
+		EXPECT(world.notes_count < NOTES_MAX);
+		snprintf(note->id, sizeof(note->id), "%s", message->message_id);
+		note->gateway = world.gateways;
+	}
+	note->peer = peer->number;
+	note->publications++;
+	/* One that was lost on its way has a number, too. */
+	attempt = (unsigned)atoi(ew_amqp_header_find(message, "x-ew-attempt"));
+	EXPECT(attempt > note->attempt && attempt <= 3);
+	note->attempt = attempt;
 }
 
 static struct note *note_of(const char *id)
@@ -319,7 +333,7 @@ static void note_message(struct peer *peer, const struct ew_amqp_message *messag
 	if (strcmp(type, "claim") == 0)
 		note_claim(peer, message);
 	if (strcmp(type, "op") == 0)
-		note_operation(message->message_id);
+		note_operation(peer, message);
 }
 
 static void note_lost(struct peer *peer)
