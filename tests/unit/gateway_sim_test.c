@@ -12,6 +12,7 @@
 #define VISITORS 12
 
 static bool calm;
+static bool tenants;	    /* the requests are theirs, and some clients want events */
 static uint64_t gentleness; /* of the broker, in this world */
 
 /* ---- moods of the broker ---- */
@@ -123,14 +124,112 @@ static void make_operation(unsigned number, char body[64])
 		 "ssfle"[ew_sim_random(5)]);
 }
 
-static int visit_once(unsigned number)
+/* Of the operation's own worker, each once and in its order; the last one is the end. */
+static void check_events(const struct exchange *exchange, unsigned number, const char *body)
+{
+	unsigned of, part, next = 1, id, before = 0;
+	const char *at = exchange->body;
+	char name[16], wanted[96];
+	bool ended = false;
+
+	while ((at = strstr(at, "id: "))) {
+		EXPECT(!ended);
+		EXPECT_EQ(sscanf(at, "id: %u\nevent: %15s\ndata: ", &id, name), 2);
+		at = strstr(at, "data: ");
+		EXPECT(id > before);
+		before = id;
+		if (strcmp(name, "restart") == 0) {
+			next = 1;
+		} else if (strcmp(name, "data") == 0) {
+			EXPECT_EQ(sscanf(at, "data: {\"text\":\"%u.%u\"}", &of, &part), 2);
+			EXPECT_EQ(of, number);
+			EXPECT_EQ(part, next++);
+		} else {
+			ended = true;
+			snprintf(wanted, sizeof(wanted), "data: {\"text\":\"%s\",\"status\":200}\n",
+				 body);
+			if (strcmp(name, "error") == 0 || !strstr(at, "\"status\":200"))
+				continue;
+			EXPECT(strncmp(at, wanted, strlen(wanted)) == 0);
+			EXPECT(note_of(exchange->id)->finished);
+		}
+	}
+	EXPECT(ended || strstr(exchange->body, "shutting-down"));
+}
+
+/* Whose it is, by lot; and the rest of the fields. */
+static const char *fields_of(char fields[128], const char *more)
+{
+	static const char *const names[] = { "large", "small", "nobody-knows" };
+
+	*fields = '\0';
+	if (tenants)
+		snprintf(fields, 128, "X-Tenant: %s\r\n%s", names[ew_sim_random(3)], more);
+	return tenants ? fields : more;
+}
+
+static int visit_for_events(unsigned number)
 {
 	struct exchange exchange;
-	char body[64];
+	char body[64], fields[128];
 	int r;
 
 	make_operation(number, body);
-	say_post(&exchange, body, "");
+	say_post(&exchange, body, fields_of(fields, "Accept: text/event-stream\r\n"));
+	r = converse_patiently(&exchange, some_patience());
+	if (r == 0 && exchange.has_events)
+		check_events(&exchange, number, body);
+	return r;
+}
+
+static int delete_operation(struct exchange *exchange, const char *id)
+{
+	char path[64];
+	int r;
+
+	snprintf(path, sizeof(path), "/ops/%s", id);
+	say_about(exchange, "DELETE", path);
+	r = converse_patiently(exchange, some_patience());
+	if (r == 0)
+		check_receipt(exchange, id);
+	return r;
+}
+
+/* Of one that runs without its client, and may be cancelled meanwhile or be over. */
+static int visit_and_watch(unsigned number)
+{
+	struct exchange exchange;
+	char body[64], fields[128], path[64], id[ID_BYTES];
+	int r;
+
+	make_operation(number, body);
+	say_post(&exchange, body,
+		 fields_of(fields, "Accept: text/event-stream\r\nPrefer: respond-async\r\n"));
+	r = converse_patiently(&exchange, 1000 * EW_SECOND);
+	if (r < 0 || exchange.status != 202)
+		return r;
+	strcpy(id, exchange.id);
+	r = ew_sleep((int64_t)ew_sim_random(2 * EW_SECOND));
+	if (r == 0 && ew_sim_random(3) == 0)
+		r = delete_operation(&exchange, id);
+	if (r < 0)
+		return r;
+	snprintf(path, sizeof(path), "/ops/%s/events", id);
+	say_about(&exchange, "GET", path);
+	r = converse_patiently(&exchange, some_patience());
+	if (r == 0 && exchange.has_events)
+		check_events(&exchange, number, body);
+	return r;
+}
+
+static int visit_once(unsigned number)
+{
+	struct exchange exchange;
+	char body[64], fields[128];
+	int r;
+
+	make_operation(number, body);
+	say_post(&exchange, body, fields_of(fields, ""));
 	r = converse_patiently(&exchange, some_patience());
 	if (r == 0)
 		check_answer(&exchange, body);
@@ -196,6 +295,8 @@ static int visitor(void *argument)
 	r = ew_sleep((int64_t)ew_sim_random(10 * EW_SECOND));
 	if (r < 0)
 		return r;
+	if (tenants && ew_sim_random(2))
+		return ew_sim_random(2) ? visit_for_events(number) : visit_and_watch(number);
 	switch (ew_sim_random(8)) {
 	case 0: return look();
 	case 1: return visit_with_key();
@@ -327,7 +428,7 @@ static int scenario(void *unused)
 static void prepare(void *more)
 {
 	world_prepare(more ? more : "");
-	calm = false;
+	calm = tenants = false;
 }
 
 TEST(gateway_under_all_faults)
@@ -344,6 +445,36 @@ static void prepare_without_grant(void *unused)
 TEST(gateway_without_grants_under_all_faults)
 {
 	try_seeds(100, scenario, prepare_without_grant, NULL);
+}
+
+static void prepare_tenants(void *more)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text),
+		 "tenant_header = X-Tenant\ntenant_concurrency = 2\n%s"
+		 "[tenant large]\nconcurrency = 3\n[tenant small]\nconcurrency = 1\n",
+		 (const char *)more);
+	prepare(text);
+	tenants = true;
+}
+
+static void prepare_tenants_with_grant(void *unused)
+{
+	(void)unused;
+	prepare_tenants("");
+}
+
+static void prepare_tenants_without_grant(void *unused)
+{
+	(void)unused;
+	prepare_tenants("grant = none\n");
+}
+
+TEST(gateway_with_tenants_and_events_under_all_faults)
+{
+	try_seeds(50, scenario, prepare_tenants_with_grant, NULL);
+	try_seeds(50, scenario, prepare_tenants_without_grant, NULL);
 }
 
 /* ---- what a storm has found, in fair weather ---- */

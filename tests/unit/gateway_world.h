@@ -287,6 +287,27 @@ static bool runs(const char *id)
 	return false;
 }
 
+/* What the route's permits do, those of its tenants do too; one more of each may be held, that waits for the route's. */
+static void check_tenants(const struct route *route)
+{
+	struct ew_semaphore_counts counts, sum = {}, all = ew_semaphore_count(route->permits);
+	unsigned tenants = 0;
+
+	for (struct tenant *tenant = route->tenants; tenant; tenant = tenant->next, tenants++) {
+		counts = ew_semaphore_count(tenant->permits);
+		EXPECT_EQ(counts.free + counts.held + counts.cancelling + counts.presumed,
+			  counts.capacity);
+		sum.held += counts.held;
+		sum.cancelling += counts.cancelling;
+		sum.presumed += counts.presumed;
+	}
+	if (!route->config->tenant_header[0])
+		return;
+	EXPECT_EQ(sum.presumed, all.presumed);
+	EXPECT_EQ(sum.cancelling, all.cancelling);
+	EXPECT(sum.held >= all.held && sum.held <= all.held + tenants);
+}
+
 /* The one law, as long as there is a gateway that could hold to it. */
 static void check_law(void)
 {
@@ -298,6 +319,7 @@ static void check_law(void)
 		counts = ew_semaphore_count(world.gateway->routes[i].permits);
 		EXPECT_EQ(counts.free + counts.held + counts.cancelling + counts.presumed,
 			  counts.capacity);
+		check_tenants(&world.gateway->routes[i]);
 	}
 	for (unsigned i = 0; i < world.claims_count; i++) {
 		const struct claim_note *claim = &world.claims[i];
@@ -377,14 +399,23 @@ static int take_cancel(char manner, int64_t rest_ns)
 	return r == 0 && manner == 's' ? -ECANCELED : r;
 }
 
-/* The operation is "NUMBER MILLISECONDS MANNER"; the result is the same again. */
+/* "NUMBER.I", from 1 on in each attempt. */
+static int say_part(struct contract_job *job, unsigned number, unsigned i)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%u.%u", number, i);
+	return contract_part(job, text, strlen(text));
+}
+
+/* The operation is "NUMBER MILLISECONDS MANNER"; the result is the same again, and before it parts for who takes them. */
 static int do_work(struct contract_job *job, struct contract_result *ret_result)
 {
 	const struct ew_amqp_message *message = contract_message(job);
 	struct claim_note *claim = claim_of(contract_claim(job));
 	struct note *note = note_of(message->message_id);
 	int64_t end_ns;
-	unsigned number, ms;
+	unsigned number, ms, steps = 0;
 	char text[64] = "", manner;
 	int r = 0;
 
@@ -402,6 +433,8 @@ static int do_work(struct contract_job *job, struct contract_result *ret_result)
 	while (r == 0 && ew_now() < end_ns) {
 		r = ew_sleep(50 * EW_MILLISECOND);
 		check_law();
+		if (r == 0 && contract_streams(job) && ++steps % 4 == 0)
+			r = say_part(job, number, steps / 4);
 	}
 	if (r == -ECANCELED)
 		r = take_cancel(manner, end_ns - ew_now());
@@ -624,6 +657,7 @@ struct exchange {
 	int status; /* 0: no answer has come whole */
 	int result; /* then, why */
 	char id[ID_BYTES];
+	bool has_events; /* in chunks: no text of theirs has a line end of HTTP's */
 	char *body;
 };
 
@@ -636,10 +670,17 @@ static bool is_whole(struct exchange *exchange)
 	length = strstr(exchange->response, "\r\nContent-Length: ");
 	if (!end)
 		return false;
-	EXPECT(length && length < end);
 	exchange->body = end + 4;
-	if (exchange->response + exchange->bytes < exchange->body + strtoul(length + 18, NULL, 10))
-		return false;
+	exchange->has_events = strstr(exchange->response, "\r\nTransfer-Encoding: chunked\r\n");
+	if (exchange->has_events) {
+		if (!strstr(exchange->body, "\r\n0\r\n\r\n"))
+			return false;
+	} else {
+		EXPECT(length && length < end);
+		if (exchange->response + exchange->bytes <
+		    exchange->body + strtoul(length + 18, NULL, 10))
+			return false;
+	}
 	EXPECT(strncmp(exchange->response, "HTTP/1.1 ", 9) == 0);
 	exchange->status = atoi(exchange->response + 9);
 	id = strstr(exchange->response, "\r\nX-Operation-Id: ");
