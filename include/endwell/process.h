@@ -38,7 +38,7 @@ struct ew_process_options {
  *            abort: KILL to the group, reaped by the runtime. What a child that has ended left in its
  *            group is killed by both.
  * Errors:    those of posix_spawn(3) (-ENOENT, -EACCES, -EAGAIN ...), -EMFILE, -ECHILD: the program
- *            ignores SIGCHLD, so that the kernel would reap; -ECANCELED: not started; -EOPNOTSUPP: the world is simulated
+ *            ignores SIGCHLD, so that the kernel would reap; -ECANCELED: not started; -EOPNOTSUPP: the world is simulated, and knows no such program
  */
 EW_SUSPENDS EW_API int ew_process_spawn(const struct ew_process_options *options,
 					struct ew_process **ret_process);

@@ -132,6 +132,22 @@ EW_API const char *ew_sim_name(const char *folder, unsigned number);
 EW_API void ew_sim_raise(int signal);
 
 /**
+ * ew_sim_program() - in a simulated run: what a child process does that is spawned with @path from now on
+ * @script: instructions with ';' between them. At its end it exits with status 0
+ *
+ *	sleep N      for N ms
+ *	print TEXT   a line, to its standard output; waits while that is full
+ *	read         its standard input, to the end
+ *	copy         the same, and all of it to its standard output
+ *	ignore NAME  signals of that name, such as TERM
+ *	exit N       with status N
+ *	kill NAME    ends by that signal
+ *
+ * Errors: -EINVAL it is no script, or the path has one; -EOPNOTSUPP outside of a simulated run.
+ */
+EW_MUST_CHECK EW_API int ew_sim_program(const char *path, const char *script);
+
+/**
  * ew_sim_random() - a number below @below, which is not 0, for what a scenario does by chance
  *
  * By the seed, of a stream of its own. Outside a simulated run it is always 0.

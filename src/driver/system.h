@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * System: the calls that make, name and end sockets and pipes, and those about signals
+ * System: the calls that make, name and end sockets and pipes, and those about signals and children
  * They are no operations: they never wait. They go to the kernel, or, on a thread whose driver is simulated, to that
  * driver's own objects. A simulated descriptor is a real number, reserved with the kernel, so that it is counted, named
  * and passed around like any other; nothing else can be done with it there.
@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 
 struct ew__system_files;
+struct ew_process_options;
 
 /* Each returns 0 or a descriptor, or -errno. */
 struct ew__system {
@@ -29,6 +30,10 @@ struct ew__system {
 	bool (*owns)(int fd);
 	int (*signals)(const sigset_t *set);
 	int (*take_signal)(int fd);
+	/* A descriptor for a new child. Of simulated ones only: the kernel's are the affair of io/process.c. */
+	int (*spawn)(const struct ew_process_options *options, pid_t *ret_pid);
+	int (*child_state)(int fd, siginfo_t *ret_info);
+	int (*child_signal)(int fd, int signal);
 	const struct ew__system_files *files;
 };
 

@@ -50,6 +50,19 @@ struct ew_process {
 	bool reaped; /* by other code of the program */
 };
 
+static bool is_simulated(const struct ew_process *process)
+{
+	return ew__system_is_simulated(process->pidfd);
+}
+
+/* As waitid(2), which does not wait here, and leaves the zombie. */
+static int state_of(const struct ew_process *process, siginfo_t *ret_info)
+{
+	if (is_simulated(process))
+		return ew__system->child_state(process->pidfd, ret_info);
+	return waitid(P_PIDFD, (id_t)process->pidfd, ret_info, WEXITED | WNOHANG | WNOWAIT);
+}
+
 /* Whether it has ended; then the status is known. */
 static bool look(struct ew_process *process)
 {
@@ -57,7 +70,7 @@ static bool look(struct ew_process *process)
 
 	if (process->ended)
 		return true;
-	if (waitid(P_PIDFD, (id_t)process->pidfd, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {
+	if (state_of(process, &info) < 0) {
 		process->reaped = true;
 		process->ended = true;
 	} else if (info.si_pid) {
@@ -75,8 +88,11 @@ static bool look(struct ew_process *process)
 /* To the group; to the child itself if it has gone to another group. */
 static int send_signal(const struct ew_process *process, int signal)
 {
-	int r = kill(-process->pid, signal) < 0 ? -errno : 0;
+	int r;
 
+	if (is_simulated(process))
+		return ew__system->child_signal(process->pidfd, signal);
+	r = kill(-process->pid, signal) < 0 ? -errno : 0;
 	if ((r == -ESRCH || signal == SIGKILL) && !ew__bug("child-in-another-group-missed"))
 		r = pidfd_send_signal(process->pidfd, signal, NULL, 0) < 0 ? -errno : 0;
 	return r;
@@ -87,13 +103,13 @@ static void bury(struct ew_process *process)
 {
 	siginfo_t info;
 
-	if (process->pid && !process->reaped && !ew__bug("zombie-left")) {
+	if (process->pid && !process->reaped && !is_simulated(process) && !ew__bug("zombie-left")) {
 		if (!ew__bug("rest-of-the-group-lives-on"))
 			kill(-process->pid, SIGKILL);
 		waitid(P_PIDFD, (id_t)process->pidfd, &info, WEXITED | WNOHANG);
 	}
 	if (process->pid && !ew__bug("pidfd-left-open"))
-		close(process->pidfd);
+		ew__system_close(process->pidfd);
 	free(process);
 }
 
@@ -299,6 +315,16 @@ static bool kernel_reaps(void)
 	       (action.sa_handler == SIG_IGN || (action.sa_flags & SA_NOCLDWAIT));
 }
 
+static int spawn_simulated(struct spawn_call *call)
+{
+	int r = ew__system->spawn(call->options, &call->process->pid);
+
+	if (r < 0)
+		return r;
+	call->process->pidfd = r;
+	return 0;
+}
+
 static int spawn(void *argument)
 {
 	struct spawn_call *call = argument;
@@ -309,6 +335,8 @@ static int spawn(void *argument)
 	pid_t pid;
 	int i, r;
 
+	if (ew__system)
+		return spawn_simulated(call);
 	if (kernel_reaps() && !ew__bug("started-although-the-kernel-reaps"))
 		return -ECHILD;
 	r = move_up(fds, moved);
@@ -334,8 +362,6 @@ int(ew_process_spawn)(const struct ew_process_options *options, struct ew_proces
 	struct spawn_call call = { .options = options };
 	int r, result;
 
-	if (ew__system)
-		return -EOPNOTSUPP;
 	process = calloc(1, sizeof(*process));
 	if (!process)
 		return -ENOMEM;

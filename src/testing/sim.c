@@ -8,7 +8,9 @@
 
 #include "driver/sim/sim.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 static uint64_t seed_of(const struct ew_sim_options *world)
 {
@@ -67,6 +69,13 @@ void ew_sim_raise(int signal)
 	ew_assert(signal > 0 && signal <= EW__SIM_SIGNAL_LAST);
 	if (ew__sim)
 		(void)ew__sim_raise(ew__sim, signal);
+}
+
+int ew_sim_program(const char *path, const char *script)
+{
+	if (!ew__sim)
+		return -EOPNOTSUPP;
+	return ew__sim_program_add(ew__sim, path, strlen(path), script, strlen(script));
 }
 
 void ew_sim_calm(void)

@@ -690,7 +690,8 @@ TEST(sim_signal_that_races_with_a_cancel_is_taken_or_still_there)
 
 static int be_simulated(void *argument)
 {
-	struct ew_process_options options = { .argv = (char *[]){ (char *)"true", NULL } };
+	struct ew_process_options options = { .path = "/bin/true",
+					      .argv = (char *[]){ (char *)"true", NULL } };
 	int r;
 
 	EW_OWN(ew_process, process);

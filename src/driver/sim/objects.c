@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The objects of a simulated world: sockets, listeners, the ends of pipes, open files (filesystem.c) and what waits for
- * signals, and what operations do to them. A descriptor is a number that the kernel has reserved for us, by a duplicate of something that
+ * The objects of a simulated world: sockets, listeners, the ends of pipes, open files (filesystem.c), children (child.c) and
+ * what waits for signals, and what operations do to them. A descriptor is a number that the kernel has reserved for us, by a duplicate of something that
  * cannot be read, written or waited for; a table says which object it means. Bytes are put straight into the buffer of
  * the other end: that they take their time is the agenda's doing (sim.c), which lets operations wait, before they look
  * and after they have.
@@ -32,7 +32,7 @@
 #define BUFFER_BITS_MORE 8
 #define PORT_FIRST	 40000
 
-enum kind { FRESH, STREAM, LISTENER, OPEN_FILE, SIGNALS };
+enum kind { FRESH, STREAM, LISTENER, OPEN_FILE, SIGNALS, CHILD };
 
 /* A descriptor that was sent with the byte at that place of the stream. */
 struct passed {
@@ -53,7 +53,8 @@ struct ew__sim_object {
 	bool shared;
 
 	struct ew__sim_file *file; /* of an open file */
-	uint64_t signals;	   /* that it waits for, a bit for each */
+	struct ew__sim_child *child;
+	uint64_t signals; /* that it waits for, a bit for each */
 
 	/* Of a listener. */
 	struct ew__sim_object *first_pending;
@@ -169,6 +170,8 @@ static uint32_t events_of(const struct ew__sim_object *object)
 {
 	if (object->kind == SIGNALS)
 		return object->signals & ew__sim->signals_pending ? POLLIN : 0;
+	if (object->kind == CHILD)
+		return object->finished ? POLLIN : 0;
 	if (object->kind == LISTENER)
 		return object->first_pending ? POLLIN : 0;
 	if (object->kind == FRESH)
@@ -783,6 +786,34 @@ struct ew__sim_file *ew__sim_file_of(int fd)
 	return object ? object->file : NULL;
 }
 
+int ew__sim_child_descriptor(struct ew__sim *sim, struct ew__sim_child *child,
+			     struct ew__sim_object **ret_object)
+{
+	struct ew__sim_object *object = new_object(sim, CHILD, AF_UNSPEC);
+	int fd = new_descriptor(sim, object);
+
+	if (fd < 0) {
+		free(object);
+		return fd;
+	}
+	object->child = child;
+	*ret_object = object;
+	return fd;
+}
+
+struct ew__sim_child *ew__sim_child_of(int fd)
+{
+	struct ew__sim_object *object = object_of(ew__sim, fd);
+
+	return object ? object->child : NULL;
+}
+
+void ew__sim_object_finished(struct ew__sim *sim, struct ew__sim_object *object)
+{
+	object->finished = true;
+	changed(sim, object);
+}
+
 static int new_pair(int fds[2], bool is_pipe)
 {
 	struct ew__sim_object *one = new_object(ew__sim, STREAM, AF_UNIX);
@@ -916,7 +947,44 @@ static void free_object(struct ew__sim *sim, struct ew__sim_object *object)
 		call_connecting(sim);
 	if (object->file)
 		ew__sim_file_close(object->file);
+	if (object->child)
+		ew__sim_child_close(object->child);
 	free_stream(sim, object);
+}
+
+/* ---- what other processes have, too ---- */
+
+struct ew__sim_object *ew__sim_object_take(struct ew__sim *sim, int fd)
+{
+	struct ew__sim_object *object = object_of(sim, fd);
+
+	if (!object || object->kind != STREAM)
+		return NULL;
+	object->descriptors_count++;
+	return object;
+}
+
+void ew__sim_object_drop(struct ew__sim *sim, struct ew__sim_object *object)
+{
+	if (--object->descriptors_count == 0)
+		free_object(sim, object);
+}
+
+int ew__sim_object_transfer(struct ew__sim *sim, struct ew__sim_object *object, struct ew__op *op,
+			    enum ew__op_code code, void *data, size_t size)
+{
+	int r = code == EW__OP_READ ? receive_bytes(sim, object, data, size)
+				    : send_bytes(sim, object, data, size);
+
+	op->code = code;
+	if (r == EW__SIM_WAITS)
+		ew__op_line_append(&object->waiting, op);
+	return r;
+}
+
+void ew__sim_object_stop_waiting(struct ew__sim_object *object, struct ew__op *op)
+{
+	ew__op_line_remove(&object->waiting, op);
 }
 
 /* Whoever closes a descriptor that an operation is about has forgotten to wait for its end: the number may be given anew. */
@@ -1008,6 +1076,9 @@ static const struct ew__system simulated = {
 	.owns = sim_owns,
 	.signals = sim_signals,
 	.take_signal = sim_take_signal,
+	.spawn = ew__sim_spawn,
+	.child_state = ew__sim_child_state,
+	.child_signal = ew__sim_child_signal,
 	.files = &ew__sim_files,
 };
 

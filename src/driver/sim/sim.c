@@ -175,7 +175,7 @@ static void grow_agenda(struct ew__sim *sim)
 	sim->agenda = ew__sim_allocate(sim->agenda, sim->agenda_room * sizeof(*sim->agenda));
 }
 
-static void plan_for(struct ew__sim *sim, struct ew__op *op, int64_t after_ns)
+void ew__sim_plan_in(struct ew__sim *sim, struct ew__op *op, int64_t after_ns)
 {
 	const struct ew__sim_event event = {
 		.due_ns = ew__virtual_now_ns + after_ns,
@@ -188,7 +188,7 @@ static void plan_for(struct ew__sim *sim, struct ew__op *op, int64_t after_ns)
 	sift_up(sim, sim->agenda_count++, &event);
 }
 
-static void unplan(struct ew__sim *sim, struct ew__op *op)
+void ew__sim_unplan(struct ew__sim *sim, struct ew__op *op)
 {
 	unsigned at = op->slot;
 	struct ew__sim_event last;
@@ -216,7 +216,7 @@ static int64_t soon(struct ew__sim *sim)
 
 void ew__sim_try_again(struct ew__sim *sim, struct ew__op *op)
 {
-	plan_for(sim, op, soon(sim));
+	ew__sim_plan_in(sim, op, soon(sim));
 }
 
 /* ---- operations ---- */
@@ -240,7 +240,7 @@ static void has_ended(struct ew__sim *sim, struct ew__op *op, int result)
 	else if (ew__sim_happens(sim, EW__SIM_DELAYS, LATE_OF_1024))
 		after_ns = soon(sim);
 	if (after_ns > 0)
-		plan_for(sim, op, after_ns);
+		ew__sim_plan_in(sim, op, after_ns);
 	else
 		end(sim, op);
 }
@@ -257,8 +257,8 @@ static void plan_stop(struct ew__sim *sim, struct ew__op *op)
 {
 	if (op->link)
 		ew__sim_object_leave(sim, op);
-	unplan(sim, op);
-	plan_for(sim, op, soon(sim));
+	ew__sim_unplan(sim, op);
+	ew__sim_plan_in(sim, op, soon(sim));
 }
 
 /* What reports by event() has no result of its own. */
@@ -323,7 +323,7 @@ static void submit_queued(struct ew__sim *sim)
 		if (++sim->operations == EW__SIM_OPERATIONS_MAX)
 			give_up(sim, "it does not come to an end");
 		if (op->code == EW__OP_CALL || ew__sim_object_hold(sim, op))
-			plan_for(sim, op, soon(sim));
+			ew__sim_plan_in(sim, op, soon(sim));
 		else
 			refuse(sim, op);
 	}
@@ -335,8 +335,10 @@ static void do_what_is_due(struct ew__sim *sim)
 
 	while (sim->agenda_count > 0 && sim->agenda[0].due_ns <= ew__virtual_now_ns) {
 		op = sim->agenda[0].op;
-		unplan(sim, op);
-		if (op->ended)
+		ew__sim_unplan(sim, op);
+		if (ew__sim_is_childs(op))
+			op->event(op, 0);
+		else if (op->ended)
 			end(sim, op);
 		else if (op->cancel_wanted)
 			stop(sim, op);
@@ -434,6 +436,7 @@ static void sim_close(struct ew__driver *driver)
 
 	tell_result(sim);
 	ew__sim_objects_deinit(sim);
+	ew__sim_programs_free(sim);
 	ew__sim = NULL;
 	ew__driver_deinit(driver);
 	free(sim->agenda);
@@ -443,20 +446,42 @@ static void sim_close(struct ew__driver *driver)
 /* EW_SIM_SIGNAL=TERM: the program waits for that in the end. */
 static int ask_for_signal(struct ew__sim *sim, char *why, size_t why_bytes)
 {
-	const char *text = ew__sim_plan ? NULL : secure_getenv("EW_SIM_SIGNAL"), *name;
-	int signal;
+	const char *text = secure_getenv("EW_SIM_SIGNAL");
 
 	if (!text)
 		return 0;
-	for (signal = 1; signal <= EW__SIM_SIGNAL_LAST; signal++) {
-		name = sigabbrev_np(signal);
-		if (name && !strcmp(name, text))
-			sim->last_signal = signal;
-	}
+	sim->last_signal = ew__sim_signal_named(text, strlen(text));
 	if (sim->last_signal)
 		return 0;
 	snprintf(why, why_bytes, "EW_SIM_SIGNAL=%.64s in the environment names no signal", text);
 	return -EINVAL;
+}
+
+/* EW_SIM_PROGRAMS: a line for each, PATH=SCRIPT. */
+static int ask_for_programs(struct ew__sim *sim, char *why, size_t why_bytes)
+{
+	const char *text = secure_getenv("EW_SIM_PROGRAMS"), *script, *end;
+
+	for (; text && *text; text = *end ? end + 1 : end) {
+		end = strchrnul(text, '\n');
+		script = memchr(text, '=', (size_t)(end - text));
+		if (script && ew__sim_program_add(sim, text, (size_t)(script - text), script + 1,
+						  (size_t)(end - script - 1)) == 0)
+			continue;
+		snprintf(why, why_bytes,
+			 "EW_SIM_PROGRAMS in the environment has no new PATH=SCRIPT in %.*s",
+			 (int)(end - text < 64 ? end - text : 64), text);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* What a program that is simulated as it is may find. */
+static int ask_the_environment(struct ew__sim *sim, char *why, size_t why_bytes)
+{
+	int r = ew__sim_plan ? 0 : ask_for_signal(sim, why, why_bytes);
+
+	return ew__sim_plan || r < 0 ? r : ask_for_programs(sim, why, why_bytes);
 }
 
 static void init_chance(struct ew__sim *sim)
@@ -486,7 +511,7 @@ static int sim_open(struct ew__driver **ret_driver, char *why, size_t why_bytes)
 	}
 	r = ew__driver_init(&sim->driver, &ew__driver_sim, why, why_bytes);
 	if (r == 0)
-		r = ask_for_signal(sim, why, why_bytes);
+		r = ask_the_environment(sim, why, why_bytes);
 	if (r == 0) {
 		r = ew__sim_objects_init(sim);
 		if (r < 0)
@@ -495,6 +520,7 @@ static int sim_open(struct ew__driver **ret_driver, char *why, size_t why_bytes)
 	}
 	if (r < 0) {
 		ew__driver_deinit(&sim->driver);
+		ew__sim_programs_free(sim);
 		free(sim);
 		return r;
 	}

@@ -7,8 +7,10 @@
 
 #include "driver/driver.h"
 
+#include <signal.h>
 #include <sys/types.h>
 
+struct ew_process_options;
 struct ew_sim_filesystem;
 struct ew_sim_filesystem_options;
 
@@ -64,6 +66,8 @@ struct ew__sim_event {
 };
 
 struct ew__sim_object;
+struct ew__sim_program;
+struct ew__sim_child;
 
 struct ew__sim {
 	struct ew__driver driver;
@@ -79,7 +83,10 @@ struct ew__sim {
 		outside; /* polls of descriptors that are not simulated: they wait for ever */
 	struct ew_sim_filesystem *filesystem; /* outlives it */
 	uint64_t signals_pending;	      /* a bit for each: one that comes twice is one */
-	int last_signal;		      /* raised when nothing else can happen; 0: none is */
+	struct ew__sim_program *programs;
+	struct ew__sim_child *children;
+	unsigned children_made;
+	int last_signal; /* raised when nothing else can happen; 0: none is */
 	unsigned objects_made;
 	unsigned port_next;
 	int reserve; /* what is duplicated for a number */
@@ -152,6 +159,43 @@ struct ew__sim_file;
 int ew__sim_file_descriptor(struct ew__sim *sim, struct ew__sim_file *file);
 struct ew__sim_file *ew__sim_file_of(int fd);
 
+/* A descriptor for a child, whose it is from then on, and its object; and the child that one is for, NULL: for none. */
+int ew__sim_child_descriptor(struct ew__sim *sim, struct ew__sim_child *child,
+			     struct ew__sim_object **ret_object);
+struct ew__sim_child *ew__sim_child_of(int fd);
+
+/* Of a child's: it has ended. */
+void ew__sim_object_finished(struct ew__sim *sim, struct ew__sim_object *object);
+
+/* The stream behind a descriptor, for another process to have, too. NULL: there is none. */
+struct ew__sim_object *ew__sim_object_take(struct ew__sim *sim, int fd);
+void ew__sim_object_drop(struct ew__sim *sim, struct ew__sim_object *object);
+
+/* Reads or writes; a result, or EW__SIM_WAITS: @op, no operation of the driver's, is in the line. */
+int ew__sim_object_transfer(struct ew__sim *sim, struct ew__sim_object *object, struct ew__op *op,
+			    enum ew__op_code code, void *data, size_t size);
+void ew__sim_object_stop_waiting(struct ew__sim_object *object, struct ew__op *op);
+
+/* ---- child.c ---- */
+
+/* -EINVAL: it is no script, or there is such a program. */
+int ew__sim_program_add(struct ew__sim *sim, const char *path, size_t path_length,
+			const char *script, size_t script_length);
+void ew__sim_programs_free(struct ew__sim *sim);
+
+/* A signal's number by a name such as TERM; 0: there is none. */
+int ew__sim_signal_named(const char *name, size_t length);
+
+/* Of struct ew__system. */
+int ew__sim_spawn(const struct ew_process_options *options, pid_t *ret_pid);
+int ew__sim_child_state(int fd, siginfo_t *ret_info);
+int ew__sim_child_signal(int fd, int signal);
+
+void ew__sim_child_close(struct ew__sim_child *child);
+
+/* Whether it is a child's turn, and no operation. */
+bool ew__sim_is_childs(const struct ew__op *op);
+
 /* ---- filesystem.c ---- */
 
 extern const struct ew__system_files ew__sim_files;
@@ -173,7 +217,11 @@ int ew__sim_filesystem_make_folder(struct ew_sim_filesystem *filesystem, const c
 const char *ew__sim_filesystem_name(const struct ew_sim_filesystem *filesystem, const char *path,
 				    unsigned number);
 
-/* ---- sim.c, for objects.c ---- */
+/* ---- sim.c, for objects.c and child.c ---- */
 
 /* An operation that waits in a line, or whose descriptor has changed, is tried again, soon. */
 void ew__sim_try_again(struct ew__sim *sim, struct ew__op *op);
+
+/* Onto the agenda, and off it; that is nothing for what is not there. */
+void ew__sim_plan_in(struct ew__sim *sim, struct ew__op *op, int64_t after_ns);
+void ew__sim_unplan(struct ew__sim *sim, struct ew__op *op);
