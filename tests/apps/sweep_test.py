@@ -77,6 +77,19 @@ def test_sweep_of_a_server_ends_it_by_the_signal_that_it_waits_for():
     check("TORM is no signal's name" in done.stderr, done.stderr)
 
 
+def test_sweep_of_a_program_with_a_child_plays_it_by_a_script():
+    output = clean("--child", "/bin/child=ignore TERM; sleep 2000", SWEPT, "child", "{}")
+    check(re.search(r"^ +1 at \S*swept\.c:\d+ wait_for_a_child\(\)$", output, re.MULTILINE), output)
+    status, output = sweep("--child", "/bin/child=exit 1", SWEPT, "child", "{}")
+    equal(status, 1, output)
+    check("undisturbed" in output and "it ended with status 9" in output, output)
+    status, output = sweep("--child", "/bin/child=exit", SWEPT, "child", "{}")
+    equal(status, 1, output)
+    check("EW_SIM_PROGRAMS in the environment has no new PATH=SCRIPT in /bin/child=exit" in output, output)
+    output = found("child", "it ended with status 1", options=("--child", "/bin/child=exit 0", "--modes", "cancel", "--status", "0"))
+    check("--child '/bin/child=exit 0'" in output, output)
+
+
 def test_sweep_finds_a_descriptor_that_is_kept():
     output = found("descriptor", f"{line_of('descriptor')}keep_a_descriptor(): descriptor ", "/dev/null")
     status, output = again(output)

@@ -2,7 +2,8 @@
 
 /*
  * A program for ew-sweep: swept FAULT FOLDER. It writes a file, publishes it under a name, and passes words through a pipe.
- * With FAULT it does one thing wrong when it is cancelled, which ew-sweep must find; with `none` it does all of it well.
+ * With FAULT it does one thing wrong when it is cancelled, which ew-sweep must find; with `none` it does all of it well, and
+ * with `child`, too, and waits for a child process.
  */
 
 #include <endwell/endwell.h>
@@ -109,6 +110,25 @@ static int leave_early(void)
 	return 0;
 }
 
+static int wait_for_a_child(void)
+{
+	char *const argv[] = { "child", NULL };
+	const struct ew_process_options options = { .path = "/bin/child",
+						    .argv = argv,
+						    .stdin_fd = -1,
+						    .stdout_fd = -1,
+						    .stderr_fd = -1,
+						    .keep_fd = -1 };
+	EW_OWN(ew_process, child);
+	int r = ew_process_spawn(&options, &child), wait_status;
+
+	if (r == 0)
+		r = ew_process_wait(child, EW_NEVER, &wait_status);
+	if (r == 0 && wait_status)
+		status = 9;
+	return r < 0 ? r : ew_process_close(&child);
+}
+
 /* The run that counts has one point more than the others. */
 static int be_unsteady(void)
 {
@@ -130,6 +150,7 @@ static const struct {
 	{ "status", answer_oddly },
 	{ "unsteady", be_unsteady },
 	{ "early", leave_early },
+	{ "child", wait_for_a_child },
 };
 
 static int publish(void)
