@@ -173,15 +173,18 @@ static int check_apart(const char *path, const char *state, char *error, size_t 
 	return r;
 }
 
+void bucket_init(struct bucket *bucket)
+{
+	*bucket = (struct bucket){ .staging.lease = LEASE_NONE };
+	pthread_mutex_init(&bucket->sync_lock, NULL);
+	pthread_mutex_init(&bucket->staging.lock, NULL);
+}
+
 int bucket_prepare(struct bucket *bucket, const char *path, const char *state, char *error,
 		   size_t error_bytes)
 {
 	bool bucket_made = false, state_made = false;
 	int r;
-
-	*bucket = (struct bucket){ .staging.lease = LEASE_NONE };
-	pthread_mutex_init(&bucket->sync_lock, NULL);
-	pthread_mutex_init(&bucket->staging.lock, NULL);
 
 	r = make_folder(path, 0755, &bucket_made, error, error_bytes);
 	if (r == 0)

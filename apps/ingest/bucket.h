@@ -37,14 +37,17 @@ struct bucket {
 	struct ew_event sync_work;
 };
 
+/* Nothing is open, and bucket_release() is due. */
+void bucket_init(struct bucket *bucket);
+
 /**
  * bucket_prepare() - make the folders and take a lease; before the runtime starts
- * @bucket:      filled in
+ * @bucket:      initialized
  * @path:        of the bucket; made if missing
  * @state:       of the server's own folder; made if missing, mode 0700, must not lie in the bucket
  * @error:       receives one sentence when it fails
  *
- * Return: 0 or -errno; bucket_release() is due in both cases.
+ * Return: 0 or -errno.
  */
 int bucket_prepare(struct bucket *bucket, const char *path, const char *state, char *error,
 		   size_t error_bytes);

@@ -148,20 +148,13 @@ static int run_with_bucket(struct server *server)
 	return r;
 }
 
-static int serve(void *argument)
+int server_serve(void *argument)
 {
 	struct server *server = argument;
 	const struct options *options = server->options;
-	EW_OWN(ew_signals, signals);
-	EW_SCOPE(watching, .policy = EW_POLICY_INDEPENDENT);
 	char error[FLAGS_ERROR_BYTES];
 	int r, closed;
 
-	r = process_signals(&signals);
-	if (r == 0)
-		r = front_heed_signals(&server->front, signals, &watching);
-	if (r < 0)
-		return r;
 	r = bucket_open(&server->bucket, options->bucket, options->state, options->mode,
 			&server->metrics, error, sizeof(error));
 	if (r < 0)
@@ -170,6 +163,19 @@ static int serve(void *argument)
 		r = run_with_bucket(server);
 	closed = bucket_close(&server->bucket);
 	return r < 0 ? r : closed;
+}
+
+static int serve(void *argument)
+{
+	struct server *server = argument;
+	EW_OWN(ew_signals, signals);
+	EW_SCOPE(watching, .policy = EW_POLICY_INDEPENDENT);
+	int r;
+
+	r = process_signals(&signals);
+	if (r == 0)
+		r = front_heed_signals(&server->front, signals, &watching);
+	return r < 0 ? r : server_serve(server);
 }
 
 static uint64_t memory_budget(void)
@@ -230,13 +236,39 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 	return server->scanner ? 0 : -EINVAL;
 }
 
-static void release(struct server *server)
+void server_free(struct server *server)
 {
+	bucket_release(&server->bucket);
 	server->scanner = scanner_free(server->scanner);
 	ew_semaphore_free(server->sealing);
 	ew_semaphore_free(server->connections);
 	ew_semaphore_free(server->uploads.semaphore);
 	server->stories = story_ring_free(server->stories);
+	free(server);
+}
+
+int server_new(const struct options *options, struct server **ret_server)
+{
+	struct server *server = calloc(1, sizeof(*server));
+	char error[FLAGS_ERROR_BYTES] = "out of memory";
+	int r = -ENOMEM;
+
+	if (server) {
+		server->options = options;
+		bucket_init(&server->bucket);
+		r = prepare(server, error, sizeof(error));
+	}
+	if (r == 0)
+		r = bucket_prepare(&server->bucket, options->bucket, options->state, error,
+				   sizeof(error));
+	if (r == 0) {
+		*ret_server = server;
+		return 0;
+	}
+	fprintf(stderr, "ew-ingest: %s\n", error);
+	if (server)
+		server_free(server);
+	return r;
 }
 
 static int exit_status(const struct server *server, int r)
@@ -261,27 +293,16 @@ static void say_end(void *argument, int r)
 
 int server_run(const struct options *options)
 {
-	struct server *server = calloc(1, sizeof(*server));
-	char error[FLAGS_ERROR_BYTES];
+	struct server *server;
 	int r, status;
 
-	if (!server)
-		return SERVER_FAILED;
-	server->options = options;
-	server->bucket.staging.lease = LEASE_NONE;
-	r = prepare(server, error, sizeof(error));
-	if (r == 0)
-		r = bucket_prepare(&server->bucket, options->bucket, options->state, error,
-				   sizeof(error));
+	r = server_new(options, &server);
 	if (r < 0)
-		fprintf(stderr, "ew-ingest: %s\n", error);
-	else
-		/* As many workers as were reckoned with. */
-		r = process_run(serve, server, (unsigned int)server->capacity.workers,
-				FRONT_ENDING_BUDGET, say_end);
+		return SERVER_FAILED;
+	/* As many workers as were reckoned with. */
+	r = process_run(serve, server, (unsigned int)server->capacity.workers, FRONT_ENDING_BUDGET,
+			say_end);
 	status = exit_status(server, r);
-	bucket_release(&server->bucket);
-	release(server);
-	free(server);
+	server_free(server);
 	return status;
 }

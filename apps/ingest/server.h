@@ -40,5 +40,16 @@ struct server {
 /* Starts, serves until a signal, drains; returns an exit status. Messages go to standard error. */
 int server_run(const struct options *options);
 
+/*
+ * The parts of that, for whoever has a runtime: a server with its bucket and its lease, not serving. Does not suspend, but
+ * its calls to the filesystem may block. @options are borrowed. -errno; a message has gone to standard error.
+ */
+int server_new(const struct options *options, struct server **ret_server);
+
+/* Serves until front_stop(), then drains; once. @server is a struct server */
+EW_SUSPENDS int server_serve(void *server);
+
+void server_free(struct server *server);
+
 /* The largest file that is taken: by the server's limit, and by the scanner's if that is known. */
 uint64_t server_size_max(const struct server *server);
