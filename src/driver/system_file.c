@@ -16,20 +16,19 @@ static int outcome(ssize_t r)
 	return r < 0 ? -errno : (int)r;
 }
 
-/* Whose the file is; NULL: the kernel's. */
-static const struct ew__system_files *files_of(int fd)
+const struct ew__system_files *ew__system_files_of(int fd)
 {
 	const struct ew__system_files *files = ew__system ? ew__system->files : NULL;
 
 	return files && files->owns(fd) ? files : NULL;
 }
 
-static const struct ew__system_files *files_at(int dir_fd, const char *path)
+const struct ew__system_files *ew__system_files_at(int dir_fd, const char *path)
 {
 	const struct ew__system_files *files = ew__system ? ew__system->files : NULL;
 
 	if (!files || path[0] != '/')
-		return files_of(dir_fd);
+		return ew__system_files_of(dir_fd);
 	return files->owns_path(path) ? files : NULL;
 }
 
@@ -40,7 +39,7 @@ static void name_itself(int fd, char path[SELF_BYTES])
 
 int ew__system_open(int dir_fd, const char *path, int flags, mode_t mode)
 {
-	const struct ew__system_files *files = files_at(dir_fd, path);
+	const struct ew__system_files *files = ew__system_files_at(dir_fd, path);
 
 	return files ? files->open(dir_fd, path, flags, mode)
 		     : outcome(openat(dir_fd, path, flags, mode));
@@ -48,7 +47,7 @@ int ew__system_open(int dir_fd, const char *path, int flags, mode_t mode)
 
 int ew__system_reopen(int fd, int flags)
 {
-	const struct ew__system_files *files = files_of(fd);
+	const struct ew__system_files *files = ew__system_files_of(fd);
 	char path[SELF_BYTES];
 
 	if (files)
@@ -59,7 +58,7 @@ int ew__system_reopen(int fd, int flags)
 
 int ew__system_pread(int fd, void *buffer, size_t size, int64_t offset)
 {
-	const struct ew__system_files *files = files_of(fd);
+	const struct ew__system_files *files = ew__system_files_of(fd);
 
 	return files ? files->pread(fd, buffer, size, offset)
 		     : outcome(pread(fd, buffer, size, offset));
@@ -67,7 +66,7 @@ int ew__system_pread(int fd, void *buffer, size_t size, int64_t offset)
 
 int ew__system_pwrite(int fd, const void *data, size_t size, int64_t offset)
 {
-	const struct ew__system_files *files = files_of(fd);
+	const struct ew__system_files *files = ew__system_files_of(fd);
 
 	return files ? files->pwrite(fd, data, size, offset)
 		     : outcome(pwrite(fd, data, size, offset));
@@ -75,7 +74,7 @@ int ew__system_pwrite(int fd, const void *data, size_t size, int64_t offset)
 
 int ew__system_sync(int fd, bool data_only)
 {
-	const struct ew__system_files *files = files_of(fd);
+	const struct ew__system_files *files = ew__system_files_of(fd);
 
 	if (files)
 		return files->sync(fd, data_only);
@@ -84,14 +83,14 @@ int ew__system_sync(int fd, bool data_only)
 
 int ew__system_stat(int fd, struct stat *ret_stat)
 {
-	const struct ew__system_files *files = files_of(fd);
+	const struct ew__system_files *files = ew__system_files_of(fd);
 
 	return files ? files->stat(fd, ret_stat) : outcome(fstat(fd, ret_stat));
 }
 
 int ew__system_stat_at(int dir_fd, const char *path, struct stat *ret_stat)
 {
-	const struct ew__system_files *files = files_at(dir_fd, path);
+	const struct ew__system_files *files = ew__system_files_at(dir_fd, path);
 
 	return files ? files->stat_at(dir_fd, path, ret_stat)
 		     : outcome(fstatat(dir_fd, path, ret_stat, AT_SYMLINK_NOFOLLOW));
@@ -99,14 +98,14 @@ int ew__system_stat_at(int dir_fd, const char *path, struct stat *ret_stat)
 
 int ew__system_statvfs(int fd, struct statvfs *ret_statvfs)
 {
-	const struct ew__system_files *files = files_of(fd);
+	const struct ew__system_files *files = ew__system_files_of(fd);
 
 	return files ? files->statvfs(fd, ret_statvfs) : outcome(fstatvfs(fd, ret_statvfs));
 }
 
 int ew__system_truncate(int fd, int64_t size)
 {
-	const struct ew__system_files *files = files_of(fd);
+	const struct ew__system_files *files = ew__system_files_of(fd);
 
 	return files ? files->truncate(fd, size) : outcome(ftruncate(fd, size));
 }
@@ -114,7 +113,7 @@ int ew__system_truncate(int fd, int64_t size)
 /* By name, because a sealed file's descriptor cannot write. */
 int ew__system_empty(int fd)
 {
-	const struct ew__system_files *files = files_of(fd);
+	const struct ew__system_files *files = ew__system_files_of(fd);
 	char path[SELF_BYTES];
 
 	if (files)
@@ -129,14 +128,14 @@ int ew__system_empty(int fd)
 
 int ew__system_chmod(int fd, mode_t mode)
 {
-	const struct ew__system_files *files = files_of(fd);
+	const struct ew__system_files *files = ew__system_files_of(fd);
 
 	return files ? files->chmod(fd, mode) : outcome(fchmod(fd, mode));
 }
 
 int ew__system_lease(int fd)
 {
-	const struct ew__system_files *files = files_of(fd);
+	const struct ew__system_files *files = ew__system_files_of(fd);
 
 	if (files)
 		return files->lease(fd);
@@ -148,10 +147,10 @@ int ew__system_lease(int fd)
 
 int ew__system_link(int fd, int dir_fd, const char *path)
 {
-	const struct ew__system_files *files = files_of(fd);
+	const struct ew__system_files *files = ew__system_files_of(fd);
 	char self[SELF_BYTES];
 
-	if (files != files_at(dir_fd, path))
+	if (files != ew__system_files_at(dir_fd, path))
 		return -EXDEV;
 	if (files)
 		return files->link(fd, dir_fd, path);
@@ -162,9 +161,9 @@ int ew__system_link(int fd, int dir_fd, const char *path)
 
 int ew__system_rename(int from_dir_fd, const char *from, int dir_fd, const char *to, unsigned flags)
 {
-	const struct ew__system_files *files = files_at(from_dir_fd, from);
+	const struct ew__system_files *files = ew__system_files_at(from_dir_fd, from);
 
-	if (files != files_at(dir_fd, to))
+	if (files != ew__system_files_at(dir_fd, to))
 		return -EXDEV;
 	return files ? files->rename(from_dir_fd, from, dir_fd, to, flags)
 		     : outcome(renameat2(from_dir_fd, from, dir_fd, to, flags));
@@ -172,7 +171,7 @@ int ew__system_rename(int from_dir_fd, const char *from, int dir_fd, const char 
 
 int ew__system_unlink(int dir_fd, const char *path, int flags)
 {
-	const struct ew__system_files *files = files_at(dir_fd, path);
+	const struct ew__system_files *files = ew__system_files_at(dir_fd, path);
 
 	return files ? files->unlink(dir_fd, path, flags) : outcome(unlinkat(dir_fd, path, flags));
 }

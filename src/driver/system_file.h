@@ -32,7 +32,16 @@ struct ew__system_files {
 	int (*rename)(int from_dir_fd, const char *from, int dir_fd, const char *to,
 		      unsigned flags);
 	int (*unlink)(int dir_fd, const char *path, int flags);
+
+	/* These no room of the library makes, only programs do (tests/unit/ingest_disk.c). */
+	int (*make_folder)(int dir_fd, const char *path, mode_t mode);
+	int (*lock)(int fd); /* flock(2): for this opening alone, or -EWOULDBLOCK */
+	int (*list)(int fd, char *ret_name, size_t size); /* a folder's next name; 0: no more */
 };
+
+/* Whose a file is, or what has, or will have, that path; NULL: the kernel's. */
+const struct ew__system_files *ew__system_files_of(int fd);
+const struct ew__system_files *ew__system_files_at(int dir_fd, const char *path);
 
 int ew__system_open(int dir_fd, const char *path, int flags, mode_t mode);
 

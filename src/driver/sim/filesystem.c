@@ -29,9 +29,10 @@
 struct ew__sim_file {
 	struct ew__sim_inode *inode;
 	int flags;
+	char listed[EW__SIM_NAME_BYTES_MAX + 1]; /* of a folder: the last name that was told */
 };
 
-enum call { OPEN = 64, READ, WRITE, SYNC, TRUNCATE, CHMOD, LINK, RENAME, UNLINK };
+enum call { OPEN = 64, READ, WRITE, SYNC, TRUNCATE, CHMOD, LINK, RENAME, UNLINK, MAKE_FOLDER };
 
 /* Counted, in the world that runs: the power may be cut before it. */
 static void begin(struct ew_sim_filesystem *filesystem)
@@ -177,7 +178,7 @@ static int open_inode(struct ew__sim_inode *inode, int flags)
 	struct ew__sim_file *file = ew__sim_allocate(NULL, sizeof(*file));
 	int fd;
 
-	*file = (struct ew__sim_file){ inode, flags };
+	*file = (struct ew__sim_file){ .inode = inode, .flags = flags };
 	fd = ew__sim_file_descriptor(ew__sim, file);
 	if (fd < 0) {
 		free(file);
@@ -195,6 +196,8 @@ void ew__sim_file_close(struct ew__sim_file *file)
 
 	inode->openings--;
 	inode->writers -= (file->flags & O_ACCMODE) != O_RDONLY;
+	if (inode->locked_by == file)
+		inode->locked_by = NULL;
 	ew__sim_inode_unused(inode);
 	ew__sim_inode_let_go(inode);
 	free(file);
@@ -488,6 +491,17 @@ static int file_lease(int fd)
 	return ew__sim_file_of(fd)->inode->writers > 0 ? -EAGAIN : 0;
 }
 
+/* It goes with the opening, whose duplicates have it too. */
+static int file_lock(int fd)
+{
+	const struct ew__sim_file *file = ew__sim_file_of(fd);
+
+	if (file->inode->locked_by && file->inode->locked_by != file)
+		return -EWOULDBLOCK;
+	file->inode->locked_by = file;
+	return 0;
+}
+
 /* ---- names ---- */
 
 static int link_inode(struct ew__sim_inode *inode, int dir_fd, const char *path)
@@ -654,6 +668,50 @@ static int file_rename(int from_dir_fd, const char *from, int dir_fd, const char
 	return noted(RENAME, NULL, rename_at(from_dir_fd, from, dir_fd, to, flags));
 }
 
+static int make_folder(const struct place *place, mode_t mode)
+{
+	struct ew__sim_inode *folder;
+
+	if (find(place))
+		return -EEXIST;
+	folder = ew__sim_inode_new(place->folder->filesystem, S_IFDIR | masked(mode));
+	set(place, folder, false);
+	ew__sim_inode_let_go(folder);
+	return 0;
+}
+
+static int file_make_folder(int dir_fd, const char *path, mode_t mode)
+{
+	struct place place;
+	int r;
+
+	begin(ew__sim->filesystem);
+	r = walk_to_new(dir_fd, path, &place);
+	if (r == 0)
+		r = make_folder(&place, mode);
+	return noted(MAKE_FOLDER, NULL, r);
+}
+
+/* In their order, so that one which is removed meanwhile hides no other. */
+static int file_list(int fd, char *ret_name, size_t size)
+{
+	struct ew__sim_file *file = ew__sim_file_of(fd);
+	const struct ew__sim_name *name;
+
+	if (!file->inode->is_folder)
+		return -ENOTDIR;
+	for (name = file->inode->cached_names; name; name = name->next)
+		if (strcmp(name->text, file->listed) > 0)
+			break;
+	if (!name)
+		return 0;
+	if (strlen(name->text) >= size)
+		return -EINVAL;
+	strcpy(file->listed, name->text);
+	strcpy(ret_name, name->text);
+	return 1;
+}
+
 /* ---- the seam ---- */
 
 static bool file_owns(int fd)
@@ -684,6 +742,9 @@ const struct ew__system_files ew__sim_files = {
 	.link = file_link,
 	.rename = file_rename,
 	.unlink = file_unlink,
+	.make_folder = file_make_folder,
+	.lock = file_lock,
+	.list = file_list,
 };
 
 /* ---- the whole ---- */
@@ -707,20 +768,14 @@ static struct ew_sim_filesystem *new_filesystem(const char *path)
 int ew__sim_filesystem_make_folder(struct ew_sim_filesystem *filesystem, const char *path,
 				   mode_t mode)
 {
-	struct ew__sim_inode *folder;
 	struct place place;
 	int r = walk(filesystem->root, path, &place);
 
 	if (r < 0)
 		return r;
-	if (place.last != NAME || find(&place))
+	if (place.last != NAME)
 		return -EEXIST;
-	if (is_removed(place.folder))
-		return -ENOENT;
-	folder = ew__sim_inode_new(filesystem, S_IFDIR | masked(mode));
-	set(&place, folder, false);
-	ew__sim_inode_let_go(folder);
-	return 0;
+	return is_removed(place.folder) ? -ENOENT : make_folder(&place, mode);
 }
 
 static int make_folders(struct ew_sim_filesystem *filesystem, const char *const *folders)

@@ -10,10 +10,11 @@
 #include <sys/stat.h>
 
 #define EW__SIM_BLOCK_BYTES    4096
-#define EW__SIM_FILE_BYTES_MAX ((int64_t)1 << 30)
+#define EW__SIM_FILE_BYTES_MAX ((int64_t)1 << 32)
 #define EW__SIM_NAME_BYTES_MAX 255
 
 struct ew__sim_inode;
+struct ew__sim_file;
 
 /* A block of a file. NULL is a hole. What both have is there once. */
 struct ew__sim_block {
@@ -40,7 +41,8 @@ struct ew__sim_inode {
 	unsigned holders; /* names of both kinds, changes, openings */
 	unsigned links;	  /* names that programs see */
 	unsigned openings, writers;
-	struct ew__sim_inode *image; /* while what survives a crash is made */
+	const struct ew__sim_file *locked_by; /* NULL: nobody has the lock */
+	struct ew__sim_inode *image;	      /* while what survives a crash is made */
 
 	/* Of a file. */
 	struct ew__sim_state cached, kept;
