@@ -7,19 +7,17 @@
  * permit is never free while the work runs, whoever is answered gets his own answer, and what was acknowledged as stopped
  * does not run.
  *
- * What the gateway draws by chance is drawn by the world's seed, and its log goes where somebody may look.
+ * What the gateway draws by chance is drawn by the world's seed.
  */
 
 #include "amqp_hub.h"
-#include "sim.h"
+#include "server_world.h"
 
 #include "examples/workers/contract.h"
 #include "gateway/server.h"
 
 #include "amqp/dialer.h"
-#include "common/log.h"
 
-#define HTTP_PORT	8080
 #define BROKER_PORT	5672
 #define WORKERS		2
 #define NOTES_MAX	256
@@ -41,92 +39,6 @@ void arc4random_buf(void *buffer, size_t bytes)
 uint32_t arc4random_uniform(uint32_t below)
 {
 	return (uint32_t)ew_sim_random(below);
-}
-
-/* ---- the log ---- */
-
-/* The event whose next line is the last that its task does; NULL: none. */
-static const char *log_panics_at;
-
-static int log_is_seen(void)
-{
-	return getenv("EW_SIM_TRACE") != NULL;
-}
-
-int log_start(void)
-{
-	return 0;
-}
-
-void log_stop(int64_t deadline_ns)
-{
-	(void)deadline_ns;
-}
-
-uint64_t log_dropped(void)
-{
-	return 0;
-}
-
-void log_block(char *text)
-{
-	free(text);
-}
-
-void log_begin(struct log_line *line, const char *level, const char *event)
-{
-	line->used = 0;
-	log_text(line, level, event);
-}
-
-void log_text(struct log_line *line, const char *key, const char *value)
-{
-	line->used += (size_t)snprintf(line->text + line->used, sizeof(line->text) - line->used,
-				       " %s=%.300s", key, value);
-}
-
-void log_number(struct log_line *line, const char *key, int64_t value)
-{
-	char text[24];
-
-	snprintf(text, sizeof(text), "%" PRId64, value);
-	log_text(line, key, text);
-}
-
-void log_seconds(struct log_line *line, const char *key, int64_t duration_ns)
-{
-	log_number(line, key, duration_ns);
-}
-
-void log_end(struct log_line *line)
-{
-	if (log_is_seen())
-		fprintf(stderr, "%12" PRId64 "%s\n", ew_now(), line->text);
-}
-
-void log_note(const char *level, const char *event, const char *format, ...)
-{
-	struct log_line line;
-	char note[512];
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(note, sizeof(note), format, arguments);
-	va_end(arguments);
-	log_begin(&line, level, event);
-	log_text(&line, "note", note);
-	log_end(&line);
-	if (log_panics_at && strcmp(event, log_panics_at) == 0) {
-		log_panics_at = NULL;
-		ew_panic("at the event %s, as the test wants", event);
-	}
-}
-
-/* Of reports: that a goodbye met a connection that was lost. */
-static UNUSED void hush(void *unused, const char *line)
-{
-	(void)unused;
-	(void)line;
 }
 
 /* ---- the world ---- */
@@ -649,61 +561,6 @@ static int free_gateway_close(void *unused)
 
 /* ---- clients ---- */
 
-/* One request on a connection of its own, and its answer. */
-struct exchange {
-	char request[512];
-	char response[12288];
-	size_t bytes;
-	int status; /* 0: no answer has come whole */
-	int result; /* then, why */
-	char id[ID_BYTES];
-	bool has_events; /* in chunks: no text of theirs has a line end of HTTP's */
-	char *body;
-};
-
-static bool is_whole(struct exchange *exchange)
-{
-	char *end, *length, *id;
-
-	exchange->response[exchange->bytes] = '\0';
-	end = strstr(exchange->response, "\r\n\r\n");
-	length = strstr(exchange->response, "\r\nContent-Length: ");
-	if (!end)
-		return false;
-	exchange->body = end + 4;
-	exchange->has_events = strstr(exchange->response, "\r\nTransfer-Encoding: chunked\r\n");
-	if (exchange->has_events) {
-		if (!strstr(exchange->body, "\r\n0\r\n\r\n"))
-			return false;
-	} else {
-		EXPECT(length && length < end);
-		if (exchange->response + exchange->bytes <
-		    exchange->body + strtoul(length + 18, NULL, 10))
-			return false;
-	}
-	EXPECT(strncmp(exchange->response, "HTTP/1.1 ", 9) == 0);
-	exchange->status = atoi(exchange->response + 9);
-	id = strstr(exchange->response, "\r\nX-Operation-Id: ");
-	if (id && id < end)
-		snprintf(exchange->id, sizeof(exchange->id), "%.32s", id + 18);
-	return true;
-}
-
-static int hear_answer(struct exchange *exchange, struct ew_socket *socket)
-{
-	int r;
-
-	while (!is_whole(exchange)) {
-		EXPECT(exchange->bytes + 1 < sizeof(exchange->response));
-		r = ew_socket_recv(socket, exchange->response + exchange->bytes,
-				   sizeof(exchange->response) - 1 - exchange->bytes);
-		if (r <= 0)
-			return r < 0 ? r : -ECONNRESET;
-		exchange->bytes += (size_t)r;
-	}
-	return 0;
-}
-
 static int converse(struct exchange *exchange)
 {
 	const struct sockaddr_in address = loopback(HTTP_PORT);
@@ -742,11 +599,6 @@ static UNUSED void say_about(struct exchange *exchange, const char *method, cons
 	*exchange = (struct exchange){};
 	snprintf(exchange->request, sizeof(exchange->request), "%s %s HTTP/1.1\r\nHost: x\r\n\r\n",
 		 method, path);
-}
-
-static bool says(const struct exchange *exchange, const char *word)
-{
-	return strstr(exchange->body, word) != NULL;
 }
 
 /* A result is that of this operation, and the work has been done. */

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What a whole server needs in a simulated world: its log goes where somebody may look, and clients hear its answers.
+ */
+
+#include "sim.h"
+
+#include "common/log.h"
+
+#define HTTP_PORT 8080
+
+/* ---- the log ---- */
+
+/* The event whose next line is the last that its task does; NULL: none. */
+static const char *log_panics_at;
+
+static int log_is_seen(void)
+{
+	return getenv("EW_SIM_TRACE") != NULL;
+}
+
+int log_start(void)
+{
+	return 0;
+}
+
+void log_stop(int64_t deadline_ns)
+{
+	(void)deadline_ns;
+}
+
+uint64_t log_dropped(void)
+{
+	return 0;
+}
+
+void log_block(char *text)
+{
+	free(text);
+}
+
+void log_begin(struct log_line *line, const char *level, const char *event)
+{
+	line->used = 0;
+	log_text(line, level, event);
+}
+
+void log_text(struct log_line *line, const char *key, const char *value)
+{
+	line->used += (size_t)snprintf(line->text + line->used, sizeof(line->text) - line->used,
+				       " %s=%.300s", key, value);
+}
+
+void log_number(struct log_line *line, const char *key, int64_t value)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%" PRId64, value);
+	log_text(line, key, text);
+}
+
+void log_seconds(struct log_line *line, const char *key, int64_t duration_ns)
+{
+	log_number(line, key, duration_ns);
+}
+
+void log_end(struct log_line *line)
+{
+	if (log_is_seen())
+		fprintf(stderr, "%12" PRId64 "%s\n", ew_now(), line->text);
+}
+
+void log_note(const char *level, const char *event, const char *format, ...)
+{
+	struct log_line line;
+	char note[512];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(note, sizeof(note), format, arguments);
+	va_end(arguments);
+	log_begin(&line, level, event);
+	log_text(&line, "note", note);
+	log_end(&line);
+	if (log_panics_at && strcmp(event, log_panics_at) == 0) {
+		log_panics_at = NULL;
+		ew_panic("at the event %s, as the test wants", event);
+	}
+}
+
+/* Of reports: that a goodbye met a connection that was lost. */
+static UNUSED void hush(void *unused, const char *line)
+{
+	(void)unused;
+	(void)line;
+}
+
+/* ---- clients ---- */
+
+/* One request on a connection of its own, and its answer. */
+struct exchange {
+	char request[512];
+	char response[12288];
+	size_t bytes;
+	int status;  /* 0: no answer has come whole */
+	int result;  /* then, why */
+	char id[33]; /* of an operation */
+	bool has_events; /* in chunks: no text of theirs has a line end of HTTP's */
+	char *body;
+};
+
+static bool is_whole(struct exchange *exchange)
+{
+	char *end, *length, *id;
+
+	exchange->response[exchange->bytes] = '\0';
+	end = strstr(exchange->response, "\r\n\r\n");
+	length = strstr(exchange->response, "\r\nContent-Length: ");
+	if (!end)
+		return false;
+	exchange->body = end + 4;
+	exchange->has_events = strstr(exchange->response, "\r\nTransfer-Encoding: chunked\r\n");
+	if (exchange->has_events) {
+		if (!strstr(exchange->body, "\r\n0\r\n\r\n"))
+			return false;
+	} else {
+		EXPECT(length && length < end);
+		if (exchange->response + exchange->bytes <
+		    exchange->body + strtoul(length + 18, NULL, 10))
+			return false;
+	}
+	EXPECT(strncmp(exchange->response, "HTTP/1.1 ", 9) == 0);
+	exchange->status = atoi(exchange->response + 9);
+	id = strstr(exchange->response, "\r\nX-Operation-Id: ");
+	if (id && id < end)
+		snprintf(exchange->id, sizeof(exchange->id), "%.32s", id + 18);
+	return true;
+}
+
+static UNUSED int hear_answer(struct exchange *exchange, struct ew_socket *socket)
+{
+	int r;
+
+	while (!is_whole(exchange)) {
+		EXPECT(exchange->bytes + 1 < sizeof(exchange->response));
+		r = ew_socket_recv(socket, exchange->response + exchange->bytes,
+				   sizeof(exchange->response) - 1 - exchange->bytes);
+		if (r <= 0)
+			return r < 0 ? r : -ECONNRESET;
+		exchange->bytes += (size_t)r;
+	}
+	return 0;
+}
+
+static UNUSED bool says(const struct exchange *exchange, const char *word)
+{
+	return strstr(exchange->body, word) != NULL;
+}
