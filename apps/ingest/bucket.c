@@ -62,32 +62,43 @@ static bool is_inside(const char *path, const char *folder)
 	return strncmp(path, folder, bytes) == 0 && (path[bytes] == '/' || path[bytes] == '\0');
 }
 
-/* What is published in a new folder is as durable as the folder's own name. */
-static int sync_parent(const char *path, char *error, size_t error_bytes)
+static int sync_parent(const char *path)
 {
 	char *copy = strdup(path);
 	int fd, r = 0;
 
 	if (!copy)
-		return say(error, error_bytes, -ENOMEM, "cannot sync the folder above", path);
+		return -ENOMEM;
 	fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	free(copy);
 	if (fd < 0 || fsync(fd) < 0)
-		r = say(error, error_bytes, -errno, "cannot sync the folder above", path);
+		r = -errno;
 	if (fd >= 0)
 		close(fd);
 	return r;
 }
 
-/* Makes a folder unless it is there; its parents must be. */
+/* Of a folder that cannot be opened, or synced, by us or by anybody: nor have we made anything there. */
+static bool is_not_ours(int r)
+{
+	return r == -EACCES || r == -EPERM || r == -EINVAL || r == -EROFS;
+}
+
+/*
+ * Makes a folder unless it is there; its parents must be. What is published in it is as durable as its own name, which
+ * is synced also if it is there: an earlier start may have made it and not come to that.
+ */
 static int make_folder(const char *path, mode_t mode, bool *ret_made, char *error,
 		       size_t error_bytes)
 {
+	int r;
+
 	*ret_made = mkdir(path, mode) == 0;
-	if (*ret_made)
-		return sync_parent(path, error, error_bytes);
-	if (errno != EEXIST)
+	if (!*ret_made && errno != EEXIST)
 		return say(error, error_bytes, -errno, "cannot make the folder", path);
+	r = sync_parent(path);
+	if (r < 0 && (*ret_made || !is_not_ours(r)))
+		return say(error, error_bytes, r, "cannot sync the folder above", path);
 	return 0;
 }
 
