@@ -214,9 +214,16 @@ int bucket_prepare(struct bucket *bucket, const char *path, const char *state, c
 	return r;
 }
 
+static void batch_let_go(struct sync_batch *batch)
+{
+	if (batch && atomic_fetch_sub(&batch->holders, 1) == 1)
+		free(batch);
+}
+
 void bucket_release(struct bucket *bucket)
 {
 	lease_release(&bucket->staging.lease);
+	batch_let_go(bucket->sync_open); /* joined when the syncing task had been cancelled */
 	pthread_mutex_destroy(&bucket->staging.lock);
 	pthread_mutex_destroy(&bucket->sync_lock);
 }
@@ -334,12 +341,6 @@ void bucket_unreserve(struct bucket *bucket, uint64_t bytes)
 int bucket_floor(struct bucket *bucket)
 {
 	return look(bucket, NULL);
-}
-
-static void batch_let_go(struct sync_batch *batch)
-{
-	if (batch && atomic_fetch_sub(&batch->holders, 1) == 1)
-		free(batch);
 }
 
 /* Joins the batch of the next sync; @spare becomes it if there is none, else it is freed. */
