@@ -12,8 +12,8 @@
  * whenever one of its names does, and is locked whenever its owner lives.
  *
  * It exists: it is made, and its folder synced, before the first name; and removed only when none
- * is left: by its owner who has counted them, or by a sweep that has removed them and has synced
- * their folders. So a power cut keeps it at least as long as a name.
+ * is left: by its owner who has counted them, or by a sweep that has removed them, when either has
+ * synced their folders. So a power cut keeps it at least as long as a name.
  *
  * It is locked: a lease is made and locked under STATE/lock, and only whoever holds that asks
  * leases for their locks. So nobody meets a lease between its making and its locking. Whoever gets
@@ -221,23 +221,42 @@ void lease_probe_name(const char *id, char *ret_name)
 	snprintf(ret_name, LEASE_PROBE_BYTES, ".ew-ingest-probe-%s", id);
 }
 
-/* In the bucket that the lease says; servers of several buckets may share a state folder. */
-static int remove_probe(const struct lease_dead *dead)
+/* The one that the lease says; servers of several buckets may share a state folder. -ENOENT: it says none */
+static int open_bucket(const struct lease_dead *dead)
 {
-	char *bucket = calloc(1, PATH_MAX), name[LEASE_PROBE_BYTES];
-	int fd = -1, r = 0;
+	char *bucket = calloc(1, PATH_MAX);
+	ssize_t bytes;
+	int fd;
 
 	if (!bucket)
 		return -ENOMEM;
-	if (pread(dead->fd, bucket, PATH_MAX - 1, 0) > 0) {
-		bucket[strcspn(bucket, "\n")] = '\0';
-		fd = open(bucket, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	bytes = pread(dead->fd, bucket, PATH_MAX - 1, 0);
+	if (bytes <= 0) {
+		free(bucket);
+		return bytes < 0 ? -errno : -ENOENT;
 	}
-	free(bucket);
+	bucket[strcspn(bucket, "\n")] = '\0';
+	fd = open(bucket, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
+		fd = -errno;
+	free(bucket);
+	return fd;
+}
+
+static int remove_probe(const struct lease_dead *dead)
+{
+	char name[LEASE_PROBE_BYTES];
+	int fd = open_bucket(dead), r = 0;
+
+	if (fd == -ENOENT || fd == -ENOTDIR)
 		return 0; /* killed before its test, or the bucket has gone with it */
+	if (fd < 0)
+		return fd;
 	lease_probe_name(dead->id, name);
 	if (unlinkat(fd, name, 0) < 0 && errno != ENOENT)
+		r = -errno;
+	/* Before the lease goes, or a power cut could bring back the name alone. */
+	if (r == 0 && fsync(fd) < 0)
 		r = -errno;
 	close(fd);
 	return r;

@@ -86,7 +86,7 @@ static int prove(struct staging *staging, struct ew_file *bucket, const char *na
 int probe_publish(struct staging *staging, struct ew_file *bucket, mode_t mode)
 {
 	char name[LEASE_PROBE_BYTES];
-	int r, removed;
+	int r, removed, synced;
 
 	lease_probe_name(staging->lease.id, name);
 	atomic_fetch_add(&staging->lease.names, 1);
@@ -94,11 +94,12 @@ int probe_publish(struct staging *staging, struct ew_file *bucket, mode_t mode)
 	if (r == 0)
 		r = prove(staging, bucket, name, mode);
 	removed = ew_file_unlink(bucket, name, 0); /* whatever was said, it may be there */
-	if (removed == 0 || removed == -ENOENT)
+	synced = ew_file_sync(bucket, false);
+	if ((removed == 0 || removed == -ENOENT) && synced == 0)
 		atomic_fetch_sub(&staging->lease.names, 1);
 	if (r == 0)
 		r = removed;
-	return r < 0 ? r : ew_file_sync(bucket, false);
+	return r < 0 ? r : synced;
 }
 
 bool probe_lacks(int r)
