@@ -10,6 +10,7 @@
  */
 #include "staging.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -26,6 +27,9 @@
 
 #define RECLAIM_INTERVAL EW_SECOND
 #define LEFT_ALONE_MAX	 16
+#define SETTLE_BUDGET	 (5 * EW_SECOND)
+
+static_assert(STAGING_FOLDERS <= 64, "each has a bit");
 
 struct folders {
 	int state_fd;
@@ -124,12 +128,14 @@ static int name_anew(struct staging *staging, struct staged *staged)
 {
 	uint8_t random[LEASE_ID_BYTES];
 	char text[LEASE_ID_TEXT];
+	unsigned int folder;
 
 	if (getrandom(random, sizeof(random), 0) != sizeof(random))
 		return -EIO;
+	folder = random[0] % STAGING_FOLDERS;
+	atomic_fetch_or(&staging->used, UINT64_C(1) << folder);
 	hex_print(random, sizeof(random), text);
-	snprintf(staged->name, sizeof(staged->name), "%02x/%s-%s", random[0] % STAGING_FOLDERS,
-		 staging->lease.id, text);
+	snprintf(staged->name, sizeof(staged->name), "%02x/%s-%s", folder, staging->lease.id, text);
 	return 0;
 }
 
@@ -306,6 +312,34 @@ int staging_reclaim_loop(void *argument)
 	return r;
 }
 
+static int sync_folder(struct staging *staging, unsigned int number)
+{
+	EW_OWN(ew_file, folder);
+	char path[8];
+	int r;
+
+	snprintf(path, sizeof(path), "%02x", number);
+	r = ew_file_open(staging->names, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, &folder);
+	if (r == 0)
+		r = ew_file_sync(folder, false);
+	return r < 0 ? r : ew_file_close(&folder);
+}
+
+/* Or a power cut could bring back a name whose lease is gone. If it cannot be done the lease stays. */
+static void make_removals_durable(struct staging *staging)
+{
+	uint64_t used = atomic_load(&staging->used);
+	int r = 0;
+
+	EW_SHIELD(shield, .budget_ns = SETTLE_BUDGET);
+
+	for (unsigned int i = 0; r == 0 && i < STAGING_FOLDERS; i++)
+		if (used >> i & 1)
+			r = sync_folder(staging, i);
+	if (r < 0)
+		atomic_fetch_add(&staging->lease.names, 1);
+}
+
 int staging_close(struct staging *staging)
 {
 	struct staged *staged = take_left(staging), *next;
@@ -318,6 +352,8 @@ int staging_close(struct staging *staging)
 		ew_permit_release(&staged->permit);
 		free(staged);
 	}
+	if (atomic_load(&staging->lease.names) == 0)
+		make_removals_durable(staging);
 	first = ew_file_close(&staging->names);
 	r = ew_file_close(&staging->folder);
 	return first < 0 ? first : r;

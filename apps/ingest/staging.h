@@ -40,6 +40,7 @@ struct staging {
 	enum staging_kind kind;
 	struct ew_file *folder; /* the state folder */
 	struct ew_file *names;	/* its part for names; NULL: there is none */
+	_Atomic uint64_t used;	/* a bit for each folder of names in which we have made any */
 
 	pthread_mutex_t lock;
 	struct staged *left;	 /* names that could not be removed when their files ended */
