@@ -32,12 +32,14 @@ enum ew_sim_durability {
  * @path:       where it is, absolute, without a slash at its end; NULL: "/sim". The kernel need not have it
  * @durability: what a crash leaves
  * @blocks_max: of 4096 bytes, for all files together; then -ENOSPC; 0: 65536
+ * @names_only: it has no nameless files: O_TMPFILE is -EOPNOTSUPP, as on NFS
  * @folders:    that it has from the beginning, durable, by their paths in it, the outer ones first; NULL ends them
  */
 struct ew_sim_filesystem_options {
 	const char *path;
 	enum ew_sim_durability durability;
 	unsigned blocks_max;
+	bool names_only;
 	const char *const *folders;
 };
 

@@ -278,7 +278,8 @@ static int open_at(const struct place *place, int flags, mode_t mode)
 	struct ew__sim_inode *inode;
 
 	if (is_nameless(flags))
-		return open_nameless(place, flags, mode);
+		return place->folder->filesystem->names_only ? -EOPNOTSUPP
+							     : open_nameless(place, flags, mode);
 	if ((flags & O_CREAT) && place->last == NAME && place->slash)
 		return -EISDIR;
 	inode = find(place);
@@ -799,6 +800,7 @@ int ew__sim_filesystem_new(const struct ew_sim_filesystem_options *options,
 		return -EINVAL;
 	filesystem = new_filesystem(path);
 	filesystem->durability = options->durability;
+	filesystem->names_only = options->names_only;
 	filesystem->blocks_max = options->blocks_max ? options->blocks_max : BLOCKS_DEFAULT;
 	r = make_folders(filesystem, options->folders);
 	if (r < 0)
@@ -813,6 +815,7 @@ struct ew_sim_filesystem *ew__sim_filesystem_like(const struct ew_sim_filesystem
 	struct ew_sim_filesystem *filesystem = new_filesystem(other->path);
 
 	filesystem->durability = other->durability;
+	filesystem->names_only = other->names_only;
 	filesystem->blocks_max = other->blocks_max;
 	return filesystem;
 }

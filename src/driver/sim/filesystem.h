@@ -66,6 +66,7 @@ struct ew__sim_change {
 
 struct ew_sim_filesystem {
 	enum ew_sim_durability durability;
+	bool names_only;
 	struct ew__sim_inode *root;
 	struct ew__sim_change *changes, **changes_last;
 	unsigned blocks_max, blocks_used;
