@@ -6,6 +6,8 @@
 
 #include "ingest_world.h"
 
+#include "driver/system.h"
+
 #include <endwell/testing.h>
 
 /* ---- in fair weather ---- */
@@ -20,7 +22,7 @@ static int with_server(int (*ask)(void))
 	world.stopped = false;
 	r = ew_spawn(&serving, serve, NULL);
 	if (r == 0)
-		r = ew_sleep(3 * EW_SECOND);
+		r = ew_sleep(5 * EW_SECOND);
 	if (r == 0)
 		r = ask();
 	stop_server(NULL);
@@ -38,7 +40,7 @@ static int with_scanner(int (*ask)(void))
 	world.clamd_stopped = false;
 	r = start_clamd(&scanning);
 	if (r == 0)
-		r = with_server(ask);
+		r = ask();
 	stop_clamd(NULL);
 	return ew_scope_finish(&scanning, r);
 }
@@ -61,12 +63,17 @@ static int ask_for_each(void)
 	return 0;
 }
 
+static int serve_each(void)
+{
+	return with_server(ask_for_each);
+}
+
 static int fair(void *unused)
 {
 	int r;
 
 	(void)unused;
-	r = with_scanner(ask_for_each);
+	r = with_scanner(serve_each);
 	check_bucket();
 	check_disk();
 	return r;
@@ -82,6 +89,477 @@ TEST(ingest_publishes_what_is_clean_on_a_simulated_disk)
 	options.filesystem = filesystem;
 	EXPECT_EQ(ew_sim_run(&options, fair, NULL, NULL), 0);
 	ew_sim_filesystem_free(filesystem);
+}
+
+/* ---- moods ---- */
+
+static bool calm;
+static uint64_t gentleness; /* of the scanner, in this world */
+
+static enum mood judge(void)
+{
+	if (calm)
+		return MOOD_ANSWER;
+	switch (ew_sim_random(40 * gentleness)) {
+	case 0: return MOOD_HANG_UP;
+	case 1: return MOOD_ERROR;
+	case 2: return MOOD_NONSENSE;
+	case 3: return MOOD_RESTART;
+	default: return MOOD_ANSWER;
+	}
+}
+
+/* Now and then longer than anybody waits for a verdict. */
+static int64_t delays(void)
+{
+	if (calm || ew_sim_random(20 * gentleness))
+		return 0;
+	return (int64_t)ew_sim_random(ew_sim_random(8) ? 2 * EW_SECOND : 400 * EW_SECOND);
+}
+
+/* ---- clients ---- */
+
+#define VISITORS 10
+
+static int64_t some_patience(void)
+{
+	return ew_sim_random(2) ? 1000 * EW_SECOND : (int64_t)ew_sim_random(3 * EW_SECOND);
+}
+
+static size_t some_bytes(void)
+{
+	return 1 + ew_sim_random(ew_sim_random(2) ? 100 : BODY_BYTES_MAX);
+}
+
+/* Few names, so that some are taken. Leaves, if there is no answer in time. */
+static int visit(struct exchange *exchange)
+{
+	char name[16];
+	int r;
+
+	EW_SCOPE(scope, .deadline_ns = ew_after(some_patience()));
+
+	snprintf(name, sizeof(name), "name%u", (unsigned)ew_sim_random(VISITORS));
+	r = upload(add_note(name, some_bytes()), exchange);
+	return ew_scope_finish(&scope, r);
+}
+
+static int visitor(void *unused)
+{
+	struct exchange exchange;
+	int r;
+
+	(void)unused;
+	r = ew_sleep((int64_t)ew_sim_random(10 * EW_SECOND));
+	return r < 0 ? r : visit(&exchange);
+}
+
+static int run_visitors(void)
+{
+	int r = 0;
+
+	EW_SCOPE(visitors, .policy = EW_POLICY_INDEPENDENT);
+
+	for (unsigned i = 0; r == 0 && i < VISITORS; i++)
+		r = ew_spawn(&visitors, visitor, NULL);
+	EXPECT_EQ(r, 0);
+	return ew_scope_finish(&visitors, 0);
+}
+
+/* The server is told to stop, once or twice, and another one comes. */
+static int change_servers(void *unused)
+{
+	int r;
+
+	(void)unused;
+	r = ew_sleep((int64_t)ew_sim_random(12 * EW_SECOND));
+	if (r == 0 && world.server)
+		front_stop(&world.server->front);
+	if (r == 0 && ew_sim_random(2))
+		r = ew_sleep((int64_t)ew_sim_random(6 * EW_SECOND));
+	if (r == 0 && world.server && ew_sim_random(2))
+		front_stop(&world.server->front);
+	return r;
+}
+
+/* ---- what was before ---- */
+
+#define DEAD "00112233445566778899aabbccddeeff"
+
+static int open_in_the_end(const char *path, int flags)
+{
+	int fd;
+
+	do
+		fd = open(path, flags, 0600);
+	while (fd < 0 && errno == EMFILE);
+	EXPECT(fd >= 0);
+	return fd;
+}
+
+static void make_file(const char *path, const char *text)
+{
+	int fd = open_in_the_end(path, O_WRONLY | O_CREAT | O_EXCL);
+
+	EXPECT_EQ(dprintf(fd, "%s", text), strlen(text));
+	EXPECT_EQ(fsync(fd), 0);
+	close(fd);
+}
+
+static void sync_folder(const char *path)
+{
+	int fd = open_in_the_end(path, O_RDONLY | O_DIRECTORY);
+
+	EXPECT_EQ(fsync(fd), 0);
+	close(fd);
+}
+
+/* What a server leaves that was killed: a lease with its names, and a bucket whose own name nobody has synced. */
+static void leave_remains(void)
+{
+	int (*fault)(void) = ew__system_file_fault;
+
+	ew__system_file_fault = NULL;
+	EXPECT_EQ(mkdir(STATE, 0700), 0);
+	sync_folder("/sim");
+	EXPECT_EQ(mkdir(STATE "/leases", 0700), 0);
+	make_file(STATE "/leases/" DEAD, BUCKET "\n");
+	sync_folder(STATE "/leases");
+	sync_folder(STATE);
+	EXPECT_EQ(mkdir(BUCKET, 0755), 0);
+	make_file(BUCKET "/.ew-ingest-probe-" DEAD, "x");
+	EXPECT_EQ(mkdir(STATE "/staging", 0700), 0);
+	EXPECT_EQ(mkdir(STATE "/staging/00", 0700), 0);
+	make_file(STATE "/staging/00/" DEAD "-" DEAD, "staged");
+	sync_folder(STATE "/staging/00");
+	sync_folder(STATE "/staging");
+	ew__system_file_fault = fault;
+}
+
+/* ---- the two halves of a world's life ---- */
+
+static unsigned uploads; /* before a restart */
+static bool sync_fails;	 /* once, in these worlds */
+static bool remains;	 /* there may be some in the beginning */
+
+static int storm(void)
+{
+	int r = 0;
+
+	EW_SCOPE(changing);
+
+	if (ew_sim_random(2))
+		r = ew_spawn(&changing, change_servers, NULL);
+	EXPECT_EQ(r, 0);
+	r = run_visitors();
+	EXPECT_EQ(r, 0);
+	return ew_scope_finish(&changing, 0);
+}
+
+static int ask_again(void)
+{
+	return expect_status(world.restarted ? "again" : "after", 9000, 201);
+}
+
+/* What has been left is swept. */
+static int calm_again(void)
+{
+	int r;
+
+	calm = true;
+	world.notes_count += is_infected(&(struct note){ .number = world.notes_count + 1 });
+	r = with_server(ask_again);
+	EXPECT_EQ(r, 0);
+	check_bucket();
+	check_disk();
+	return 0;
+}
+
+static int storm_and_calm(void)
+{
+	int r;
+
+	if (remains && ew_sim_random(2))
+		leave_remains();
+	r = with_server(storm);
+	EXPECT_EQ(r, 0);
+	ew_sim_calm();
+	r = calm_again();
+	uploads = world.notes_count;
+	return r;
+}
+
+static int scenario(void *unused)
+{
+	(void)unused;
+	gentleness = 1 + 4 * ew_sim_random(3);
+	world.judge = judge;
+	world.delays = delays;
+	/* By lot the scanner is the only trouble. */
+	if (ew_sim_random(2))
+		ew_sim_calm();
+	return with_scanner(storm_and_calm);
+}
+
+static void prepare(void *unused)
+{
+	(void)unused;
+	world_prepare();
+	calm = false;
+}
+
+/* After a power cut; in each of the disks that it may have left the scanner is a new one. */
+static int restart(void *unused)
+{
+	(void)unused;
+	world.notes_count = uploads;
+	world.restarted = true;
+	world.sync_has_failed = sync_fails;
+	return with_scanner(calm_again);
+}
+
+static const struct ew_sim_filesystem_options strict = { .durability = EW_SIM_STRICT };
+
+TEST(ingest_under_all_faults)
+{
+	try_trial(&(struct ew_sim_trial){ .seeds_count = 40,
+					  .prepare = prepare,
+					  .filesystem = &strict },
+		  scenario);
+}
+
+static void try_power_cuts(unsigned seeds_count, const struct ew_sim_filesystem_options *disk)
+{
+	const struct ew_sim_trial trial = { .seeds_count = seeds_count,
+					    .prepare = prepare,
+					    .filesystem = disk,
+					    .recover = restart,
+					    .cuts_max = 8 };
+
+	sync_fails = disk->durability == EW_SIM_FAILING;
+	remains = !sync_fails;
+	try_trial(&trial, scenario);
+}
+
+TEST(ingest_after_a_power_cut)
+{
+	try_power_cuts(6, &(struct ew_sim_filesystem_options){ .durability = EW_SIM_STRICT });
+}
+
+TEST(ingest_after_a_power_cut_in_order)
+{
+	try_power_cuts(3, &(struct ew_sim_filesystem_options){ .durability = EW_SIM_ORDERED });
+}
+
+TEST(ingest_after_a_power_cut_where_a_sync_has_failed)
+{
+	try_power_cuts(3, &(struct ew_sim_filesystem_options){ .durability = EW_SIM_FAILING });
+}
+
+TEST(ingest_after_a_power_cut_of_a_disk_without_nameless_files)
+{
+	try_power_cuts(3, &(struct ew_sim_filesystem_options){ .names_only = true });
+}
+
+/* ---- one call that fails ---- */
+
+static unsigned fault_number, calls;
+
+static int fail_one(void)
+{
+	return calls++ == fault_number ? -EIO : 0;
+}
+
+static int ask_whatever(void)
+{
+	struct exchange exchange;
+	int r = upload(add_note("first", 5000), &exchange);
+
+	return r == -ECONNREFUSED || r == -ECONNRESET ? 0 : r;
+}
+
+static bool another; /* comes, before the power is cut */
+
+/* After one that was killed, a server that meets the fault, maybe before it serves. */
+static int begin_badly(void)
+{
+	int r;
+
+	leave_remains();
+	ew__system_file_fault = fail_one;
+	world.once = !another;
+	r = with_server(ask_whatever);
+	ew__system_file_fault = NULL;
+	world.once = false;
+	if (r == 0 && another)
+		r = calm_again();
+	uploads = world.notes_count;
+	return r;
+}
+
+static int life_with_a_fault(void *unused)
+{
+	(void)unused;
+	return with_scanner(begin_badly);
+}
+
+static void run_on(struct ew_sim_filesystem *filesystem, ew_task_fn *fn)
+{
+	const struct ew_sim_options options = { .seed = 1,
+						.filesystem = filesystem,
+						.report = hush };
+
+	EXPECT_EQ(ew_sim_run(&options, fn, NULL, NULL), 0);
+}
+
+/* Whether the fault was made. */
+static bool fail_call(unsigned number, bool names_only, uint64_t luck)
+{
+	const struct ew_sim_filesystem_options disk = { .names_only = names_only };
+	struct ew_sim_filesystem *filesystem;
+
+	prepare(NULL);
+	fault_number = number;
+	calls = 0;
+	EXPECT_EQ(ew_sim_filesystem_new(&disk, &filesystem), 0);
+	run_on(filesystem, life_with_a_fault);
+	ew_sim_filesystem_crash(&filesystem, luck);
+	run_on(filesystem, restart);
+	ew_sim_filesystem_free(filesystem);
+	return calls > number;
+}
+
+static void fail_calls(bool names_only, unsigned step, uint64_t luck)
+{
+	unsigned number = 0;
+
+	while (fail_call(number, names_only, luck))
+		number += step;
+	printf("# %u calls\n", number);
+	EXPECT(number > 50);
+}
+
+/* Then all is well again, or the power is cut at once: what was promised meanwhile is there, and nothing else is left. */
+TEST(ingest_whose_calls_to_the_disk_fail_in_turn)
+{
+	another = true;
+	fail_calls(false, 1, 1);
+	another = false;
+	fail_calls(false, 1, 2);
+}
+
+/* Each third: most are alike, of the 64 folders. */
+TEST(ingest_whose_calls_to_a_disk_without_nameless_files_fail_in_turn)
+{
+	another = true;
+	fail_calls(true, 3, 1);
+}
+
+/* ---- one upload, ended at each suspension ---- */
+
+static bool server_stays; /* a cancel of the scenario is none of the server */
+static bool client_stays;
+static struct ew_sim_options swept; /* the world, with a disk of its own for each run */
+
+static int serve_one(void *unused)
+{
+	(void)unused;
+	if (server_stays) {
+		EW_SHIELD(shield, .budget_ns = WORLD_PATIENCE);
+		return serve_once();
+	}
+	return serve_once();
+}
+
+static int ask_one(struct exchange *exchange)
+{
+	struct note *note = add_note("one", 1500);
+
+	if (client_stays) {
+		EW_SHIELD(shield, .budget_ns = WORLD_PATIENCE);
+		return upload(note, exchange);
+	}
+	return upload(note, exchange);
+}
+
+static int one_upload(void)
+{
+	struct exchange exchange = { 0 };
+	int r;
+
+	EW_SCOPE(serving, .policy = EW_POLICY_INDEPENDENT);
+	EW_GUARD(stop, &world, .close = stop_server_close, .abort = stop_server);
+
+	r = ew_spawn(&serving, serve_one, NULL);
+	if (r == 0)
+		r = ew_sleep(EW_SECOND);
+	return r == 0 ? ask_one(&exchange) : r;
+}
+
+static int one(void *unused)
+{
+	(void)unused;
+	return with_scanner(one_upload);
+}
+
+/* A lease may be left, and its names; then the next server sweeps them. */
+static int look_after_one(void *unused)
+{
+	if (!ew_sim_name(BUCKET, 0) && !ew_sim_name(STATE, 0))
+		return 0;
+	uploads = world.notes_count;
+	if (ew_sim_name(STATE "/leases", 0))
+		return restart(unused);
+	check_bucket();
+	check_disk();
+	return 0;
+}
+
+static void prepare_one(void *unused)
+{
+	prepare(unused);
+	EXPECT_EQ(ew_sim_filesystem_new(NULL, &swept.filesystem), 0);
+}
+
+static const char *check_one(void *unused)
+{
+	(void)unused;
+	run_on(swept.filesystem, look_after_one);
+	ew_sim_filesystem_free(swept.filesystem);
+	return NULL;
+}
+
+static void sweep_one(unsigned modes)
+{
+	const struct ew_sweep_options options = {
+		.prepare = prepare_one, .check = check_one, .modes = modes, .world = &swept
+	};
+	struct ew_sweep_result result = ew_sweep(&options, one, NULL);
+
+	if (result.failed)
+		ew_test_fail(__FILE__, __LINE__, "%s at point %u/%u, %s: %.150s",
+			     ew_sweep_mode_name(result.mode), result.index, result.second,
+			     result.site, result.what);
+	printf("# %u points, %u runs\n", result.points, result.runs);
+	EXPECT(result.points > 100);
+}
+
+TEST(ingest_client_leaves_at_each_point)
+{
+	server_stays = true;
+	sweep_one(1U << EW_SWEEP_CANCEL | 1U << EW_SWEEP_CANCEL_WAITING |
+		  1U << EW_SWEEP_CANCEL_ENDED);
+}
+
+TEST(ingest_is_cancelled_at_each_point)
+{
+	client_stays = true;
+	sweep_one(1U << EW_SWEEP_CANCEL);
+}
+
+TEST(ingest_is_forced_at_each_point)
+{
+	sweep_one(1U << EW_SWEEP_FORCE);
 }
 
 TEST_MAIN()

@@ -25,7 +25,7 @@
 #define SIZE_MAX_BYTES 65536
 #define BODY_BYTES_MAX 12000
 #define NOTES_MAX      64
-#define PATH_BYTES     64
+#define PATH_BYTES     128
 #define STEP_BYTES     1000
 #define WORLD_PATIENCE (3600 * EW_SECOND)
 
@@ -35,7 +35,8 @@ struct note {
 	char name[16];
 	size_t bytes;
 	bool called_clean; /* by the scanner, which has read all of it */
-	bool promised;	   /* 201, before the power was cut */
+	bool answered;	   /* 201 */
+	bool promised;	   /* that, before the power was cut */
 };
 
 enum mood { MOOD_ANSWER, MOOD_HANG_UP, MOOD_ERROR, MOOD_NONSENSE, MOOD_RESTART };
@@ -44,6 +45,9 @@ static struct {
 	struct options options;
 	struct server *server; /* NULL: none serves */
 	bool stopped;	       /* no other is to */
+	bool once;	       /* nor if this one fails */
+	bool restarted;	       /* after a power cut */
+	bool sync_has_failed;  /* maybe, and what it was for was lost */
 
 	struct ew_listener *scanner;
 	struct ew_scope *scanning;
@@ -102,37 +106,27 @@ static char byte_of(const struct note *note, size_t at)
 	return at == 0 ? (char)note->number : pattern(note->number, at);
 }
 
-static bool says_note(const struct note *note, const char *data, size_t bytes, size_t at)
+static bool says_note(const struct note *note, const char *data)
 {
-	for (size_t i = 0; i < bytes; i++)
-		if (data[i] != byte_of(note, at + i))
+	for (size_t at = 0; at < note->bytes; at++)
+		if (data[at] != byte_of(note, at))
 			return false;
 	return true;
 }
 
-/* Whose the file is, which must be whole; NULL: it is no upload. */
+/* Whose the file is, from its first byte to its last; NULL: nobody's. */
 static int find_note(struct ew_file *file, struct note **ret_note)
 {
-	char data[STEP_BYTES];
+	char data[BODY_BYTES_MAX + 1];
 	struct note *note = NULL;
-	size_t at = 0;
-	int r;
+	int r = ew_file_read(file, data, sizeof(data), 0);
 
-	do {
-		r = ew_file_read(file, data, sizeof(data), (int64_t)at);
-		if (r <= 0)
-			break;
-		if (at == 0 && data[0] > 0 && (unsigned)data[0] <= world.notes_count)
-			note = &world.notes[data[0] - 1];
-		if (note)
-			EXPECT(says_note(note, data, (size_t)r, at));
-		at += (size_t)r;
-	} while (note);
-	if (r < 0)
-		return r;
-	EXPECT(!note || at == note->bytes);
+	if (r > 0 && data[0] > 0 && (unsigned)data[0] <= world.notes_count)
+		note = &world.notes[data[0] - 1];
+	if (note && ((size_t)r != note->bytes || !says_note(note, data)))
+		note = NULL;
 	*ret_note = note;
-	return 0;
+	return r < 0 ? r : 0;
 }
 
 /* ---- the scanner ---- */
@@ -163,28 +157,23 @@ static int64_t size_of(struct ew_file *file)
 	return r < 0 ? r : stat.st_size;
 }
 
-/* EICAR begins so. What is no upload and has not got it, is nothing that was handed over in this world. */
-static bool is_eicar(struct ew_file *file)
-{
-	char data[4] = "";
-
-	return ew_file_read(file, data, 4, 0) == 4 && memcmp(data, "X5O!", 4) == 0;
-}
-
+/* One whose upload has left is emptied while it is read; that it is called clean is in no book. */
 static const char *scan(struct ew_file *file)
 {
 	struct note *note = NULL;
+	int64_t size = size_of(file);
+	char eicar[4] = "";
 
-	if (size_of(file) > SIZE_MAX_BYTES)
-		return "fd[9]: Heuristics.Limits.Exceeded.MaxFileSize FOUND";
-	if (is_eicar(file))
-		return "fd[9]: Eicar-Test-Signature FOUND";
-	if (find_note(file, &note) < 0)
+	if (size < 0 || ew_file_read(file, eicar, 4, 0) < 0 || find_note(file, &note) < 0)
 		return "fd[9]: Can't read file ERROR";
-	EXPECT(note);
-	if (is_infected(note))
+	if (size > SIZE_MAX_BYTES)
+		return "fd[9]: Heuristics.Limits.Exceeded.MaxFileSize FOUND";
+	if (memcmp(eicar, "X5O!", 4) == 0)
+		return "fd[9]: Eicar-Test-Signature FOUND";
+	if (note && is_infected(note))
 		return "fd[9]: Test.Infected FOUND";
-	note->called_clean = true;
+	if (note)
+		note->called_clean = true;
 	return "fd[9]: OK";
 }
 
@@ -380,7 +369,7 @@ static int serve(void *unused)
 		r = serve_once();
 		if (r < 0 && r != -ECANCELED)
 			r = ew_sleep(EW_SECOND);
-	} while (r == 0 && !world.stopped);
+	} while (r == 0 && !world.stopped && !world.once);
 	return r;
 }
 
@@ -420,8 +409,8 @@ static void note_answer(struct note *note, const struct exchange *exchange)
 	if (exchange->status != 201)
 		return;
 	EXPECT(note->called_clean);
-	if (!ew_sim_is_cut())
-		note->promised = true;
+	note->answered = true;
+	note->promised = !ew_sim_is_cut();
 }
 
 static int upload(struct note *note, struct exchange *exchange)
@@ -450,8 +439,11 @@ static void check_file(struct ew_file *bucket, const char *name)
 
 	EXPECT_EQ(ew_file_open(bucket, name, O_RDONLY, 0, &file), 0);
 	EXPECT_EQ(find_note(file, &note), 0);
+	/* A failed sync may have lost that the test's name was removed, and no later one would tell. */
+	if (world.sync_has_failed && strncmp(name, ".ew-ingest-probe-", 17) == 0)
+		return;
 	if (!note)
-		ew_test_fail(__FILE__, __LINE__, "%s is no upload", name);
+		ew_test_fail(__FILE__, __LINE__, "%s is no upload, or not whole", name);
 	EXPECT_STR(note->name, name);
 	EXPECT(note->called_clean);
 	EXPECT(!is_infected(note));
@@ -482,7 +474,7 @@ static void check_bucket(void)
 	for (unsigned i = 0; (name = ew_sim_name(BUCKET, i)); i++)
 		check_file(bucket, name);
 	for (unsigned i = 0; i < world.notes_count; i++)
-		if (world.notes[i].promised)
+		if (world.restarted ? world.notes[i].promised : world.notes[i].answered)
 			check_promise(bucket, &world.notes[i]);
 }
 
@@ -504,7 +496,7 @@ static uint64_t blocks_of(const char *folder)
 	for (unsigned i = 0; (name = ew_sim_name(folder, i)); i++) {
 		EW_OWN(ew_file, file);
 
-		snprintf(path, sizeof(path), "%s/%.40s", folder, name);
+		snprintf(path, sizeof(path), "%s/%.100s", folder, name);
 		EXPECT_EQ(ew_file_open(NULL, path, O_RDONLY, 0, &file), 0);
 		EXPECT_EQ(ew_file_stat(file, &stat), 0);
 		blocks += (uint64_t)stat.st_blocks / 8;
@@ -516,10 +508,15 @@ static uint64_t blocks_of(const char *folder)
 static void check_disk(void)
 {
 	struct statvfs disk;
+	char path[PATH_BYTES];
 
 	EW_OWN(ew_file, bucket);
 
 	check_empty(STATE "/leases");
+	for (unsigned i = 0; i < STAGING_FOLDERS; i++) {
+		snprintf(path, sizeof(path), STATE "/staging/%02x", i);
+		check_empty(path);
+	}
 	EXPECT_EQ(ew_file_open(NULL, BUCKET, O_RDONLY | O_DIRECTORY, 0, &bucket), 0);
 	EXPECT_EQ(ew_file_statvfs(bucket, &disk), 0);
 	EXPECT_EQ(disk.f_blocks - disk.f_bfree, blocks_of(BUCKET));

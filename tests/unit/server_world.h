@@ -104,9 +104,9 @@ struct exchange {
 	char request[512];
 	char response[12288];
 	size_t bytes;
-	int status;  /* 0: no answer has come whole */
-	int result;  /* then, why */
-	char id[33]; /* of an operation */
+	int status;	 /* 0: no answer has come whole */
+	int result;	 /* then, why */
+	char id[33];	 /* of an operation */
 	bool has_events; /* in chunks: no text of theirs has a line end of HTTP's */
 	char *body;
 };
