@@ -4,8 +4,8 @@
  * A worker that renders: worker amqp://guest:guest@127.0.0.1:5672/ QUEUE [AT_ONCE]
  *
  * {"ms": 500} takes half a second, in steps of 10 ms, or of "step_ms", and is answered with their number. "on_cancel"
- * says how it takes a cancel: "stop" (if nothing is said), "finish", or "lose": it does not know what became of its
- * work. With "progress" it tells the number of steps so far, and "part" is a text that it sends with each step to a
+ * says how it takes a cancel: "stop" (if nothing is said), "finish": it works on for "finish_ms" and has its result
+ * then, or "lose": it does not know what became of its work. With "progress" it tells the number of steps so far, and "part" is a text that it sends with each step to a
  * client that takes the reply in parts.
  */
 
@@ -27,6 +27,7 @@ struct wish {
 	json_int_t ms;
 	json_int_t step_ms;
 	const char *on_cancel;
+	json_int_t finish_ms;
 	int progress;
 	const char *part;
 };
@@ -36,16 +37,19 @@ static int step(struct contract_job *job, const struct wish *wish, int steps)
 	char text[32];
 	int r;
 
-	if (strcmp(wish->on_cancel, "finish") == 0) {
-		EW_SHIELD(shield, .budget_ns = 60 * EW_SECOND);
-		return ew_sleep(wish->step_ms * EW_MILLISECOND);
-	}
 	r = ew_sleep(wish->step_ms * EW_MILLISECOND);
 	if (r == 0 && wish->progress)
 		r = contract_progress(job, text, (size_t)sprintf(text, "{\"steps\": %d}", steps));
 	if (r == 0 && wish->part && contract_streams(job))
 		r = contract_part(job, wish->part, strlen(wish->part));
 	return r == -ECANCELED && strcmp(wish->on_cancel, "lose") == 0 ? -EOWNERDEAD : r;
+}
+
+static int finish(const struct wish *wish)
+{
+	EW_SHIELD(shield, .budget_ns = 60 * EW_SECOND);
+
+	return ew_sleep(wish->finish_ms * EW_MILLISECOND);
 }
 
 static int render_wish(struct contract_job *job, const struct wish *wish,
@@ -55,6 +59,8 @@ static int render_wish(struct contract_job *job, const struct wish *wish,
 
 	while (r == 0 && steps * wish->step_ms < wish->ms)
 		r = step(job, wish, ++steps);
+	if (r == -ECANCELED && strcmp(wish->on_cancel, "finish") == 0)
+		r = finish(wish);
 	if (r < 0)
 		return r;
 	length = asprintf(&ret_result->body, "{\"steps\": %d}", steps);
@@ -71,9 +77,9 @@ static int render(struct contract_job *job, struct contract_result *ret_result)
 	int r = -EINVAL;
 
 	printf("begin %s\n", message->message_id);
-	if (json_unpack(json, "{s:I, s?I, s?s, s?b, s?s}", "ms", &wish.ms, "step_ms", &wish.step_ms,
-			"on_cancel", &wish.on_cancel, "progress", &wish.progress, "part",
-			&wish.part) == 0 &&
+	if (json_unpack(json, "{s:I, s?I, s?s, s?I, s?b, s?s}", "ms", &wish.ms, "step_ms",
+			&wish.step_ms, "on_cancel", &wish.on_cancel, "finish_ms", &wish.finish_ms,
+			"progress", &wish.progress, "part", &wish.part) == 0 &&
 	    wish.step_ms > 0)
 		r = render_wish(job, &wish, ret_result);
 	json_decref(json);

@@ -3,8 +3,8 @@
 // A worker that renders: worker.mjs amqp://guest:guest@127.0.0.1:5672/ QUEUE [AT_ONCE]
 //
 // {"ms": 500} takes half a second, in steps of 10 ms, or of "step_ms", and is answered with their number. "on_cancel"
-// says how it takes a cancel: "stop" (if nothing is said), "finish", or "lose": it does not know what became of its
-// work. With "progress" it tells the number of steps so far, and "part" is a text that it sends with each step to a
+// says how it takes a cancel: "stop" (if nothing is said), "finish": it works on for "finish_ms" and has its result
+// then, or "lose": it does not know what became of its work. With "progress" it tells the number of steps so far, and "part" is a text that it sends with each step to a
 // client that takes the reply in parts.
 
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -13,13 +13,18 @@ import { Lost, Stopped, serve } from './contract.mjs';
 const STEP_MS = 10;
 
 async function render(job) {
-  const { ms, on_cancel: onCancel = 'stop', step_ms: stepMs = STEP_MS, progress = false, part } = JSON.parse(job.body);
+  const { ms, on_cancel: onCancel = 'stop', finish_ms: finishMs = 0, step_ms: stepMs = STEP_MS, progress = false, part } =
+    JSON.parse(job.body);
   let steps = 0;
   console.log(`begin ${job.id}`);
   try {
     while (steps * Math.max(stepMs, 1) < ms) {
       await sleep(stepMs);
-      if (job.signal.aborted && onCancel !== 'finish') throw onCancel === 'lose' ? new Lost() : new Stopped();
+      if (job.signal.aborted) {
+        if (onCancel !== 'finish') throw onCancel === 'lose' ? new Lost() : new Stopped();
+        await sleep(finishMs);
+        break;
+      }
       steps += 1;
       if (progress) job.progress(JSON.stringify({ steps }));
       if (part !== undefined && job.streams) job.part(part);

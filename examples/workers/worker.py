@@ -3,13 +3,14 @@
 """A worker that renders: worker.py amqp://guest:guest@127.0.0.1:5672/ QUEUE [AT_ONCE]
 
 {"ms": 500} takes half a second, in steps of 10 ms, or of "step_ms", and is answered with their number. "on_cancel"
-says how it takes a cancel: "stop" (if nothing is said), "finish", or "lose": it does not know what became of its
-work. With "progress" it tells the number of steps so far, and "part" is a text that it sends with each step to a
+says how it takes a cancel: "stop" (if nothing is said), "finish": it works on for "finish_ms" and has its result
+then, or "lose": it does not know what became of its work. With "progress" it tells the number of steps so far, and "part" is a text that it sends with each step to a
 client that takes the reply in parts.
 """
 
 import json
 import sys
+import time
 
 import contract
 
@@ -24,8 +25,11 @@ def render(job):
     print(f"begin {job.id}\n", end="", flush=True)
     try:
         while steps * step_ms < wish["ms"]:
-            if job.cancelled.wait(step_ms / 1000) and on_cancel != "finish":
-                raise contract.Lost if on_cancel == "lose" else contract.Stopped
+            if job.cancelled.wait(step_ms / 1000):
+                if on_cancel != "finish":
+                    raise contract.Lost if on_cancel == "lose" else contract.Stopped
+                time.sleep(wish.get("finish_ms", 0) / 1000)
+                break
             steps += 1
             if wish.get("progress"):
                 job.progress(json.dumps({"steps": steps}).encode())

@@ -70,6 +70,12 @@ def command_of(language):
     return ["node", str(WORKERS / "worker.mjs")]
 
 
+def stop(process):
+    """It does nothing more, until it goes on."""
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: ingest.state_of(process.pid) == "T", 20, "it has stopped")
+
+
 class Log:
     """What workers say, a line each, in the order in which they say it."""
 
@@ -108,6 +114,12 @@ class Worker:
         with open(log.path, "ab") as output:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                                             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+
+    def stops(self):
+        stop(self.process)
+
+    def goes_on(self):
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self):
         if self.process.poll() is None:
@@ -216,10 +228,16 @@ class Gateway(ingest.Server):
         super().__exit__(*_)
 
     def stops(self):
-        self.process.send_signal(signal.SIGSTOP)
+        stop(self.process)
 
     def goes_on(self):
         self.process.send_signal(signal.SIGCONT)
+
+    def unread_bytes(self):
+        """What lies in its sockets."""
+        mine = {os.readlink(entry) for entry in pathlib.Path(f"/proc/{self.process.pid}/fd").iterdir()}
+        sockets = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return sum(int(fields[4].split(":")[1], 16) for fields in sockets if f"socket:[{fields[9]}]" in mine)
 
     def post(self, body, route="render", **options):
         return self.request("POST", f"/ops/{route}", body, **options)

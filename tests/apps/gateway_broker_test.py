@@ -150,9 +150,15 @@ def test_gateway_broker_nacks_what_another_queue_has_and_the_permit_is_not_free_
             channel.queue_bind(name, exchange, "k")
         channel.basic_publish("", full, b"")
         connection.close()
-        with gateway.workers("c", queue, 1) as (log, _), Gateway({"render": {
+        with gateway.workers("c", queue, 1) as (log, (worker,)), Gateway({"render": {
                 "exchange": exchange, "routing_key": "k", "concurrency": 1, "grant": "none", "cancel_deadline": "10m"}}) as server:
-            server.post(b'{"ms": 1000, "on_cancel": "finish"}').problem(502, "outcome-unknown")
+            # Neither ends before the gateway has heard the no, nor is cancelled before it has begun.
+            worker.stops()
+            server.post(b'{"ms": 600000, "on_cancel": "finish", "finish_ms": 500}').problem(502, "outcome-unknown")
+            server.stops()
+            worker.goes_on()
+            wait_until(lambda: log.running() == (1, 1), 60, "it runs")
+            server.goes_on()
             wait_until(lambda: server.is_at_rest() or log.running() == (0, 1), 60, "free, or over")
             equal(log.running(), (0, 1), "jobs that run, and ran")
             server.await_rest()

@@ -23,6 +23,9 @@ from gateway import LANGUAGES, Client, Gateway, broker, messages
 from ingest import check, equal, wait_until
 
 LONG = json.dumps({"ms": 600000}).encode()
+FINISHES = json.dumps({"ms": 600000, "on_cancel": "finish", "finish_ms": 500}).encode()
+# A claim alone has more: the operation's id, its own token and an address. The broker's confirms and heartbeats have not.
+CLAIM_BYTES_MIN = 200
 PROOFS = {"refused", "not-started", "stopped", "too-late", "replied"}
 
 
@@ -66,9 +69,18 @@ class Stage:
         """The claim is with the broker, since the gateway hears nothing."""
         client = self.publish()
         self.gateway.stops()
+        before = self.gateway.unread_bytes()
         self.start_workers()
-        wait_until(lambda: messages(self.queue) == 0, 60, "a worker has it")
+        wait_until(lambda: self.gateway.unread_bytes() >= before + CLAIM_BYTES_MIN, 60, "a worker has claimed it")
         return client
+
+    def workers_stop(self):
+        for worker in self.group:
+            worker.stops()
+
+    def workers_go_on(self):
+        for worker in self.group:
+            worker.goes_on()
 
     def is_over(self):
         """Nothing runs, and the workers have nothing to do but what comes next."""
@@ -111,6 +123,7 @@ def waiting_for_a_permit(stage):
     wait_until(lambda: messages(stage.queue) == 2, 60, "of the others, which have permits, the queue has the operations")
     for other in others:
         other.closes()
+    stage.gateway.await_permits(cancelling=2)
     stage.start_workers()
     stage.gateway.await_rest()
     equal(stage.gateway.outcomes(), {"refused": 2})
@@ -146,14 +159,12 @@ def claimed(stage):
 
 def granted(stage):
     client = stage.claim()
-    for worker in stage.group:
-        worker.process.send_signal(signal.SIGSTOP)
+    stage.workers_stop()
     stage.gateway.goes_on()
     wait_until(lambda: stage.gateway.metric('gateway_grants_total{route="render"}') == 1, 60, "granted")
     client.closes()
     stage.gateway.await_permits(cancelling=1)
-    for worker in stage.group:
-        worker.process.send_signal(signal.SIGCONT)
+    stage.workers_go_on()
     stage.ended({"not-started", "stopped"})
 
 
@@ -164,9 +175,11 @@ def running(stage):
 
 def running_and_not_to_be_stopped(stage):
     """The permit is not free before the job has ended, however long that takes."""
-    client = stage.run(b'{"ms": 500, "on_cancel": "finish"}')
+    client = stage.run(FINISHES)
+    stage.workers_stop()
     client.closes()
     stage.gateway.await_permits(cancelling=1, free=1)
+    stage.workers_go_on()
     stage.ended({"too-late"}, began=1)
 
 
@@ -293,10 +306,10 @@ def test_gateway_silent_worker_leaves_a_presumed_permit_until_its_late_word():
     with contextlib.ExitStack() as stack:
         stage = Stage("c", 1, stack, cancel_deadline="300ms", presumed_hold="10m")
         client = stage.run()
-        stage.group[0].process.send_signal(signal.SIGSTOP)
+        stage.workers_stop()
         client.closes()
         stage.gateway.await_permits(presumed=1, free=1)
-        stage.group[0].process.send_signal(signal.SIGCONT)
+        stage.workers_go_on()
         stage.gateway.await_rest()
         equal(stage.gateway.metric('gateway_presumed_proved_total{route="render"}'), 1)
         equal(stage.gateway.outcomes(), {"silent": 1})
@@ -306,10 +319,13 @@ def test_gateway_silent_worker_leaves_a_presumed_permit_until_its_late_word():
 def test_gateway_presumed_operation_that_needs_no_grant_is_not_free_while_it_runs():
     with contextlib.ExitStack() as stack:
         stage = Stage("c", 1, stack, cancel_deadline="100ms", presumed_hold="10m", grant="none")
-        stage.publish(b'{"ms": 1000, "on_cancel": "finish"}').closes()
+        stage.publish(FINISHES).closes()
         stage.gateway.await_permits(presumed=1, free=1)
+        # Until it has begun, the gateway does not hear of it, and cannot cancel it.
+        stage.gateway.stops()
         stage.start_workers()
         stage.began()
+        stage.gateway.goes_on()
         wait_until(lambda: stage.gateway.is_at_rest() or stage.log.running()[0] == 0, 60, "free, or over")
         equal(stage.log.running()[0], 0, "jobs that run")
         stage.is_over()
@@ -342,7 +358,7 @@ def test_gateway_killed_worker_of_a_client_that_has_left_is_proved_over_by_the_n
     with contextlib.ExitStack() as stack:
         stage = Stage("c", 1, stack)
         client = stage.run()
-        stage.group[0].process.send_signal(signal.SIGSTOP)
+        stage.workers_stop()
         client.closes()
         stage.gateway.await_permits(cancelling=1)
         stage.group[0].kill()
