@@ -464,28 +464,38 @@ static void say_nothing(void *argument)
 	printf("aborted\n");
 }
 
+struct work {
+	struct ew_amqp_connection *connection;
+	struct ew_scope *scope;
+	struct ew_event works;
+};
+
 static int work(void *argument)
 {
-	struct ew_amqp_connection *connection = argument;
+	struct work *work = argument;
 
 	EW_OWN(ew_amqp_channel, channel);
 
-	MUST(ew_amqp_channel_open(connection, NULL, &channel));
+	MUST(ew_amqp_channel_open(work->connection, NULL, &channel));
 
 	EW_GUARD(undo, channel, .close = say_stopped, .abort = say_nothing);
 
+	ew_event_set(&work->works);
 	return ew_sleep(PATIENCE);
 }
 
-static int canceller(void *scope)
+static int canceller(void *argument)
 {
-	MUST(ew_sleep(100 * EW_MILLISECOND));
-	ew_scope_cancel(scope, EW_REASON_REQUESTED);
+	struct work *work = argument;
+
+	MUST(ew_event_wait(&work->works, EW_NEVER));
+	ew_scope_cancel(work->scope, EW_REASON_REQUESTED);
 	return 0;
 }
 
 static int cancelled(void)
 {
+	struct work task = {};
 	int r;
 
 	EW_SCOPE(scope);
@@ -493,8 +503,10 @@ static int cancelled(void)
 	EW_SCOPE(workers);
 
 	MUST(dial(&scope, NULL, &connection));
-	MUST(ew_spawn(&workers, work, connection));
-	MUST(ew_spawn(&workers, canceller, &scope));
+	task.connection = connection;
+	task.scope = &scope;
+	MUST(ew_spawn(&workers, work, &task));
+	MUST(ew_spawn(&workers, canceller, &task));
 	r = ew_scope_finish(&workers, 0);
 	printf("workers: %s\n", r < 0 ? strerrorname_np(-r) : "0");
 	r = ew_amqp_connection_close(&connection);
