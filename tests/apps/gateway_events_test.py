@@ -273,6 +273,8 @@ def test_gateway_events_of_progress_are_the_newest_only():
         worker.part(6, b"\xff\x00")
         worker.part(None, b"without a number", kind="progress")
         worker.ends()
+        # Whoever reads earlier may hear of progress that is not the newest any more.
+        wait_until(lambda: server.request("GET", operation).json["state"] == "ended", 60, "it has ended")
         with Stream(server, "GET", operation + "/events") as client:
             equal([(name, data.get("text", data.get("base64"))) for name, data, _ in client.rest()],
                   [("data", "/wA="), ("progress", "without a number"), ("result", "end")])
