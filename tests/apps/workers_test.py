@@ -343,6 +343,8 @@ def running_lost(script, place):
 
 
 def cut(script):
+    # First, so that it takes nothing from the workers, which may be cut, and back, before it is.
+    script.connection.close()
     broker().control("close_all_connections", "for a test")
     script.connect()
 
@@ -359,7 +361,7 @@ def several_killed(script, place):
     with gateway.Worker(place.language, place.queue, place.log):
         gateway.await_consumers(script.queue, len(place.group) + 1)
         for worker in place.group:
-            worker.process.kill()  # all, before the broker gives it to the next
+            worker.stops()  # all, before the broker gives it to the next
         for worker in place.group:
             worker.kill()
         again = script.hears_claim(claim.correlation_id, redelivered=True)
