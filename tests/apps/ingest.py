@@ -389,6 +389,11 @@ class Server:
     def published(self):
         return sorted(entry.name for entry in self.bucket.iterdir())
 
+    def wait_log(self, text, count=1):
+        """The log is written by a thread of its own, so a line may come later than what it tells of."""
+        wait_until(lambda: self.log().count(text) >= count, 20, lambda: f"{count} times {text!r}: {self.log()[-800:]}")
+        equal(self.log().count(text), count, text)
+
     def transitions(self, name):
         """The states that the log says the upload of a name went through, one line each."""
         found = []

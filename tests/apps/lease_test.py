@@ -90,7 +90,7 @@ def finish(server, begun):
 def test_upload_whole():
     with Filesystem() as filesystem, Named(filesystem) as server:
         check(any("names under a lease" in line and "by a link" in line for line in server.block), server.block)
-        check("event=staging" in server.log(), "the log says it")
+        server.wait_log("event=staging")
         for size in (0, 1, 65_536, 5_000_003):
             body = os.urandom(size)
             answer = server.put(f"f{size}", body)
@@ -317,7 +317,7 @@ def test_name_that_cannot_be_removed_keeps_its_slot():
         wait_until(lambda: server.slots("upload", "held") == 1, 20, "it is in")
         ingest.reset(connection)
         wait_until(lambda: server.slots("upload", "presumed") == 1, 20, "the slot is presumed")
-        check("event=reclaim-failed" in server.log(), server.log()[-500:])
+        server.wait_log("event=reclaim-failed")
         [path] = (server.state / "staging").glob("*/*")
         equal(path.stat().st_size, 0, "its space is back")
         # Published, and the slot is kept all the same: the name is there.
@@ -328,7 +328,7 @@ def test_name_that_cannot_be_removed_keeps_its_slot():
         server.wait_idle()
         equal(names(server.state), [])
         equal((server.bucket / "kept").read_bytes(), b"x")
-        equal(server.log().count("event=reclaimed"), 2)
+        server.wait_log("event=reclaimed", 2)
         equal(server.put("next", b"x").status, 201)
 
 
