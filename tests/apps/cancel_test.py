@@ -291,6 +291,7 @@ def test_slow_sync_holds_the_window_open():
                     try:
                         connection.sendall(b"x")
                         leave(connection)
+                        server.settle()
                     finally:
                         subprocess.run(["fsfreeze", "-u", str(mount)], check=True, env={**os.environ, "PATH": ingest.PATH})
                     wait_until(lambda way=way: "CANCELLED" in server.transitions(way), 20, "it is cancelled")

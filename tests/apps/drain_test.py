@@ -99,8 +99,7 @@ def test_upload_that_is_cut_was_not_left_by_who_leaves_after_that():
 
 def test_request_in_line_for_a_slot_is_told_when_it_is_cut():
     with Server("none", "--grace", "1", "--upload-slots", "1") as server:
-        holder, waiting = server.connect(), server.connect()
-        holder.sendall(ingest.head("holder", 4) + b"ab")
+        _holder, waiting = server.begin("holder"), server.connect()
         wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
         waiting.sendall(ingest.head("waiting", 4, "Expect: 100-continue\r\n"))
         server.wait_in_line(1)

@@ -117,7 +117,7 @@ def test_stalled_disk_stalls_nobody_else():
             with Server(bucket=mount / "bucket") as server:
                 uploads = [server.connect() for _ in range(400)]
                 for number, connection in enumerate(uploads):
-                    connection.sendall(ingest.head(f"f{number}", 2 * PIECE) + b"x")
+                    connection.sendall(ingest.head(f"f{number}", 2 * PIECE) + bytes(PIECE // 4))
                 wait_until(lambda: server.slots("upload", "held") == len(uploads), 30, "all are in")
                 subprocess.run(["fsfreeze", "-f", mount], check=True, env=environment)
                 try:

@@ -109,13 +109,13 @@ class Waiting(Held):
     arguments = ("--upload-slots", "1")
 
     def enter(self):
-        self.in_front = self.send_in_front(b"ab", -1)
+        self.in_front = self.send_in_front(ingest.HELD, -1)
         wait_until(lambda: self.server.slots("upload", "held") == 1, 20, "the slot is taken")
         self.send()
         self.server.wait_in_line(1)
 
     def go_on(self):
-        self.in_front.sendall(b"b")
+        ingest.finish(self.in_front)
 
 
 class Body(Held):

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import subprocess
+import threading
 import time
 
 import ingest
@@ -63,19 +64,42 @@ def no_names(server):
     wait_until(lambda: not names(server.state), 20, f"no staging name: {names(server.state)[:3]}")
 
 
-def begin(server, name, size=SIZE):
-    """All of an upload but its last byte; returns the connection and the byte."""
+def begin(server, name, size=SIZE, sent=-1):
+    """All of an upload but its last byte, or only so much; returns the connection and the body."""
     body = os.urandom(size)
     connection = server.connect()
-    connection.sendall(ingest.head(name, size) + body[:-1])
+    connection.sendall(ingest.head(name, size) + body[:sent])
     return connection, body
 
 
-def begin_many(server, prefix, count, size=20_000):
-    begun = [(f"{prefix}{number}", *begin(server, f"{prefix}{number}", size)) for number in range(count)]
+def begin_many(server, prefix, count, size=61_440, sent=-1):
+    """So much that they may be silent for a minute."""
+    begun = [(f"{prefix}{number}", *begin(server, f"{prefix}{number}", size, sent)) for number in range(count)]
     own = lease_of(server)
     wait_until(lambda: sum(name.startswith(own) for name in names(server.state)) == count, 60, "all have names")
     return begun
+
+
+@contextlib.contextmanager
+def kept_going(begun):
+    """Uploads that have sent SIZE bytes send on, or they would be too slow for the server if the test takes long."""
+    over, sent = threading.Event(), SIZE
+
+    def send():
+        nonlocal sent
+        while not over.wait(1):
+            for _, connection, body in begun:
+                connection.sendall(body[sent:sent + 2048])
+            sent += 2048
+
+    thread = ingest.in_background(send)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.result()
+    for _, connection, body in begun:
+        connection.sendall(body[sent:-1])
 
 
 def finish(server, begun):
@@ -211,33 +235,41 @@ def test_two_servers_share_a_state_folder():
         equal(other.put("f", b"x").status, 201)
 
 
+def start_at_once(filesystem, first, alive):
+    """Four beside the first; two of them are killed in the middle of an upload and started again."""
+    with contextlib.ExitStack() as stack:
+        servers = [Named(filesystem) for _ in range(4)]
+        starts = [ingest.in_background(stack.enter_context, server) for server in servers]
+        for start in starts:
+            start.result()
+        equal(len(leases(first.state)), 5)
+        begun = [begin(server, f"of{number}") for number, server in enumerate(servers)]
+        wait_until(lambda: len(names(first.state)) == 9, 20, "all have names")
+        for server in servers[:2]:
+            server.kill()
+        restarts = [ingest.in_background(server.start) for server in servers[:2]]
+        for restart in restarts:
+            restart.result()
+        wait_until(lambda: len(names(first.state)) == 7, 20, "the dead ones are swept")
+        # The next round counts them.
+        wait_until(lambda: len(leases(first.state)) == 5, 20, "so are their leases")
+        equal([name for name in alive if name not in names(first.state)], [])
+        for connection, _ in begun:
+            connection.close()
+    wait_until(lambda: names(first.state) == alive, 20,
+               lambda: f"what is alive is there: {alive}, and nothing else: {names(first.state)}")
+
+
 def test_servers_that_start_at_once():
     """Each sweeps what is dead and none what is alive, whatever the order; slow calls open the windows."""
     with Filesystem() as filesystem, Named(filesystem) as first:
-        live = begin_many(first, "live", 5)
+        live = begin_many(first, "live", 5, 3 * SIZE, SIZE)
         alive = names(first.state)
         filesystem.rule("create", delay_ms=20, path="/bucket.state/leases/*")
         filesystem.rule("unlink", delay_ms=20)
-        for _ in range(3):
-            with contextlib.ExitStack() as stack:
-                servers = [Named(filesystem) for _ in range(4)]
-                starts = [ingest.in_background(stack.enter_context, server) for server in servers]
-                for start in starts:
-                    start.result()
-                equal(len(leases(first.state)), 5)
-                begun = [begin(server, f"of{number}") for number, server in enumerate(servers)]
-                wait_until(lambda: len(names(first.state)) == 9, 20, "all have names")
-                for server in servers[:2]:
-                    server.kill()
-                restarts = [ingest.in_background(server.start) for server in servers[:2]]
-                for restart in restarts:
-                    restart.result()
-                wait_until(lambda: len(names(first.state)) == 7, 20, "the dead ones are swept")
-                equal([name for name in alive if name not in names(first.state)], [])
-                for connection, _ in begun:
-                    connection.close()
-            wait_until(lambda: names(first.state) == alive, 20,
-                       lambda: f"what is alive is there: {alive}, and nothing else: {names(first.state)}")
+        with kept_going(live):
+            for _ in range(3):
+                start_at_once(filesystem, first, alive)
         finish(first, live)
         equal(leases(first.state), [lease_of(first)])
 
