@@ -218,15 +218,16 @@ def test_two_servers_share_a_state_folder():
     """One is killed and started again while the other has live uploads: these finish, and the dead ones are swept."""
     with Filesystem() as filesystem, Named(filesystem) as one, Named(filesystem) as other:
         equal(len(leases(one.state)), 2)
-        live, dead = begin_many(one, "live", 30), begin_many(other, "dead", 30)
+        live, dead = begin_many(one, "live", 30, 3 * SIZE, SIZE), begin_many(other, "dead", 30)
         alive = {name for name in names(one.state) if not name.startswith(lease_of(other))}
         equal(len(alive), 30)
-        for _ in range(3):
-            other.kill()
-            other.log_path.unlink()
-            other.start()
-            other.wait_swept()
-            equal(set(names(one.state)), alive)
+        with kept_going(live):
+            for _ in range(3):
+                other.kill()
+                other.log_path.unlink()
+                other.start()
+                other.wait_swept()
+                equal(set(names(one.state)), alive)
         for _, connection, _ in dead:
             connection.close()
         finish(one, live)
