@@ -76,6 +76,23 @@ def stop(process):
     wait_until(lambda: ingest.state_of(process.pid) == "T", 20, "it has stopped")
 
 
+def unread_bytes(processes):
+    """What lies in their sockets."""
+    theirs = {os.readlink(entry) for process in processes for entry in pathlib.Path(f"/proc/{process.pid}/fd").iterdir()}
+    sockets = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(int(fields[4].split(":")[1], 16) for fields in sockets if f"socket:[{fields[9]}]" in theirs)
+
+
+def await_message(processes, do):
+    """One message comes to processes that have stopped, when something is done; what that returns. The broker's confirms and
+    heartbeats have not so many bytes; an operation and a claim have ids, a token and an address.
+    """
+    before = unread_bytes(processes)
+    done = do()
+    wait_until(lambda: unread_bytes(processes) >= before + 200, 60, "a message that nobody reads")
+    return done
+
+
 class Log:
     """What workers say, a line each, in the order in which they say it."""
 
@@ -232,12 +249,6 @@ class Gateway(ingest.Server):
 
     def goes_on(self):
         self.process.send_signal(signal.SIGCONT)
-
-    def unread_bytes(self):
-        """What lies in its sockets."""
-        mine = {os.readlink(entry) for entry in pathlib.Path(f"/proc/{self.process.pid}/fd").iterdir()}
-        sockets = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        return sum(int(fields[4].split(":")[1], 16) for fields in sockets if f"socket:[{fields[9]}]" in mine)
 
     def post(self, body, route="render", **options):
         return self.request("POST", f"/ops/{route}", body, **options)
