@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Uploads that go well, and those that are refused: what clients see, and what is in the bucket afterwards."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -447,26 +449,29 @@ def full_pipe():
     return reader, writer
 
 
-def is_alive(server):
-    try:
-        return server.request("GET", "/healthz", timeout=5).status == 200
-    except OSError:
-        return False
+def listening_port(process):
+    """Of a server that cannot say it; None: there is none yet."""
+    files = pathlib.Path(f"/proc/{process.pid}/fd")
+    sockets = set()
+    for entry in files.iterdir():
+        with contextlib.suppress(OSError):
+            sockets.add(os.readlink(entry))
+    for line in pathlib.Path(f"/proc/{process.pid}/net/tcp").read_text().splitlines()[1:]:
+        _, address, _, state, *_, inode = line.split()[:10]
+        if state == "0A" and f"socket:[{inode}]" in sockets:
+            return int(address.rsplit(":", 1)[1], 16)
+    return None
 
 
 def test_standard_output_that_nobody_reads_stops_nothing():
     """The start block cannot be written; uploads are taken all the same, and the first signal is heard."""
     reader, writer = full_pipe()
-    with ingest.folder() as place, open(place / "log", "wb") as log, socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        port = holder.getsockname()[1]
-        holder.close()
+    with ingest.folder() as place, open(place / "log", "wb") as log:
         server = Server()
-        server.port = port
-        process = subprocess.Popen([ingest.SERVER, "serve", "--listen", f"127.0.0.1:{port}", "--bucket", place / "b",
+        process = subprocess.Popen([ingest.SERVER, "serve", "--listen", "127.0.0.1:0", "--bucket", place / "b",
                                     "--scanner", "none"], stdout=writer, stderr=log)
         try:
-            ingest.wait_until(lambda: is_alive(server), 10, "it answers")
+            server.port = ingest.wait_until(lambda: listening_port(process), 20, "it listens")
             for number in range(10):
                 equal(server.put(f"f{number}", b"x", timeout=10).status, 201)
             process.send_signal(signal.SIGTERM)
