@@ -35,31 +35,29 @@ def test_idle_server_ends_at_once():
 
 def test_upload_finishes_within_the_grace():
     with Server("none", "--grace", "20") as server:
-        connection = server.connect()
-        connection.sendall(ingest.head("f", 4) + b"ab")
+        connection = server.begin("f")
         wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "event=draining" in server.log(), 10, "draining")
         server.settle()
-        connection.sendall(b"cd")
+        ingest.finish(connection)
         answer = ingest.read_answer(connection)
         equal(answer.status, 201)
         equal(answer.headers["Connection"], "close")
         connection.close()
         ends(server, 0)
-        equal((server.bucket / "f").read_bytes(), b"abcd")
+        equal((server.bucket / "f").read_bytes(), ingest.HELD)
 
 
 def test_next_upload_is_refused_while_draining():
     with Server("none", "--grace", "20") as server:
-        busy = server.connect()
-        busy.sendall(ingest.head("busy", 4) + b"ab")
+        busy = server.begin("busy")
         wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "event=draining" in server.log(), 10, "draining")
 
         wait_until(lambda: refuses(server), 10, "new connections are refused")
-        busy.sendall(b"cd")
+        ingest.finish(busy)
         equal(ingest.read_answer(busy).status, 201)
         busy.close()
         ends(server, 0)
@@ -67,8 +65,7 @@ def test_next_upload_is_refused_while_draining():
 
 def test_upload_that_does_not_finish_is_cut():
     with Server("none", "--grace", "1") as server:
-        connection = server.connect()
-        connection.sendall(ingest.head("f", 4) + b"ab")
+        connection = server.begin("f")
         wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
         server.process.send_signal(signal.SIGTERM)
         answer = ingest.read_answer(connection)
@@ -85,9 +82,8 @@ def test_upload_that_is_cut_was_not_left_by_who_leaves_after_that():
     with testfs.Filesystem(nameless=True) as filesystem, \
             Server("none", "--grace", "0", bucket=filesystem.mount / "bucket") as server:
         filesystem.rule("flush", hang=True)
-        connection = server.connect()
-        connection.sendall(ingest.head("f", 4) + b"ab")
-        wait_until(lambda: server.metric("ingest_received_bytes_total") == 2, 10, "some is written")
+        connection = server.begin("f")
+        wait_until(lambda: server.metric("ingest_received_bytes_total") == len(ingest.HELD) - 1, 10, "it is written")
         server.process.send_signal(signal.SIGTERM)
         filesystem.wait_waiting("flush")
         ingest.reset(connection)
@@ -129,8 +125,7 @@ def test_upload_past_its_commit_point_is_told_that_it_was_published():
 
 def test_second_signal_does_not_wait():
     with Server("none", "--grace", "600") as server:
-        connection = server.connect()
-        connection.sendall(ingest.head("f", 4) + b"ab")
+        connection = server.begin("f")
         wait_until(lambda: server.slots("upload", "held") == 1, 10, "it is in")
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "event=draining" in server.log(), 10, "draining")
