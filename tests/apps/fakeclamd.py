@@ -131,12 +131,10 @@ class Life:
     def judge(self, connection, file, lie):
         if lie == "stays":
             connection.sendall(self.look(file))
-        if lie in ("hangs", "stays"):
             self.hold()
-        if lie == "stays":
             return
         if lie == "hangs":
-            lie = self.lie
+            lie = self.hold()
         if lie == "slow":
             time.sleep(0.05)
         if lie == "garbage":
@@ -154,13 +152,14 @@ class Life:
             connection.sendall(self.look(file))
 
     def hold(self):
-        """Until it is released."""
+        """Until it is released; what is to be said then is decided before nobody hangs any more."""
         with self.lock:
             self.hanging += 1
             held = self.held
         held.wait()
         with self.lock:
             self.hanging -= 1
+            return self.lie
 
     def look(self, file):
         """The truth, for once."""
