@@ -325,6 +325,13 @@ def running_cancel_twice(script, place):
     script.hears_end("stopped", claim)
 
 
+def running_grant_again(script, place):
+    claim = running(script, place, {"ms": 500})
+    script.says("grant", claim)
+    equal(json.loads(script.hears_end("reply", claim, 200)), {"steps": 50})
+    place.has_ended(claim)
+
+
 def running_refuse(script, place):
     claim = script.claimed(LONG, {"x-ew-grant": "none"})
     place.began(claim)
