@@ -904,24 +904,20 @@ TEST(gateway_channel_to_workers_that_the_broker_ends_comes_again)
 
 /* ---- tasks of the gateway that end before it ---- */
 
-static void leave_after(const char *operation, int64_t patience_ns)
+static void leave_after(struct exchange *exchange, const char *operation, int64_t patience_ns)
 {
-	struct exchange exchange;
-
-	say_post(&exchange, operation, "");
-	EXPECT_EQ(converse_patiently(&exchange, patience_ns), -ETIMEDOUT);
+	say_post(exchange, operation, "");
+	EXPECT_EQ(converse_patiently(exchange, patience_ns), -ETIMEDOUT);
 }
 
 /* It has ended with an error, for whoever started it to see, and nobody is told that it is ready. */
-static void expect_failed(void)
+static void expect_failed(struct exchange *exchange)
 {
-	struct exchange exchange;
-
 	EXPECT(!world.serving);
 	EXPECT_EQ(world.served, -ENOTRECOVERABLE);
 	has_failed = true;
-	say_about(&exchange, "GET", "/readyz");
-	EXPECT_EQ(converse(&exchange), -ECONNREFUSED);
+	say_about(exchange, "GET", "/readyz");
+	EXPECT_EQ(converse(exchange), -ECONNREFUSED);
 }
 
 static int lose_connection(void)
@@ -933,7 +929,7 @@ static int lose_connection(void)
 	EXPECT_EQ(converse(&exchange), 0);
 	EXPECT_EQ(exchange.status, 502);
 	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
-	expect_failed();
+	expect_failed(&exchange);
 	return 0;
 }
 
@@ -949,7 +945,7 @@ static int let_presumed_expire(void)
 
 	EW_SCOPE(asking);
 
-	leave_after("1 5000 l", EW_SECOND);
+	leave_after(&exchange, "1 5000 l", EW_SECOND);
 	EXPECT_EQ(ew_sleep((HOLD_SECONDS - 1) * EW_SECOND), 0);
 	EXPECT_EQ(world.gateway->routes[0].presumed_expired, 0);
 	log_panics_at = "presumed-expired";
@@ -962,7 +958,7 @@ static int let_presumed_expire(void)
 	EXPECT_EQ(ew_scope_join(&asking), 0);
 	EXPECT_EQ(exchange.status, 200);
 	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
-	expect_failed();
+	expect_failed(&exchange);
 	return ew_scope_finish(&asking, 0);
 }
 
@@ -974,8 +970,10 @@ TEST(gateway_whose_watch_over_permits_panics_drains_and_ends_with_an_error)
 /* A route's task of the connection: that is made again, as if the broker had ended it. */
 static int prove_late(void)
 {
+	struct exchange exchange;
+
 	log_panics_at = "presumed-proved";
-	leave_after("1 8000 f", EW_SECOND);
+	leave_after(&exchange, "1 8000 f", EW_SECOND);
 	EXPECT_EQ(ew_sleep(10 * EW_SECOND), 0);
 	EXPECT(!log_panics_at);
 	EXPECT_EQ(world.gateway->connected, 2);
