@@ -1122,8 +1122,8 @@ void ew__sim_objects_deinit(struct ew__sim *sim)
 			free_object(sim, object);
 		sim->objects[fd] = NULL;
 	}
-	free(sim->objects);
-	close(sim->reserve);
 	ew__system = NULL;
 	ew__system_file_fault = NULL;
+	free(sim->objects);
+	close(sim->reserve);
 }
