@@ -11,8 +11,10 @@
 #include <endwell/channel.h>
 #include <endwell/condition.h>
 #include <endwell/foreign.h>
+#include <endwell/pipe.h>
 #include <endwell/rate.h>
 #include <endwell/select.h>
+#include <fcntl.h>
 
 static struct {
 	struct ew_mutex mutex;
@@ -896,6 +898,35 @@ TEST(sweep_rate)
 	options.droppable = true;
 	options.modes = MODES_WITHOUT_FAULTS;
 	expect_sweep(&options, road, 8);
+}
+
+/* Made when there may be no memory; what was made is ended by its registration, or freed here. */
+static int make_each(void *argument)
+{
+	struct ew_semaphore *semaphore = ew_semaphore_new(1, 1);
+	struct ew_rate *rate = semaphore ? ew_rate_new(1, 1, 1) : NULL;
+	int fds[2], r = rate ? 0 : -ENOMEM;
+
+	EW_OWN(ew_pipe, pipe);
+	EW_OWN(ew_channel, channel);
+
+	(void)argument;
+	ew_rate_free(rate);
+	ew_semaphore_free(semaphore);
+	if (r == 0)
+		r = ew_channel_new(1, 1, NULL, &channel);
+	if (r < 0 || pipe2(fds, O_CLOEXEC) < 0)
+		return r;
+	close(fds[1]);
+	r = ew_pipe_adopt(fds[0], &pipe);
+	if (r < 0)
+		close(fds[0]);
+	return r < 0 ? r : ew_yield();
+}
+
+TEST(sweep_what_is_made_without_suspending)
+{
+	expect_sweeps(make_each, 1);
 }
 
 TEST_MAIN()

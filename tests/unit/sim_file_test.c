@@ -670,6 +670,74 @@ TEST(sim_disk_that_has_more_on_it_after_a_crash_than_it_has_room_for_is_full)
 	EXPECT(full > 0);
 }
 
+static int open_at(struct ew_file *dir, const char *path, int flags)
+{
+	EW_OWN(ew_file, file);
+
+	return ew_file_open(dir, path, flags, 0644, &file);
+}
+
+/* In folders that are there, one below the other, and one that has gone. */
+static int make_mistakes(void *argument)
+{
+	char name[PATH_MAX + 8];
+	char byte = 'x';
+
+	EW_OWN(ew_file, bucket);
+	EW_OWN(ew_file, gone);
+	EW_OWN(ew_file, file);
+
+	(void)argument;
+	open_folder("/sim/bucket", &bucket);
+	open_folder("/sim/staging", &gone);
+	make_file(bucket, "file", "text", &file);
+	EXPECT_EQ(ew_file_unlink(NULL, "/sim/staging", AT_REMOVEDIR), 0);
+	EXPECT_EQ(open_at(gone, "file", O_WRONLY | O_CREAT), -ENOENT);
+	EXPECT_EQ(ew_file_rename(bucket, "file", gone, "file", 0), -ENOENT);
+	EXPECT_EQ(ew_file_link(file, gone, "file"), -ENOENT);
+	EXPECT_EQ(open_at(bucket, "../bucket/./file", O_RDONLY), 0);
+	EXPECT_EQ(open_at(bucket, "..", O_RDONLY | O_DIRECTORY), 0);
+	EXPECT_EQ(open_at(bucket, "..", O_RDWR), -EISDIR);
+	EXPECT_EQ(open_at(bucket, ".", O_RDONLY | O_TRUNC), -EISDIR);
+	EXPECT_EQ(open_at(bucket, "", O_RDONLY), -ENOENT);
+	EXPECT_EQ(open_at(file, "below", O_RDONLY), -ENOTDIR);
+	EXPECT_EQ(open_at(bucket, "file", O_RDONLY | O_TMPFILE), -EINVAL);
+	EXPECT_EQ(open_at(bucket, "new", O_RDONLY | O_CREAT | O_DIRECTORY), -EINVAL);
+	EXPECT_EQ(open_at(bucket, "file", O_RDONLY | O_APPEND), -EOPNOTSUPP);
+	memset(name, 'n', sizeof(name));
+	name[sizeof(name) - 1] = '\0';
+	EXPECT_EQ(open_at(bucket, name, O_RDONLY), -ENAMETOOLONG);
+	name[NAME_MAX + 1] = '\0';
+	EXPECT_EQ(open_at(bucket, name, O_RDONLY), -ENAMETOOLONG);
+	EXPECT_EQ(ew_file_unlink(bucket, "file", AT_SYMLINK_NOFOLLOW), -EINVAL);
+	EXPECT_EQ(ew_file_rename(bucket, "file", bucket, "new", RENAME_EXCHANGE), -EINVAL);
+	EXPECT_EQ(ew_file_truncate(file, INT64_MAX), -EFBIG);
+	EXPECT_EQ(ew_file_truncate(bucket, 0), -EINVAL);
+	EXPECT_EQ(ew_file_write(file, &byte, 1, INT64_MAX - 1), -EFBIG);
+	EXPECT_STR(ew_sim_name("/sim/bucket", 0), "file");
+	EXPECT(!ew_sim_name("/elsewhere", 0));
+	EXPECT(!ew_sim_name("/sim/staging", 0));
+	return 0;
+}
+
+TEST(sim_filesystem_answers_mistakes_and_is_as_it_was)
+{
+	make_filesystem(EW_SIM_STRICT, 0);
+	run_in(make_mistakes, NULL);
+	ew_sim_filesystem_free(filesystem);
+}
+
+/* With no world there is nothing of it to ask. */
+TEST(sim_outside_of_a_run_has_no_filesystem_and_no_chance)
+{
+	EXPECT(!ew_sim_name("/sim", 0));
+	EXPECT(!ew_sim_is_cut());
+	EXPECT_EQ(ew_sim_random(1000), 0);
+	ew_sim_calm();
+	EXPECT_EQ(ew_sim_filesystem_new(NULL, &filesystem), 0);
+	ew_sim_filesystem_free(filesystem);
+}
+
 static int cross_the_border(void *argument)
 {
 	struct directory directory;

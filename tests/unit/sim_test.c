@@ -4,9 +4,9 @@
  * The simulated driver: whole programs in one thread, by a seed.
  */
 
-#include "core.h"
 #include "driver/sim/sim.h"
 #include "driver/system.h"
+#include "io.h"
 #include "task/worker.h"
 
 #include <endwell/endwell.h>
@@ -517,6 +517,137 @@ TEST(sim_listener_answers_until_it_is_closed)
 	run_sim(2, EW_SIM_DELAYS | EW_SIM_SHORT, refuse_and_connect, NULL);
 }
 
+static struct {
+	int results[32];
+	unsigned count;
+} answers;
+
+/* Descriptors are others each time. */
+static void note_answer(int r)
+{
+	EXPECT(answers.count < sizeof(answers.results) / sizeof(answers.results[0]));
+	answers.results[answers.count++] = r > 0 ? 0 : r;
+}
+
+static void note_and_close(int fd)
+{
+	note_answer(fd);
+	if (fd >= 0)
+		EXPECT_EQ(ew__system_close(fd), 0);
+}
+
+static void mistake_addresses(int unix_fd, int inet_fd)
+{
+	struct sockaddr_storage bound = { 0 };
+	struct sockaddr_in here = loopback(0);
+	int other = ew__system_socket(AF_INET);
+
+	note_answer(ew__system_bind(-1, (struct sockaddr *)&here, sizeof(here), false));
+	note_answer(ew__system_listen(-1, 4));
+	note_answer(ew__system_address(-1, &bound));
+	note_answer(ew__system_listen(unix_fd, 4));
+	note_answer(ew__system_bind(unix_fd, (struct sockaddr *)&bound, sizeof(bound) + 1, false));
+	note_answer(ew__system_shutdown(inet_fd, SHUT_WR));
+	note_answer(ew__system_bind(inet_fd, (struct sockaddr *)&here, sizeof(here), false));
+	note_answer(ew__system_bind(inet_fd, (struct sockaddr *)&here, sizeof(here), false));
+	note_answer(ew__system_listen(inet_fd, 4));
+	note_answer(ew__system_shutdown(inet_fd, SHUT_WR));
+	note_answer(ew__system_address(inet_fd, &bound));
+	note_answer(ew__system_bind(other, (struct sockaddr *)&bound, sizeof(here), false));
+	((struct sockaddr_in *)&bound)->sin_addr.s_addr = htonl(INADDR_ANY);
+	note_answer(ew__system_bind(other, (struct sockaddr *)&bound, sizeof(here), false));
+	note_and_close(other);
+}
+
+static int connect_unix(const struct sockaddr_un *address, size_t bytes)
+{
+	EW_OWN(ew_socket, socket);
+
+	return ew_socket_connect((const struct sockaddr *)address, (socklen_t)bytes, &socket);
+}
+
+/* One at a path that nothing is at, then names that have no path, of which one is listened at. */
+static void mistake_names(void)
+{
+	struct sockaddr_un path = { .sun_family = AF_UNIX, .sun_path = "/nonexistent/socket" };
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+	size_t bytes = sizeof(name);
+
+	EW_OWN(ew_listener, listener);
+	EW_OWN(ew_listener, second);
+
+	snprintf(name.sun_path + 1, sizeof(name.sun_path) - 1, "endwell-%d", getpid());
+	note_answer(connect_unix(&path, sizeof(path)));
+	note_answer(connect_unix(&name, bytes));
+	note_answer(ew_listener_open((struct sockaddr *)&name, (socklen_t)bytes, 4, &listener));
+	note_answer(ew_listener_open((struct sockaddr *)&name, (socklen_t)bytes, 4, &second));
+	note_answer(connect_unix(&name, bytes - 1));
+	note_answer(connect_unix(&name, bytes));
+}
+
+static int make_mistakes(void *argument)
+{
+	int unix_fd = ew__system_socket(AF_UNIX), inet_fd = ew__system_socket(AF_INET);
+
+	(void)argument;
+	answers.count = 0;
+	note_answer(ew__system_socket(AF_MAX));
+	mistake_addresses(unix_fd, inet_fd);
+	mistake_names();
+	note_and_close(unix_fd);
+	note_and_close(inet_fd);
+	return 0;
+}
+
+/* What the kernel says is what a simulated run has to say. */
+TEST(sim_sockets_answer_mistakes_as_the_kernel_does)
+{
+	int by_kernel[32];
+	unsigned count, i;
+
+	EXPECT_EQ(run_workers(1, make_mistakes, NULL), 0);
+	count = answers.count;
+	memcpy(by_kernel, answers.results, sizeof(by_kernel));
+	run_sim(1, 0, make_mistakes, NULL);
+	EXPECT_EQ(answers.count, count);
+	for (i = 0; i < count; i++)
+		if (answers.results[i] != by_kernel[i])
+			ew_test_fail(__FILE__, __LINE__, "answer %u is %d, and by the kernel %d", i,
+				     answers.results[i], by_kernel[i]);
+}
+
+static int connect_by_ipv6(void *argument)
+{
+	struct sockaddr_in6 any = { .sin6_family = AF_INET6 };
+	struct sockaddr_storage bound;
+	struct sockaddr_in6 *there = (struct sockaddr_in6 *)&bound;
+
+	EW_OWN(ew_listener, everywhere);
+	EW_OWN(ew_listener, here);
+	EW_OWN(ew_socket, one);
+	EW_OWN(ew_socket, other);
+
+	(void)argument;
+	EXPECT_EQ(ew_listener_open((struct sockaddr *)&any, sizeof(any), 4, &everywhere), 0);
+	EXPECT_EQ(ew_listener_address(everywhere, &bound), 0);
+	there->sin6_addr = in6addr_loopback;
+	EXPECT_EQ(ew_socket_connect((struct sockaddr *)there, sizeof(*there), &one), 0);
+	there->sin6_port = 0;
+	EXPECT_EQ(ew_listener_open((struct sockaddr *)there, sizeof(*there), 4, &here), 0);
+	EXPECT_EQ(ew_listener_address(here, &bound), 0);
+	EXPECT_EQ(ew_socket_connect((struct sockaddr *)there, sizeof(*there), &other), 0);
+	EXPECT_EQ(ew_socket_close(&other), 0);
+	there->sin6_addr.s6_addr[15] = 2;
+	EXPECT_EQ(ew_socket_connect((struct sockaddr *)there, sizeof(*there), &other),
+		  -ECONNREFUSED);
+	return 0;
+}
+
+TEST(sim_address_of_ipv6_is_that_of_its_listener_alone)
+{
+	run_sim(1, 0, connect_by_ipv6, NULL);
+}
+
 static int write_all(void *argument)
 {
 	static const char data[300000];
@@ -684,6 +815,78 @@ TEST(sim_signal_that_races_with_a_cancel_is_taken_or_still_there)
 	for (seed = 1; seed <= count; seed++)
 		run_sim(seed, EW_SIM_ERRORS | EW_SIM_DELAYS | EW_SIM_LEAPS, be_impatient, &taken);
 	EXPECT(taken > 0 && taken < count);
+}
+
+static void send_with(struct ew_socket *socket, const char *byte, int fd)
+{
+	EXPECT_EQ(ew_socket_send_fd(socket, byte, 1, fd), 0);
+}
+
+/* The first with the first byte alone; the second is left by a read that takes none; the third is never read. */
+static int pass_several(void *argument)
+{
+	int fd = memfd_create("content", MFD_CLOEXEC);
+	char bytes[8];
+
+	EW_OWN(ew_socket, ours);
+	EW_OWN(ew_socket, theirs);
+	EW_OWN(ew_file, file);
+
+	(void)argument;
+	EXPECT_EQ(ew_socket_pair(&ours, &theirs), 0);
+	send_with(ours, "a", fd);
+	send_with(ours, "b", fd);
+	EXPECT_EQ(ew_socket_recv_fd(theirs, bytes, sizeof(bytes), &file), 1);
+	EXPECT(file);
+	EXPECT_EQ(ew_file_close(&file), 0);
+	EXPECT_EQ(ew_socket_recv(theirs, bytes, 1), 1);
+	EXPECT_EQ(bytes[0], 'b');
+	EXPECT_EQ(ew_socket_send(ours, "c", 1), 0);
+	EXPECT_EQ(ew_socket_recv_fd(theirs, bytes, sizeof(bytes), &file), 1);
+	EXPECT(!file);
+	send_with(ours, "d", fd);
+	return close(fd);
+}
+
+TEST(sim_socket_passes_each_file_with_its_byte_and_closes_what_is_not_taken)
+{
+	struct descriptors before = descriptors_now();
+
+	EXPECT_EQ(run_workers(1, pass_several, NULL), 0);
+	expect_same_descriptors(&before);
+	run_sim(1, 0, pass_several, NULL);
+	expect_same_descriptors(&before);
+}
+
+static int use_what_is_outside(void *argument)
+{
+	char words[8] = "";
+	int fds[2];
+
+	EW_OWN(ew_pipe, from);
+	EW_OWN(ew_pipe, to);
+	EW_OWN(ew_pipe, inside);
+	EW_OWN(ew_pipe, inside_to);
+
+	(void)argument;
+	EXPECT_EQ(pipe2(fds, O_CLOEXEC), 0);
+	EXPECT_EQ(ew_pipe_adopt(fds[0], &from), 0);
+	EXPECT_EQ(ew_pipe_adopt(fds[1], &to), 0);
+	EXPECT_EQ(ew_pipe_write(to, "words", 5), 0);
+	EXPECT_EQ(ew_pipe_read(from, words, sizeof(words)), 5);
+	EXPECT_STR(words, "words");
+	EXPECT_EQ(ew_pipe_close(&from), 0);
+	EXPECT_EQ(ew_pipe_write(to, "words", 5), -EPIPE);
+	EXPECT_EQ(ew_pipe_open(&inside, &inside_to), 0);
+	EXPECT_EQ(ew_pipe_adopt(ew__system_duplicate(ew_pipe_fd(inside_to)), &from), 0);
+	EXPECT_EQ(ew_pipe_write(from, "more", 4), 0);
+	EXPECT_EQ(ew_pipe_read(inside, words, sizeof(words)), 4);
+	return 0;
+}
+
+TEST(sim_pipe_from_outside_is_the_kernels_and_one_from_inside_is_not)
+{
+	run_sim(1, 0, use_what_is_outside, NULL);
 }
 
 /* ---- programs ---- */

@@ -876,7 +876,7 @@ static int sim_bind(int fd, const struct sockaddr *address, socklen_t bytes, boo
 	if (port && !*port)
 		*port = htons((uint16_t)(PORT_FIRST + ew__sim->port_next++));
 	object->address_bytes = bytes;
-	object->shared = share;
+	object->shared = share && port; /* as with SO_REUSEPORT, which unix sockets have not got */
 	object->next = ew__sim->listeners;
 	ew__sim->listeners = object;
 	return 0;
