@@ -57,7 +57,8 @@ def clean(*words):
 def test_sweep_of_a_good_program_finds_nothing():
     output = clean(SWEPT, "none", "{}")
     check(re.search(r"^ +\d+ at \S*swept\.c:\d+ publish\(\)$", output, re.MULTILINE), output)
-    check(" at task say, spawned at tests/apps/swept.c:" in output, output)
+    if ingest.BUILD.name != "cover":  # where a count follows the call, it is not in tail position
+        check(" at task say, spawned at tests/apps/swept.c:" in output, output)
     check(re.search(r" [1-9]\d* points, [1-9]\d* runs,", output), output)
 
 
