@@ -5,8 +5,8 @@
  *
  * {"ms": 500} takes half a second, in steps of 10 ms, or of "step_ms", and is answered with their number. "on_cancel"
  * says how it takes a cancel: "stop" (if nothing is said), "finish": it works on for "finish_ms" and has its result
- * then, or "lose": it does not know what became of its work. With "progress" it tells the number of steps so far, and "part" is a text that it sends with each step to a
- * client that takes the reply in parts.
+ * then, or "lose": it does not know what became of its work. With "progress" it tells the number of steps so far, and
+ * "part" is a text that it sends with each step to a client that takes the reply in parts.
  */
 
 #include "contract.h"

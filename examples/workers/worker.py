@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker that renders: worker.py amqp://guest:guest@127.0.0.1:5672/ QUEUE [AT_ONCE]
 
-{"ms": 500} takes half a second, in steps of 10 ms, or of "step_ms", and is answered with their number. "on_cancel"
-says how it takes a cancel: "stop" (if nothing is said), "finish": it works on for "finish_ms" and has its result
-then, or "lose": it does not know what became of its work. With "progress" it tells the number of steps so far, and "part" is a text that it sends with each step to a
-client that takes the reply in parts.
+{"ms": 500} takes half a second, in steps of 10 ms, or of "step_ms", and is answered with their number. "on_cancel" says
+how it takes a cancel: "stop" (if nothing is said), "finish": it works on for "finish_ms" and has its result then, or
+"lose": it does not know what became of its work. With "progress" it tells the number of steps so far, and "part" is a
+text that it sends with each step to a client that takes the reply in parts.
 """
 
 import json
