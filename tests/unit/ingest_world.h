@@ -27,7 +27,7 @@
 #define NOTES_MAX      64
 #define PATH_BYTES     128
 #define STEP_BYTES     1000
-#define WORLD_PATIENCE (3600 * EW_SECOND)
+#define WORLD_PATIENCE (EW_NEVER / 2) /* longer than the clock may leap */
 
 /* An upload. Its first byte is its number; every fourth is infected. */
 struct note {
@@ -356,6 +356,8 @@ static int serve_once(void)
 
 	EW_GUARD(server, &world, .close = free_server_close, .abort = free_server);
 
+	if (world.stopped)
+		front_stop(&world.server->front); /* told so while it was made */
 	return server_serve(world.server);
 }
 
