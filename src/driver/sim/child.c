@@ -45,7 +45,6 @@ struct ew__sim_program {
 
 struct ew__sim_child {
 	struct ew__op op; /* on the agenda, or in a line */
-	struct ew__sim_child *next;
 	struct ew__sim *sim;
 	struct ew__sim_object *held[HELD];
 	struct ew__sim_object *waits_for; /* in whose line it is */
@@ -335,8 +334,6 @@ int ew__sim_spawn(const struct ew_process_options *options, pid_t *ret_pid)
 	child->at = program->script;
 	child->pid = PID_FIRST + (pid_t)ew__sim->children_made++;
 	hold_inherited(child, options);
-	child->next = ew__sim->children;
-	ew__sim->children = child;
 	ew__sim_try_again(ew__sim, &child->op);
 	*ret_pid = child->pid;
 	return fd;
@@ -391,12 +388,6 @@ int ew__sim_child_signal(int fd, int signal)
 /* The descriptor for it is closed: nobody asks any more. */
 void ew__sim_child_close(struct ew__sim_child *child)
 {
-	struct ew__sim *sim = child->sim;
-	struct ew__sim_child **link;
-
-	for (link = &sim->children; *link != child; link = &(*link)->next)
-		;
-	*link = child->next;
 	leave(child);
 	drop_held(child);
 	free(child);

@@ -84,7 +84,6 @@ struct ew__sim {
 	struct ew_sim_filesystem *filesystem; /* outlives it */
 	uint64_t signals_pending;	      /* a bit for each: one that comes twice is one */
 	struct ew__sim_program *programs;
-	struct ew__sim_child *children;
 	unsigned children_made;
 	int last_signal; /* raised when nothing else can happen; 0: none is */
 	unsigned objects_made;
