@@ -145,7 +145,7 @@ EW_API void ew_sim_raise(int signal);
  *	exit N       with status N
  *	kill NAME    ends by that signal
  *
- * Errors: -EINVAL it is no script, or the path has one; -EOPNOTSUPP outside of a simulated run.
+ * Errors: -EINVAL it is no script, or the path is empty or has one; -EOPNOTSUPP outside of a simulated run.
  */
 EW_MUST_CHECK EW_API int ew_sim_program(const char *path, const char *script);
 

@@ -73,9 +73,11 @@ void ew_sim_raise(int signal)
 
 int ew_sim_program(const char *path, const char *script)
 {
+	const char *wrong;
+
 	if (!ew__sim)
 		return -EOPNOTSUPP;
-	return ew__sim_program_add(ew__sim, path, strlen(path), script, strlen(script));
+	return ew__sim_program_add(ew__sim, path, strlen(path), script, strlen(script), &wrong);
 }
 
 void ew_sim_calm(void)

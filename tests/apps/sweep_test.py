@@ -87,6 +87,9 @@ def test_sweep_of_a_program_with_a_child_plays_it_by_a_script():
     status, output = sweep("--child", "/bin/child=exit", SWEPT, "child", "{}")
     equal(status, 1, output)
     check("EW_SIM_PROGRAMS in the environment has no new PATH=SCRIPT in /bin/child=exit" in output, output)
+    done = subprocess.run([str(SWEEP), "--child", "", SWEPT, "child", "{}"], capture_output=True, text=True, check=False)
+    equal(done.returncode, 2)
+    check("'' is not PATH=SCRIPT" in done.stderr, done.stderr)
     output = found("child", "it ended with status 1", options=("--child", "/bin/child=exit 0", "--modes", "cancel", "--status", "0"))
     check("--child '/bin/child=exit 0'" in output, output)
 

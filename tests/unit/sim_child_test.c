@@ -88,6 +88,35 @@ TEST(sim_child_needs_a_program_with_a_script)
 	EXPECT_EQ(simulate(name_what_is_none, NULL), 0);
 }
 
+static int do_nothing(void *unused)
+{
+	(void)unused;
+	return 0;
+}
+
+static void expect_refused(const char *programs, const char *why)
+{
+	EXPECT_EQ(setenv("EW_SIM_PROGRAMS", programs, 1), 0);
+	EXPECT_EQ(run_workers(1, do_nothing, NULL), -EINVAL);
+	if (!reported(why, NULL))
+		ew_test_fail(__FILE__, __LINE__, "%s: nobody reports %s", programs, why);
+}
+
+TEST(sim_child_program_of_the_environment_that_is_wrong_is_named_with_its_instruction)
+{
+	EXPECT_EQ(setenv("EW_DRIVER", "sim", 1), 0);
+	EXPECT_EQ(setenv("EW_SIM_PROGRAMS", "/bin/a=exit 0\n/bin/b=", 1), 0);
+	EXPECT_EQ(run_workers(1, do_nothing, NULL), 0);
+	expect_refused("/bin/a=exit 0\n/bin/b=ignore TERM; print a line that is longer than what "
+		       "a report shows of it; jump 3; exit 0\n/bin/c=exit",
+		       "/bin/b=ignore TERM; print a line that is longer than what a repo; no "
+		       "instruction: jump 3");
+	expect_refused("/bin/a=exit", "/bin/a=exit; no instruction: exit");
+	expect_refused("/bin/a=exit 0\n/bin/a=exit 1", "PATH=SCRIPT in /bin/a=exit 1");
+	expect_refused("exit 0", "PATH=SCRIPT in exit 0");
+	expect_refused("=exit 0", "PATH=SCRIPT in =exit 0");
+}
+
 /* ---- signals ---- */
 
 static void end_one(const char *path, int64_t least_ns, int64_t most_ns)

@@ -118,14 +118,18 @@ static bool next_instruction(const char **at, struct instruction *ret)
 	return read_argument(ret);
 }
 
-static bool is_script(const char *text)
+/* The first that is none; NULL: it is a script. */
+static const char *find_wrong(const char *script)
 {
+	const char *at, *behind = script;
 	struct instruction instruction;
 
-	while (text[strspn(text, " ")])
-		if (!next_instruction(&text, &instruction))
-			return false;
-	return true;
+	while (*(at = behind + strspn(behind, " "))) {
+		behind = at;
+		if (!next_instruction(&behind, &instruction))
+			return at;
+	}
+	return NULL;
 }
 
 static char *copy_text(const char *text, size_t length)
@@ -148,12 +152,14 @@ static struct ew__sim_program *find_program(struct ew__sim *sim, const char *pat
 }
 
 int ew__sim_program_add(struct ew__sim *sim, const char *path, size_t path_length,
-			const char *script, size_t script_length)
+			const char *script, size_t script_length, const char **ret_wrong)
 {
 	char *copy = copy_text(script, script_length);
+	const char *wrong = find_wrong(copy);
 	struct ew__sim_program *program;
 
-	if (!is_script(copy) || find_program(sim, path, path_length)) {
+	*ret_wrong = wrong ? script + (wrong - copy) : NULL;
+	if (wrong || path_length == 0 || find_program(sim, path, path_length)) {
 		free(copy);
 		return -EINVAL;
 	}

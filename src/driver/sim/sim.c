@@ -457,20 +457,28 @@ static int ask_for_signal(struct ew__sim *sim, char *why, size_t why_bytes)
 	return -EINVAL;
 }
 
+static int shown_bytes(const char *text, const char *ends)
+{
+	size_t length = strcspn(text, ends);
+
+	return (int)(length < 64 ? length : 64);
+}
+
 /* EW_SIM_PROGRAMS: a line for each, PATH=SCRIPT. */
 static int ask_for_programs(struct ew__sim *sim, char *why, size_t why_bytes)
 {
-	const char *text = secure_getenv("EW_SIM_PROGRAMS"), *script, *end;
+	const char *text = secure_getenv("EW_SIM_PROGRAMS"), *script, *end, *wrong = NULL;
 
 	for (; text && *text; text = *end ? end + 1 : end) {
 		end = strchrnul(text, '\n');
 		script = memchr(text, '=', (size_t)(end - text));
 		if (script && ew__sim_program_add(sim, text, (size_t)(script - text), script + 1,
-						  (size_t)(end - script - 1)) == 0)
+						  (size_t)(end - script - 1), &wrong) == 0)
 			continue;
 		snprintf(why, why_bytes,
-			 "EW_SIM_PROGRAMS in the environment has no new PATH=SCRIPT in %.*s",
-			 (int)(end - text < 64 ? end - text : 64), text);
+			 "EW_SIM_PROGRAMS in the environment has no new PATH=SCRIPT in %.*s%s%.*s",
+			 shown_bytes(text, "\n"), text, wrong ? "; no instruction: " : "",
+			 wrong ? shown_bytes(wrong, ";\n") : 0, wrong ? wrong : "");
 		return -EINVAL;
 	}
 	return 0;

@@ -177,9 +177,9 @@ void ew__sim_object_stop_waiting(struct ew__sim_object *object, struct ew__op *o
 
 /* ---- child.c ---- */
 
-/* -EINVAL: it is no script, or there is such a program. */
+/* -EINVAL: @ret_wrong, in @script, is no instruction; or, if that is NULL, the path is empty or has a program. */
 int ew__sim_program_add(struct ew__sim *sim, const char *path, size_t path_length,
-			const char *script, size_t script_length);
+			const char *script, size_t script_length, const char **ret_wrong);
 void ew__sim_programs_free(struct ew__sim *sim);
 
 /* A signal's number by a name such as TERM; 0: there is none. */
