@@ -137,8 +137,8 @@ EW_API void ew_sim_raise(int signal);
  * ew_sim_program() - in a simulated run: what a child process does that is spawned with @path from now on
  * @script: instructions with ';' between them. At its end it exits with status 0
  *
- *	sleep N      for N ms
- *	print TEXT   a line, to its standard output; waits while that is full
+ *	sleep N      for N ms, up to 2147483647
+ *	print TEXT   a line of up to 4095 bytes, to its standard output; waits while that is full
  *	read         its standard input, to the end
  *	copy         the same, and all of it to its standard output
  *	ignore NAME  signals of that name, such as TERM

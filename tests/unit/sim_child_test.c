@@ -67,9 +67,10 @@ TEST(sim_child_ends_with_the_status_of_its_script)
 
 static int name_what_is_none(void *unused)
 {
-	static const char *const wrong[] = { "exit",	 "exit 256",	    "exit 1x",
-					     "sleep -1", "ignore DARK",	    "jump",
-					     "read 3",	 "exit 0; ; exit 1" };
+	static const char *const wrong[] = { "exit",	 "exit 256",	     "exit 1x",
+					     "sleep -1", "ignore DARK",	     "jump",
+					     "read 3",	 "exit 0; ; exit 1", "sleep 2147483648" };
+	static char script[6 + 4096 + 1] = "print ";
 	struct ew_process *process = NULL;
 	size_t i;
 
@@ -79,6 +80,11 @@ static int name_what_is_none(void *unused)
 		EXPECT_EQ(ew_sim_program("/bin/true", wrong[i]), -EINVAL);
 	EXPECT_EQ(ew_sim_program("/bin/true", "exit 0"), 0);
 	EXPECT_EQ(ew_sim_program("/bin/true", "exit 0"), -EINVAL);
+	memset(script + 6, 'x', 4096);
+	EXPECT_EQ(ew_sim_program("/bin/long", script), -EINVAL);
+	script[6 + 4095] = '\0';
+	EXPECT_EQ(status_of("/bin/long", script), 0);
+	EXPECT_EQ(status_of("/bin/sleepy", "sleep 2147483647"), 0);
 	return 0;
 }
 
