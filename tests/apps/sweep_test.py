@@ -162,6 +162,8 @@ def test_sweep_of_too_many_points_makes_as_many_runs_of_each_kind_and_says_of_ho
     equal(sorted(kind.findall(output)), sorted(2 * [(mode, place) for mode in ("cancel", "force") for place in ("work", "end_well")]))
     check(" 2000 points, 8 runs of 4000, chosen by seed 1, 8 violations" in output, output)
     equal(sweep(*words)[1], output)
+    output = clean("--no-heap", "--runs", "3", "--modes", "cancel-force", SWEPT, "none", "{}")
+    check(re.search(r" points, \d+ runs of more than \d+, chosen by seed 1, ", output), output)
 
 
 def test_sweep_of_what_is_wrong_undisturbed_says_so():
