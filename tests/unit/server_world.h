@@ -49,8 +49,10 @@ void log_begin(struct log_line *line, const char *level, const char *event)
 
 void log_text(struct log_line *line, const char *key, const char *value)
 {
-	line->used += (size_t)snprintf(line->text + line->used, sizeof(line->text) - line->used,
-				       " %s=%.300s", key, value);
+	size_t room = sizeof(line->text) - line->used;
+	int bytes = snprintf(line->text + line->used, room, " %s=%.300s", key, value);
+
+	line->used += (size_t)bytes < room ? (size_t)bytes : room - 1;
 }
 
 void log_number(struct log_line *line, const char *key, int64_t value)
