@@ -17,7 +17,7 @@
 #define LOG_PATIENCE	     (2 * EW_SECOND)
 #define MEMORY_KEPT_BYTES    (32 << 20) /* free at its end, for each thread's heap */
 #define MEMORY_IDLE_BYTES    (8 << 20)	/* free anywhere */
-#define MEMORY_LOOK_INTERVAL EW_SECOND
+#define MEMORY_LOOK_INTERVAL (10 * EW_SECOND)
 
 /*
  * A parent may have closed them; then the next file opened would get their numbers, and log lines
@@ -63,36 +63,25 @@ static void report(void *unused, const char *line)
 
 /*
  * What is free below something that is in use stays with a heap, whatever its size; after a crowd that
- * is most of it. What was given back counts as free, too, until it is used again.
+ * is most of it.
  */
-struct heap {
-	size_t given_back_bytes;
-};
-
-static int give_back(void *argument)
+static int give_back(void *unused)
 {
-	struct heap *heap = argument;
-	size_t free_bytes = mallinfo2().fordblks;
-
-	if (heap->given_back_bytes > free_bytes)
-		heap->given_back_bytes = free_bytes;
-	if (free_bytes - heap->given_back_bytes > MEMORY_IDLE_BYTES) {
+	(void)unused;
+	if (mallinfo2().fordblks > MEMORY_IDLE_BYTES)
 		malloc_trim(0);
-		heap->given_back_bytes = mallinfo2().fordblks;
-	}
 	return 0;
 }
 
 static int keep_heap_small(void *unused)
 {
-	struct heap heap = {};
 	int r, result;
 
 	(void)unused;
 	do {
 		r = ew_sleep(MEMORY_LOOK_INTERVAL);
 		if (r == 0)
-			r = ew_offload(give_back, &heap, &result);
+			r = ew_offload(give_back, NULL, &result);
 	} while (r == 0);
 	return r;
 }
