@@ -178,9 +178,17 @@ bool front_is_cutting(const struct front *front)
 	return atomic_load(&front->draining) && ew_now() >= atomic_load(&front->grace_end_ns);
 }
 
+void front_drain(struct front *front)
+{
+	ew_event_set(&front->stopped);
+}
+
 void front_stop(struct front *front)
 {
-	ew_event_set(ew_event_is_set(&front->stopped) ? &front->insisted : &front->stopped);
+	if (ew_event_is_set(&front->stopped))
+		ew_event_set(&front->insisted);
+	else
+		front_drain(front);
 }
 
 int front_await_stop(struct front *front, int64_t deadline_ns)

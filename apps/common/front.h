@@ -65,6 +65,9 @@ bool front_is_cutting(const struct front *front);
 /* Ask for the end, once or twice, before front_run() or while it runs: first to drain, then to cut what is left. */
 void front_stop(struct front *front);
 
+/* Ask for the drain alone: nothing, if somebody has asked. For what the server finds out about itself. */
+void front_drain(struct front *front);
+
 /* Wait until somebody has. -ETIMEDOUT at the deadline, -ECANCELED */
 EW_SUSPENDS int front_await_stop(struct front *front, int64_t deadline_ns);
 

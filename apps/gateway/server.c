@@ -127,8 +127,7 @@ static void service_lost(void *argument)
 	gateway->failed = true;
 	log_note("error", "service-lost", "%s: the gateway ends, and is to be started again",
 		 service->name);
-	if (!atomic_load(&gateway->front.draining))
-		front_stop(&gateway->front);
+	front_drain(&gateway->front);
 }
 
 static int service_lost_close(void *service)

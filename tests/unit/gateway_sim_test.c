@@ -904,6 +904,25 @@ TEST(gateway_channel_to_workers_that_the_broker_ends_comes_again)
 
 /* ---- tasks of the gateway that end before it ---- */
 
+static const char *fatal_event; /* NULL: it has come */
+static bool signal_comes_too;
+
+static void listen_to_log(const char *event)
+{
+	if (signal_comes_too && strcmp(event, "service-lost") == 0)
+		front_stop(&world.gateway->front);
+	if (!fatal_event || strcmp(event, fatal_event) != 0)
+		return;
+	fatal_event = NULL;
+	ew_panic("at the event %s, as the test wants", event);
+}
+
+static void panic_at(const char *event)
+{
+	fatal_event = event;
+	log_listener = listen_to_log;
+}
+
 static void leave_after(struct exchange *exchange, const char *operation, int64_t patience_ns)
 {
 	say_post(exchange, operation, "");
@@ -924,7 +943,7 @@ static int lose_connection(void)
 {
 	struct exchange exchange;
 
-	log_panics_at = "connection-lost";
+	panic_at("connection-lost");
 	say_post(&exchange, "1 500 s", "");
 	EXPECT_EQ(converse(&exchange), 0);
 	EXPECT_EQ(exchange.status, 502);
@@ -948,11 +967,11 @@ static int let_presumed_expire(void)
 	leave_after(&exchange, "1 5000 l", EW_SECOND);
 	EXPECT_EQ(ew_sleep((HOLD_SECONDS - 1) * EW_SECOND), 0);
 	EXPECT_EQ(world.gateway->routes[0].presumed_expired, 0);
-	log_panics_at = "presumed-expired";
+	panic_at("presumed-expired");
 	say_post(&exchange, "2 8000 s", "");
 	EXPECT_EQ(ew_spawn(&asking, ask_in_background, &exchange), 0);
 	EXPECT_EQ(ew_sleep(6 * EW_SECOND), 0);
-	EXPECT(!log_panics_at);
+	EXPECT(!fatal_event);
 	EXPECT(world.serving);
 	EXPECT(atomic_load(&world.gateway->front.draining));
 	EXPECT_EQ(ew_scope_join(&asking), 0);
@@ -967,15 +986,22 @@ TEST(gateway_whose_watch_over_permits_panics_drains_and_ends_with_an_error)
 	run_fair("", MOOD_TAKE, let_presumed_expire);
 }
 
+/* The two are one wish to end, and none to cut. */
+TEST(gateway_whose_watch_over_permits_panics_as_a_signal_comes_drains_all_the_same)
+{
+	signal_comes_too = true;
+	run_fair("", MOOD_TAKE, let_presumed_expire);
+}
+
 /* A route's task of the connection: that is made again, as if the broker had ended it. */
 static int prove_late(void)
 {
 	struct exchange exchange;
 
-	log_panics_at = "presumed-proved";
+	panic_at("presumed-proved");
 	leave_after(&exchange, "1 8000 f", EW_SECOND);
 	EXPECT_EQ(ew_sleep(10 * EW_SECOND), 0);
-	EXPECT(!log_panics_at);
+	EXPECT(!fatal_event);
 	EXPECT_EQ(world.gateway->connected, 2);
 	expect_answer("2 100 s");
 	return 0;
