@@ -108,7 +108,12 @@ int staging_open(struct staging *staging, const char *state, struct ew_file *buc
 	if (!staging->names)
 		r = ew_file_open(staging->folder, "staging", O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0,
 				 &staging->names);
-	return r == -ENOENT ? 0 : r;
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
+		snprintf(error, error_bytes, "cannot open the folder staging in %s: %s", state,
+			 strerror(-r));
+	return r;
 }
 
 const char *staging_describe(const struct staging *staging)

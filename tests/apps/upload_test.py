@@ -353,6 +353,18 @@ def test_state_folder_of_somebody_else_is_left_alone():
         equal(stat.S_IMODE(state.stat().st_mode), 0o755, "nothing has been changed")
 
 
+def test_state_folder_with_a_file_where_a_folder_belongs_is_said():
+    with ingest.folder() as place:
+        state = place / "state"
+        state.mkdir(0o700)
+        (state / "staging").write_text("no folder")
+        refused = subprocess.run([ingest.SERVER, "serve", "--listen", "127.0.0.1:0", "--bucket", place / "bucket", "--scanner",
+                                  "none", "--state", state], capture_output=True, timeout=60, check=False)
+        equal(refused.returncode, 1)
+        check(f"ew-ingest: cannot open the folder staging in {state}: Not a directory\n".encode() in refused.stderr,
+              refused.stderr.decode(errors="replace"))
+
+
 def test_two_servers_share_a_state_folder():
     """Nameless files need no lease to be safe; the second server has one all the same, and the first does not mind."""
     with Server() as server:
