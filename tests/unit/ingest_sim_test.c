@@ -403,9 +403,10 @@ static int life_with_a_fault(void *unused)
 	return with_scanner(begin_badly);
 }
 
-static void run_on(struct ew_sim_filesystem *filesystem, ew_task_fn *fn)
+/* Another seed for each, or the second one's servers would have the names of the first one's. */
+static void run_on(struct ew_sim_filesystem *filesystem, uint64_t seed, ew_task_fn *fn)
 {
-	const struct ew_sim_options options = { .seed = 1,
+	const struct ew_sim_options options = { .seed = seed,
 						.filesystem = filesystem,
 						.report = hush };
 
@@ -422,9 +423,9 @@ static bool fail_call(unsigned number, bool names_only, uint64_t luck)
 	fault_number = number;
 	calls = 0;
 	EXPECT_EQ(ew_sim_filesystem_new(&disk, &filesystem), 0);
-	run_on(filesystem, life_with_a_fault);
+	run_on(filesystem, 1, life_with_a_fault);
 	ew_sim_filesystem_crash(&filesystem, luck);
-	run_on(filesystem, restart);
+	run_on(filesystem, 2, restart);
 	ew_sim_filesystem_free(filesystem);
 	return calls > number;
 }
@@ -524,7 +525,7 @@ static void prepare_one(void *unused)
 static const char *check_one(void *unused)
 {
 	(void)unused;
-	run_on(swept.filesystem, look_after_one);
+	run_on(swept.filesystem, 2, look_after_one);
 	ew_sim_filesystem_free(swept.filesystem);
 	return NULL;
 }
