@@ -15,8 +15,8 @@
  * while the threads that end what they held have enough to do: on a machine that is full the worker would only
  * keep these from it, and itself from being there at once for who lives.
  *
- * The pages of a stack are given back when there is nothing else to do, since that stops every processor that the
- * process runs on for a moment (a TLB shootdown).
+ * The pages of a stack are given back when there is nothing else to do, here and in these threads, since that stops
+ * every processor that the process runs on for a moment (a TLB shootdown).
  */
 
 #include "task/worker.h"
@@ -113,16 +113,20 @@ static void deliver_messages(struct ew_worker *worker)
 	}
 }
 
-/* Some of those beyond what is kept. True: there are more. */
+/* Beyond what is kept. */
+static bool has_spare_stacks(const struct ew_worker *worker)
+{
+	return worker->kept_count > EW__TASKS_KEPT && !ew__bug("stacks-never-given-back");
+}
+
+/* Some of them. True: there are more. */
 static bool give_back_stacks(struct ew_worker *worker)
 {
 	unsigned i;
 
-	if (ew__bug("stacks-never-given-back"))
-		return false;
-	for (i = 0; i < STACKS_AT_ONCE && worker->kept_count > EW__TASKS_KEPT; i++)
+	for (i = 0; i < STACKS_AT_ONCE && has_spare_stacks(worker); i++)
 		ew__task_free(ew__task_take(worker));
-	return worker->kept_count > EW__TASKS_KEPT;
+	return has_spare_stacks(worker);
 }
 
 /* Runs the first of a queue, and whoever is ready after that. */
@@ -239,7 +243,7 @@ static bool jump(struct ew_worker *worker)
 	return true;
 }
 
-/* Only the leaving could run, and are not to. What others post is looked at after it. */
+/* There is only what can wait until the lanes have less to do. What others post is looked at after it. */
 static void nap(struct ew_worker *worker)
 {
 	int64_t end_ns = ew_now() + NAP_NS, next_ns = ew__wheel_next_ns(&worker->wheel);
@@ -284,7 +288,8 @@ void ew__worker_look(struct ew_worker *worker)
 void ew__worker_wait(struct ew_worker *worker, const uint32_t *count)
 {
 	ew__worker_look(worker);
-	if (!worker->ready && has_leaving(worker) && lanes_are_fed(worker))
+	if (!worker->ready && (has_leaving(worker) || has_spare_stacks(worker)) &&
+	    lanes_are_fed(worker))
 		nap(worker);
 	else if (worker->ready || has_leaving(worker) || give_back_stacks(worker))
 		visit_driver(worker, EW_NOW);
