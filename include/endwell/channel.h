@@ -40,8 +40,9 @@ EW_MUST_CHECK EW_API int ew_channel_new(size_t capacity, size_t message_bytes,
 /**
  * ew_channel_new_of_resources() - make a channel whose messages are resources, which go from place to place
  *
- * What is still in it when it ends is aborted. A socket that was watched (ew_socket_cancel_on_hangup()), and a listener,
- * belong to their worker and stay out of it. Otherwise as ew_channel_new().
+ * What is still in it when it ends is aborted. A socket that was watched (ew_socket_cancel_on_hangup()), and a listener
+ * that has accepted, belong to their worker until its runtime ends: elsewhere they may only be closed. Otherwise as
+ * ew_channel_new().
  */
 EW_MUST_CHECK EW_API int ew_channel_new_of_resources(size_t capacity,
 						     struct ew_channel **ret_channel);

@@ -33,7 +33,8 @@ EW_MUST_CHECK EW_API int ew_listener_share(struct ew_listener *listener,
  * ew_listener_one_by_one() - accept only when a task asks, so that descriptors can be counted
  *
  * At most one connection then waits in the listener. Before the first accept; does not suspend. On a plain thread
- * it is always so. What accepts ahead is its worker's until it is closed, which any worker may do.
+ * it is always so. What accepts ahead is its worker's until it is closed, which any worker may do, or
+ * until the runtime ends: one that outlives it is the next one's, with the connections accepted so far.
  */
 EW_API void ew_listener_one_by_one(struct ew_listener *listener);
 

@@ -28,6 +28,7 @@ struct ew_listener {
 	struct ew__op accept;
 	struct ew__message abort_message; /* to the worker, when another one aborts the listener */
 	struct ew__away *away;		  /* a close elsewhere, which the worker has heard of */
+	struct ew__standing standing;	  /* while a worker accepts ahead */
 	struct ew_worker *_Atomic worker; /* that accepts; NULL: none, and it needs none to end */
 	struct ew__wait *waiting;	  /* the accepting task, or the closing one */
 	struct ew__choice *choice; /* of the accepting task, if it waits for other things as well */
@@ -62,6 +63,8 @@ static void arm(struct ew_listener *listener)
 	listener->accept.flags = one ? EW__ACCEPT_ONE : 0;
 	listener->worker = ew__worker;
 	listener->armed = true;
+	if (!ew__thread_is_plain()) /* who awaits it before his call returns */
+		ew__standing_add(listener->worker, &listener->standing);
 	ew__driver_submit(listener->worker->driver, &listener->accept);
 }
 
@@ -118,6 +121,7 @@ static void accept_completed(struct ew__op *op)
 	struct ew_listener *listener = listener_of(op);
 
 	listener->armed = false;
+	ew__standing_remove(&listener->standing);
 	if (op->result < 0 && op->result != -ECANCELED && op->result != -EAGAIN &&
 	    op->result != -ECONNABORTED)
 		listener->error = op->result;
@@ -232,6 +236,8 @@ static int new_listener(int fd, int backlog, const struct ew_site *site,
 		.event = accepted,
 		.complete = accept_completed,
 	};
+	listener->standing.op = &listener->accept;
+	listener->standing.armed = &listener->armed;
 	ew_resource_init(&listener->resource, &listener_type, site);
 	*ret_listener = listener;
 	return 0;

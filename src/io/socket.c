@@ -193,6 +193,7 @@ static void hangup_seen(struct ew__op *op, int32_t events)
 static void watch_peer(struct ew_socket *socket)
 {
 	socket->armed = true;
+	ew__standing_add(socket->worker, &socket->standing);
 	ew__driver_submit(socket->worker->driver, &socket->hangup);
 }
 
@@ -201,7 +202,7 @@ static bool is_to_go_on(const struct ew_socket *socket)
 {
 	int result = socket->hangup.result;
 
-	return socket->hangup_scope && !socket->standing.link && !peer_has_gone(socket) &&
+	return socket->hangup_scope && !ew__thread_is_plain() && !peer_has_gone(socket) &&
 	       (result >= 0 || result == -EAGAIN || result == -ENOMEM) &&
 	       !ew__bug("watch-given-up");
 }
@@ -233,6 +234,8 @@ static void hangup_completed(struct ew__op *op)
 	struct ew_socket *socket = socket_of(op);
 
 	socket->armed = false;
+	if (!ew__thread_is_plain())
+		ew__standing_remove(&socket->standing);
 	if (socket->aborted || socket->away || socket->closing)
 		ew__chore_remove(socket->worker, &socket->hangup_cancel);
 	if (socket->aborted)
@@ -815,7 +818,8 @@ void ew_socket_cancel_on_hangup(struct ew_socket *socket, struct ew_scope *scope
 void ew_socket_forget_hangup(struct ew_socket *socket)
 {
 	socket->hangup_scope = NULL;
-	ew__standing_remove(&socket->standing);
+	if (ew__thread_is_plain())
+		ew__standing_remove(&socket->standing);
 	if (socket->worker)
 		ew__timer_cancel(socket->worker, &socket->watch_again);
 	rest(socket);

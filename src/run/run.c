@@ -14,6 +14,7 @@
 #include "run/stall.h"
 #include "run/watchdog.h"
 #include "scope/resource.h"
+#include "scope/thread.h"
 #include "seeded/bug.h"
 #include "sweep/environment.h"
 #include "task/kernel.h"
@@ -175,7 +176,12 @@ unsigned ew_workers_default(void)
 
 static void deliver_stop(struct ew__message *message)
 {
-	(ew__container_of(message, struct ew__worker_thread, stop))->worker.stop_asked = true;
+	struct ew_worker *worker =
+		&(ew__container_of(message, struct ew__worker_thread, stop))->worker;
+
+	worker->stop_asked = true;
+	/* Of what outlives the runtime, in a channel or because it was made outside. */
+	ew__standing_recall(worker);
 }
 
 static void stop_workers(struct ew__runtime *runtime)

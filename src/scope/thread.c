@@ -178,12 +178,17 @@ static bool standing_in_flight(const struct ew_worker *worker)
 	return false;
 }
 
-static void recall_standing(struct ew_worker *worker, const uint32_t *never)
+void ew__standing_recall(struct ew_worker *worker)
 {
 	struct ew__standing *standing;
 
 	for (standing = worker->standing; standing; standing = standing->next)
 		ew__driver_cancel(worker->driver, standing->op);
+}
+
+static void recall_and_await_standing(struct ew_worker *worker, const uint32_t *never)
+{
+	ew__standing_recall(worker);
 	while (standing_in_flight(worker))
 		ew__worker_wait(worker, never);
 }
@@ -219,7 +224,7 @@ static void schedule(void)
 			ew__worker_wait(worker, &never);
 			run_chores(worker);
 		} while (!task_is_ready(worker));
-		recall_standing(worker, &never);
+		recall_and_await_standing(worker, &never);
 		run_chores(worker);
 		ew__worker_run_tasks(worker);
 	}

@@ -37,8 +37,11 @@ int ew__thread_prepare(struct ew_task *task);
 /* The same without what waiting needs. */
 void ew__thread_look(struct ew_task *task);
 
-/* @standing is to be in flight while this thread waits. On the plain thread. */
+/* @standing goes on from call to call; of a plain thread it is in flight while that waits. On the worker. */
 void ew__standing_add(struct ew_worker *worker, struct ew__standing *standing);
 
 /* A no-op if it does not stand. */
 void ew__standing_remove(struct ew__standing *standing);
+
+/* All that stand are asked to stop. */
+void ew__standing_recall(struct ew_worker *worker);

@@ -75,6 +75,8 @@ void ew__worker_close(struct ew_worker *worker)
 		sched_yield();
 	while (worker->kept)
 		ew__task_free(ew__task_take(worker));
+	ew_assert(
+		!worker->buffers_lent); /* a socket that outlives its runtime has given its bytes back */
 	ew__driver_close(worker->driver);
 }
 

@@ -22,7 +22,10 @@ struct ew__chore {
 	void (*run)(struct ew__chore *chore);
 };
 
-/* An operation that is in flight only while its thread waits: a plain one has nobody who would hear of its end else. */
+/*
+ * An operation that goes on from call to call. On a worker it is in flight until its runtime ends; of a plain thread,
+ * where nobody would hear of its end, only while that waits.
+ */
 struct ew__standing {
 	struct ew__standing *next;
 	struct ew__standing **link; /* NULL: it does not stand */
@@ -58,8 +61,8 @@ struct ew_worker {
 	unsigned transfers; /* what was handed to threads or to the reaper and has not ended */
 	struct ew__message *_Atomic inbox;
 	_Atomic bool asleep;
-	_Atomic uint32_t posting;			      /* threads inside ew__post() */
-	struct ew__standing *standing;			      /* of a plain thread */
+	_Atomic uint32_t posting; /* threads inside ew__post() */
+	struct ew__standing *standing;
 	struct ew__buffer_waiter *buffer_first, *buffer_last; /* sockets with bytes and no buffer */
 	unsigned buffers_lent;
 	struct ew__wheel wheel;

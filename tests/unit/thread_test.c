@@ -621,8 +621,6 @@ static int accept_in_a_run(void *argument)
 {
 	EW_OWN(ew_socket, socket);
 
-	ew_listener_one_by_one(
-		argument); /* what accepts ahead is its runtime's until it is closed */
 	return ew_listener_accept(argument, &socket);
 }
 
@@ -649,6 +647,64 @@ TEST(listener_between_calls_of_a_thread_is_anybodys)
 	EXPECT_EQ(ew_listener_accept(listener, &socket), 0);
 	close(one);
 	close(other);
+}
+
+struct outliving {
+	struct ew_channel *channel;
+	struct sockaddr_storage address;
+	struct ew_event never;
+	bool one_by_one;
+};
+
+/* It accepts ahead, or one call has been cancelled with its accept in flight; then it goes to who outlives the runtime. */
+static int accept_and_send_away(void *argument)
+{
+	struct outliving *outliving = argument;
+	struct sockaddr_in any = loopback(0);
+	EW_OWN(ew_listener, listener);
+	EW_OWN(ew_socket, nobody);
+	EW_SCOPE(scope, .deadline_ns = ew_after(2 * EW_MILLISECOND));
+
+	EXPECT_EQ(ew_listener_open((struct sockaddr *)&any, sizeof(any), 16, &listener), 0);
+	EXPECT_EQ(ew_listener_address(listener, &outliving->address), 0);
+	if (outliving->one_by_one)
+		ew_listener_one_by_one(listener);
+	EXPECT_EQ(ew_scope_finish(&scope, ew_listener_accept(listener, &nobody)), -ETIMEDOUT);
+	return ew_channel_try_send(outliving->channel, &listener);
+}
+
+static void expect_listener_outlives_its_runtime(bool one_by_one)
+{
+	struct outliving outliving = { .one_by_one = one_by_one };
+	struct descriptors before;
+	EW_OWN(ew_channel, channel);
+	EW_OWN(ew_listener, listener);
+	EW_OWN(ew_socket, socket);
+	int peer;
+
+	EXPECT_EQ(ew_sleep(1), 0);
+	before = descriptors_now();
+	EXPECT_EQ(ew_channel_new_of_resources(1, &channel), 0);
+	outliving.channel = channel;
+	EXPECT_EQ(run_workers(1, accept_and_send_away, &outliving), 0);
+	EXPECT_EQ(reports.count, 0);
+	EXPECT_EQ(ew_channel_receive(channel, EW_NOW, &listener), 1);
+	peer = plain_connect(&outliving.address, sizeof(struct sockaddr_in));
+	EXPECT_EQ(ew_listener_accept(listener, &socket), 0);
+	EXPECT_EQ(ew_socket_close(&socket), 0);
+	EXPECT_EQ(ew_listener_close(&listener), 0);
+	/* Nobody receives this one: it is aborted with its channel. */
+	EXPECT_EQ(run_workers(1, accept_and_send_away, &outliving), 0);
+	ew_channel_free(&channel);
+	close(peer);
+	expect_same_descriptors(&before);
+}
+
+/* The end of a runtime calls back what it has in flight of those that outlive it, and then they are anybody's. */
+TEST(listener_that_outlives_its_runtime_is_the_next_ones)
+{
+	expect_listener_outlives_its_runtime(false);
+	expect_listener_outlives_its_runtime(true);
 }
 
 /* ---- the peer is watched ---- */
@@ -704,6 +760,45 @@ TEST(socket_between_calls_of_a_thread_is_anybodys)
 	ew_socket_forget_hangup(socket);
 	EXPECT_EQ(write(peer, "x", 1), 1);
 	EXPECT_EQ(run_workers(1, receive_in_a_run, socket), 0);
+	close(peer);
+}
+
+static int watch_and_send_away(void *argument)
+{
+	struct ew_channel *channel = argument;
+	EW_OWN(ew_socket, socket);
+	const char *data;
+	int peer = unix_peer(&socket);
+	EW_SCOPE(scope);
+
+	EXPECT_EQ(write(peer, "x", 1), 1);
+	ew_socket_cancel_on_hangup(socket, &scope, false);
+	EXPECT_EQ(ew_socket_receive(socket, &data), 1);
+	ew_socket_release(socket);
+	ew_socket_forget_hangup(socket);
+	EXPECT_EQ(ew_channel_try_send(channel, &socket), 0);
+	return ew_scope_finish(&scope, peer);
+}
+
+TEST(socket_that_outlives_its_runtime_with_the_watch_armed_is_the_next_ones)
+{
+	EW_OWN(ew_channel, channel);
+	EW_OWN(ew_socket, socket);
+	const char *data;
+	int peer;
+
+	EXPECT_EQ(ew_channel_new_of_resources(1, &channel), 0);
+	peer = run_workers(1, watch_and_send_away, channel);
+	EXPECT(peer >= 0);
+	EXPECT_EQ(reports.count, 0);
+	EXPECT_EQ(ew_channel_receive(channel, EW_NOW, &socket), 1);
+	EXPECT_EQ(write(peer, "y", 1), 1);
+	EXPECT_EQ(ew_socket_receive(socket, &data), 1);
+	EXPECT_EQ(ew_socket_close(&socket), 0);
+	close(peer);
+	peer = run_workers(1, watch_and_send_away, channel);
+	EXPECT(peer >= 0);
+	ew_channel_free(&channel);
 	close(peer);
 }
 
