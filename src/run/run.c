@@ -35,6 +35,7 @@
  */
 static struct ew__runtime *current_runtime;
 static pthread_rwlock_t current_lock = PTHREAD_RWLOCK_INITIALIZER;
+static __thread const struct ew__runtime *reports_for;
 
 static void set_current(struct ew__runtime *runtime)
 {
@@ -65,16 +66,22 @@ static void report_to(const struct ew__runtime *runtime, const char *line)
 		fprintf(stderr, "endwell: %s\n", line);
 }
 
+void ew__report_for(const struct ew__runtime *runtime)
+{
+	reports_for = runtime;
+}
+
 void ew__report(const char *format, ...)
 {
+	const struct ew__runtime *runtime = runtime_here() ? runtime_here() : reports_for;
 	char line[1024];
 	va_list arguments;
 
 	va_start(arguments, format);
 	vsnprintf(line, sizeof(line), format, arguments);
 	va_end(arguments);
-	if (runtime_here()) {
-		report_to(runtime_here(), line);
+	if (runtime) {
+		report_to(runtime, line);
 		return;
 	}
 	pthread_rwlock_rdlock(&current_lock);

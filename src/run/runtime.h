@@ -53,3 +53,6 @@ struct ew__runtime {
 	_Atomic int64_t end_by_ns; /* when the watchdog takes what is left for stuck */
 	int main_result;
 };
+
+/* On a thread that is none of its workers, and ends before it: reports go there. */
+void ew__report_for(const struct ew__runtime *runtime);

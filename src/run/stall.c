@@ -21,6 +21,11 @@
 #define NOTE_LOOKS	   50
 #define NOTE_LOOK_EVERY_NS (2 * EW_MILLISECOND)
 
+/* The handler is the process's: it is there as long as a runtime has a detector. */
+static pthread_mutex_t handler_lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned detectors_count;
+static struct sigaction before_handler;
+
 static void handle(int number)
 {
 	int before = errno, wanted = EW__STALL_WANTED;
@@ -134,22 +139,40 @@ static void *watch_stalls(void *argument)
 
 	if (every_ns < LOOK_EVERY_MIN_NS)
 		every_ns = LOOK_EVERY_MIN_NS;
+	ew__report_for(runtime);
 	while (ew__lookout_sleep(&watch->lookout, every_ns))
 		for (i = 0; i < runtime->workers_count; i++)
 			look_at(watch, &runtime->threads[i]);
 	return NULL;
 }
 
-void ew__stall_watch_start(struct ew__stall_watch *watch, struct ew__runtime *runtime)
+static void handler_enter(void)
 {
 	struct sigaction action = { .sa_handler = handle, .sa_flags = SA_RESTART };
+
+	pthread_mutex_lock(&handler_lock);
+	if (detectors_count++ == 0)
+		sigaction(SIGURG, &action, &before_handler);
+	pthread_mutex_unlock(&handler_lock);
+}
+
+static void handler_leave(void)
+{
+	pthread_mutex_lock(&handler_lock);
+	if (--detectors_count == 0)
+		sigaction(SIGURG, &before_handler, NULL);
+	pthread_mutex_unlock(&handler_lock);
+}
+
+void ew__stall_watch_start(struct ew__stall_watch *watch, struct ew__runtime *runtime)
+{
 	struct ew__backtrace unwinder_loaded;
 
 	*watch = (struct ew__stall_watch){ .runtime = runtime };
 	if (!runtime->options.stall_limit_ns || runtime->options.virtual_time)
 		return;
 	ew__backtrace_take(&unwinder_loaded);
-	sigaction(SIGURG, &action, &watch->before);
+	handler_enter();
 	if (!ew__lookout_start(&watch->lookout, watch_stalls, watch))
 		ew__report("no thread for the stall detector: stalls will not be named");
 }
@@ -159,5 +182,5 @@ void ew__stall_watch_stop(struct ew__stall_watch *watch)
 	if (!watch->runtime->options.stall_limit_ns || watch->runtime->options.virtual_time)
 		return;
 	ew__lookout_stop(&watch->lookout);
-	sigaction(SIGURG, &watch->before, NULL);
+	handler_leave();
 }

@@ -11,7 +11,6 @@
 struct ew__stall_watch {
 	struct ew__lookout lookout;
 	struct ew__runtime *runtime;
-	struct sigaction before;
 };
 
 /* Does nothing unless the program asked for it (stall_limit_ns). */

@@ -101,6 +101,7 @@ static void *name_what_is_stuck(void *argument)
 	struct ew__worker_thread *thread;
 	unsigned i;
 
+	ew__report_for(runtime);
 	ew__report("the shutdown did not end in the promised time: leaving by _exit()");
 	for (i = 0; i < runtime->workers_count; i++) {
 		runtime->threads[i].describe.deliver = describe;

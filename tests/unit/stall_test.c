@@ -162,6 +162,70 @@ TEST(stall_is_not_seen_where_tasks_switch_or_sleep)
 	EXPECT_EQ(reports.count, 0);
 }
 
+static struct {
+	struct ew_event first_runs, second_runs, first_has_ended;
+	_Atomic bool first_is_over;
+	_Atomic bool strayed; /* a report of the first, to the second */
+} two;
+
+static int stall_beside_another(void *argument)
+{
+	ew_event_set(&two.first_runs);
+	EXPECT_EQ(ew_event_wait(&two.second_runs, EW_NEVER), 0);
+	return spawn_blocker(argument);
+}
+
+static void *run_first(void *argument)
+{
+	EXPECT_EQ(run_watched(1, LIMIT_NS, stall_beside_another), 0);
+	EXPECT(stall.named);
+	two.first_is_over = true;
+	ew_event_set(&two.first_has_ended);
+	return argument;
+}
+
+static void see_report_of_second(void *argument, const char *line)
+{
+	if (!two.first_is_over)
+		two.strayed = true;
+	else
+		see_report(argument, line);
+}
+
+static int stall_after_the_first(void *argument)
+{
+	ew_event_set(&two.second_runs);
+	EXPECT_EQ(ew_event_wait(&two.first_has_ended, EW_NEVER), 0);
+	stall.named = stall.shown = false;
+	return spawn_blocker(argument);
+}
+
+/* Each detector tells its own program, and the end of one takes nothing from the other. */
+TEST(stall_in_each_of_two_runtimes_is_named)
+{
+	struct ew_run_options options = { .workers_count = 1,
+					  .report = see_report_of_second,
+					  .stall_limit_ns = LIMIT_NS };
+	struct sigaction before, after;
+	pthread_t first;
+
+	if (SIGNALS_ARE_HELD_BACK || RUNNING_ON_VALGRIND)
+		SKIP("signals come late, or frames are not to be seen");
+	sigaction(SIGURG, NULL, &before);
+	stall.task = "task read_for_real (";
+	stall.function = (uintptr_t)read_for_real;
+	stall.named = stall.shown = false;
+	EXPECT_EQ(pipe2(stall.pipe, O_CLOEXEC), 0);
+	EXPECT_EQ(pthread_create(&first, NULL, run_first, NULL), 0);
+	EXPECT_EQ(ew_event_wait(&two.first_runs, EW_NEVER), 0);
+	EXPECT_EQ(ew_run(&options, stall_after_the_first, NULL), 0);
+	EXPECT(stall.named);
+	EXPECT(!two.strayed);
+	EXPECT_EQ(pthread_join(first, NULL), 0);
+	sigaction(SIGURG, NULL, &after);
+	EXPECT(after.sa_handler == before.sa_handler);
+}
+
 TEST(stall_limit_below_zero_is_refused)
 {
 	stall.task = "task";
