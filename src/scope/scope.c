@@ -18,6 +18,7 @@
 #include "seeded/bug.h"
 
 #include <endwell/clock.h>
+#include <sched.h>
 
 struct ew__scope_waiter {
 	struct ew__wait wait;
@@ -196,6 +197,7 @@ static inline void await_children(struct ew_scope *scope)
 		if (ew__unlikely(ew__worker_is_plain(scope->worker))) {
 			/* There are no children: the cancel is on its way, and nothing is needed to see it come. */
 			ew__thread_look(scope->owner);
+			sched_yield(); /* to who is posting it */
 			continue;
 		}
 		scope->joiner = &scope->join_wait;
