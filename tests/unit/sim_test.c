@@ -299,6 +299,11 @@ TEST(sim_standstill_is_named_with_its_seed_and_aborts)
 	EXPECT(strstr(ended.text, "waits for bytes from a peer"));
 }
 
+static void note_end(struct ew__op *op)
+{
+	(void)op;
+}
+
 static int close_too_early(void *argument)
 {
 	struct ew__op op = { .code = EW__OP_POLL, .flags = POLLIN };
@@ -324,6 +329,48 @@ TEST(sim_close_of_a_descriptor_with_an_operation_aborts)
 
 	EXPECT(WIFSIGNALED(ended.status));
 	EXPECT(strstr(ended.text, "operations_count == 0"));
+}
+
+/* The other descriptor keeps the object; what its own close forgets nobody else's does. */
+static int close_one_of_two(void *argument)
+{
+	struct ew__op op = { .code = EW__OP_POLL, .flags = POLLIN };
+	unsigned of_the_operation = *(const unsigned *)argument;
+	int fds[2], both[2];
+
+	EXPECT_EQ(ew__system_socket_pair(fds), 0);
+	both[0] = fds[0];
+	both[1] = ew__system_duplicate(fds[0]);
+	EXPECT(both[1] >= 0);
+	op.fd = both[of_the_operation];
+	op.complete = note_end;
+	ew__driver_submit(ew__worker->driver, &op);
+	EXPECT_EQ(ew_yield(), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	EXPECT_EQ(ew__system_close(both[0]), 0);
+	ew__driver_cancel(ew__worker->driver, &op);
+	while (op.state != EW__OP_IDLE)
+		EXPECT_EQ(ew_sleep(EW_MILLISECOND), 0);
+	EXPECT_EQ(ew__system_close(both[1]), 0);
+	return ew__system_close(fds[1]);
+}
+
+static void run_into_a_close_of_one(void)
+{
+	unsigned of_the_operation = 0;
+
+	(void)ew_sim_run(NULL, close_one_of_two, &of_the_operation, NULL);
+}
+
+TEST(sim_close_of_one_of_two_descriptors_with_an_operation_aborts)
+{
+	unsigned of_the_other = 1;
+	struct ended ended;
+
+	EXPECT_EQ(ew_sim_run(NULL, close_one_of_two, &of_the_other, NULL), 0);
+	ended = run_process(run_into_a_close_of_one);
+	EXPECT(WIFSIGNALED(ended.status));
+	EXPECT(strstr(ended.text, "has_operation"));
 }
 
 /* ---- calls ---- */

@@ -987,6 +987,25 @@ void ew__sim_object_stop_waiting(struct ew__sim_object *object, struct ew__op *o
 	ew__op_line_remove(&object->waiting, op);
 }
 
+static bool is_about(const struct ew__op *op, int fd)
+{
+	return op->code != EW__OP_CALL && !ew__sim_is_childs(op) && op->fd == fd;
+}
+
+static bool has_operation(const struct ew__sim *sim, const struct ew__sim_object *object, int fd)
+{
+	const struct ew__op *op;
+	unsigned i;
+
+	for (op = object->waiting.first; op; op = op->next)
+		if (is_about(op, fd))
+			return true;
+	for (i = 0; i < sim->agenda_count; i++)
+		if (is_about(sim->agenda[i].op, fd))
+			return true;
+	return false;
+}
+
 /* Whoever closes a descriptor that an operation is about has forgotten to wait for its end: the number may be given anew. */
 static bool sim_close(int fd)
 {
@@ -994,6 +1013,8 @@ static bool sim_close(int fd)
 
 	if (!object)
 		return false;
+	if (object->descriptors_count > 1 && object->operations_count > 0)
+		ew_assert(!has_operation(ew__sim, object, fd));
 	ew__sim->objects[fd] = NULL;
 	close(fd);
 	if (--object->descriptors_count == 0) {
