@@ -18,8 +18,10 @@ int64_t line_join(struct line *line)
 {
 	int64_t since_ns = ew_now();
 
-	if (atomic_fetch_add(&line->waiting, 1) == 0)
+	/* Before it counts, or a look in between would see a first in line who has waited as long as nobody did. */
+	if (atomic_load(&line->waiting) == 0)
 		atomic_store(&line->moved_ns, since_ns);
+	atomic_fetch_add(&line->waiting, 1);
 	return since_ns;
 }
 
