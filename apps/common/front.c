@@ -196,6 +196,45 @@ int front_await_stop(struct front *front, int64_t deadline_ns)
 	return ew_event_wait(&front->stopped, deadline_ns);
 }
 
+/* Where it ended, the report of a panic has said, or its own lines. */
+static void needed_lost(void *argument)
+{
+	const struct front_needed *needed = argument;
+	struct front *front = needed->front;
+
+	if (atomic_load(&front->over))
+		return;
+	atomic_store(&front->lost, true);
+	log_note("error", "service-lost", "%s: the server ends, and is to be started again",
+		 needed->name);
+	front_drain(front);
+}
+
+static int needed_lost_close(void *needed)
+{
+	needed_lost(needed);
+	return 0;
+}
+
+static int run_needed(void *argument)
+{
+	struct front_needed *needed = argument;
+	int r;
+
+	EW_GUARD(lost, needed, .close = needed_lost_close, .abort = needed_lost);
+
+	r = needed->run(needed->argument);
+	if (r == -ECANCELED && ew_cancel_requested())
+		ew_guard_disarm(&lost);
+	return r;
+}
+
+int front_spawn_needed(struct front *front, struct front_needed *needed, struct ew_scope *scope)
+{
+	needed->front = front;
+	return ew_spawn(scope, run_needed, needed);
+}
+
 static int heed_signals(void *argument)
 {
 	struct front *front = argument;
@@ -209,7 +248,9 @@ static int heed_signals(void *argument)
 int front_heed_signals(struct front *front, struct ew_signals *signals, struct ew_scope *scope)
 {
 	front->signals = signals;
-	return ew_spawn(scope, heed_signals, front);
+	front->heeding =
+		(struct front_needed){ "the watch over signals", heed_signals, front, NULL };
+	return front_spawn_needed(front, &front->heeding, scope);
 }
 
 struct force {
@@ -255,7 +296,10 @@ int front_run(struct front *front, int (*ready)(void *server), int (*settle)(voi
 		r = ew_scope_join(&running);
 	if (r == 0)
 		r = settle(server);
-	return atomic_load(&front->forced) ? 0 : r;
+	if (atomic_load(&front->forced))
+		r = 0;
+	atomic_store(&front->over, true);
+	return r == 0 && atomic_load(&front->lost) ? -ENOTRECOVERABLE : r;
 }
 
 void front_address(const struct front *front, char *ret_text, size_t bytes)

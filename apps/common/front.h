@@ -16,13 +16,26 @@
 #include <endwell/event.h>
 #include <endwell/semaphore.h>
 #include <endwell/signals.h>
+#include <endwell/task.h>
 
 #include "http/session.h"
 
 /* What an ending may take once it has been asked for. */
 #define FRONT_ENDING_BUDGET (20 * EW_SECOND)
 
+struct front;
 struct front_worker;
+
+/**
+ * struct front_needed - a task without which the server is not to go on; the caller's, until its scope has ended
+ * @name: for the log
+ */
+struct front_needed {
+	const char *name;
+	ew_task_fn *run;
+	void *argument;
+	struct front *front; /* set by front_spawn_needed() */
+};
 
 /**
  * struct front - caller's memory; all before the line is given
@@ -46,7 +59,10 @@ struct front {
 	/* -- private from here -- */
 	struct ew_event stopped;  /* front_stop() */
 	struct ew_event insisted; /* and again */
+	_Atomic bool lost;	  /* a task that is needed */
+	_Atomic bool over;	  /* front_run() has its result */
 	struct ew_signals *signals;
+	struct front_needed heeding;
 	struct ew_event drain;
 	struct front_worker *workers;
 	unsigned int workers_count;
@@ -71,7 +87,13 @@ void front_drain(struct front *front);
 /* Wait until somebody has. -ETIMEDOUT at the deadline, -ECANCELED */
 EW_SUSPENDS int front_await_stop(struct front *front, int64_t deadline_ns);
 
-/* From now on each of @signals is a front_stop(), by a task of @scope. */
+/*
+ * Spawn a task that is needed. When it ends before front_run(), for whatever reason but a cancel, that is logged, and
+ * the server drains.
+ */
+int front_spawn_needed(struct front *front, struct front_needed *needed, struct ew_scope *scope);
+
+/* From now on each of @signals is a front_stop(), by a task of @scope, which is needed. */
 int front_heed_signals(struct front *front, struct ew_signals *signals, struct ew_scope *scope);
 
 /**
@@ -79,7 +101,7 @@ int front_heed_signals(struct front *front, struct ew_signals *signals, struct e
  * @ready:   called when connections are taken, to say so; may wait a while, with front_await_stop()
  * @settle:  called when all connections have ended, to wait for what may still end within the grace
  *
- * Return: 0, also when a second front_stop() has cut everything; -errno.
+ * Return: 0, also when a second front_stop() has cut everything; -errno, -ENOTRECOVERABLE: a task that is needed was lost.
  */
 EW_SUSPENDS int front_run(struct front *front, int (*ready)(void *server),
 			  int (*settle)(void *server), void *server);

@@ -87,8 +87,6 @@ struct gateway {
 	struct ew_scope *detached; /* has the operations that run without their clients */
 	struct route *routes;
 	size_t routes_count;
-	bool closing; /* its services are told to end */
-	bool failed;  /* one of them has ended before that */
 
 	/* the broker's side, see broker.c */
 	struct ew_amqp_connection *connection; /* NULL: not connected */

@@ -110,64 +110,22 @@ static int run_front(struct gateway *gateway)
 	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
 }
 
-struct service {
-	const char *name;
-	ew_task_fn *run;
-	struct gateway *gateway;
-};
-
-/* Where it ended, the report of the panic has said, or its own lines. */
-static void service_lost(void *argument)
-{
-	const struct service *service = argument;
-	struct gateway *gateway = service->gateway;
-
-	if (gateway->closing)
-		return;
-	gateway->failed = true;
-	log_note("error", "service-lost", "%s: the gateway ends, and is to be started again",
-		 service->name);
-	front_drain(&gateway->front);
-}
-
-static int service_lost_close(void *service)
-{
-	service_lost(service);
-	return 0;
-}
-
-static int run_service(void *argument)
-{
-	struct service *service = argument;
-	int r;
-
-	EW_GUARD(lost, service, .close = service_lost_close, .abort = service_lost);
-
-	r = service->run(service->gateway);
-	if (r == -ECANCELED)
-		ew_guard_disarm(&lost);
-	return r;
-}
-
 static int run_services(struct gateway *gateway)
 {
-	struct service all[] = {
-		{ "the connection to the broker", broker_run, gateway },
-		{ "the watch over presumed permits", permits_run, gateway },
-		{ "the watch over waiting rooms", submit_watch, gateway },
+	struct front_needed all[] = {
+		{ "the connection to the broker", broker_run, gateway, NULL },
+		{ "the watch over presumed permits", permits_run, gateway, NULL },
+		{ "the watch over waiting rooms", submit_watch, gateway, NULL },
 	};
 	int r = 0, closed;
 
 	EW_SCOPE(services, .policy = EW_POLICY_INDEPENDENT, .budget_ns = FRONT_ENDING_BUDGET);
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]) && r == 0; i++)
-		r = ew_spawn(&services, run_service, &all[i]);
+		r = front_spawn_needed(&gateway->front, &all[i], &services);
 	if (r == 0)
 		r = run_front(gateway);
-	gateway->closing = true;
 	closed = ew_scope_close(&services, EW_NOW, EW_REASON_SHUTDOWN);
-	if (r == 0 && gateway->failed)
-		return -ENOTRECOVERABLE;
 	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
 }
 
