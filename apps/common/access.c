@@ -15,7 +15,7 @@
 #include <strings.h>
 
 #define HOST_BYTES_MAX	  256
-#define HEADER_TEXT_BYTES 300
+#define HEADER_TEXT_BYTES ACCESS_ORIGIN_BYTES
 
 /* Cuts `:port` off; false when what is there is no host and port. */
 static bool cut_port(const char *host, char *ret_name)
@@ -77,17 +77,19 @@ static bool is_own(const char *origin, const char *host)
 	       strcasecmp(origin + sizeof(scheme) - 1, host) == 0;
 }
 
+static bool is_listed(const struct access *access, const char *origin)
+{
+	for (size_t i = 0; i < access->origins_count; i++)
+		if (strcasecmp(access->origins[i], origin) == 0)
+			return true;
+	return false;
+}
+
 bool access_origin_allowed(const struct access *access, const char *host, const char *origin,
 			   const char *site)
 {
-	if (origin) {
-		if (is_own(origin, host))
-			return true;
-		for (size_t i = 0; i < access->origins_count; i++)
-			if (strcasecmp(access->origins[i], origin) == 0)
-				return true;
-		return false;
-	}
+	if (origin)
+		return is_own(origin, host) || is_listed(access, origin);
 	return !site || strcmp(site, "same-origin") == 0 || strcmp(site, "none") == 0;
 }
 
@@ -99,6 +101,16 @@ static const char *text_of(const struct http_slice *slice, char *buffer)
 	snprintf(buffer, HEADER_TEXT_BYTES, "%.*s",
 		 (int)(slice->len < HEADER_TEXT_BYTES ? slice->len : 0), slice->data);
 	return buffer;
+}
+
+bool access_origin_of_guest(const struct access *access, const struct http_head *head,
+			    char ret_origin[ACCESS_ORIGIN_BYTES])
+{
+	char host_text[HEADER_TEXT_BYTES];
+	const char *host = text_of(&head->authority, host_text);
+	const char *origin = text_of(http_head_find(head, "Origin"), ret_origin);
+
+	return origin && !is_own(origin, host) && is_listed(access, origin);
 }
 
 enum access_verdict access_check(const struct access *access, const struct http_head *head)

@@ -38,5 +38,11 @@ enum access_verdict {
 	ACCESS_FOREIGN_ORIGIN,
 };
 
+#define ACCESS_ORIGIN_BYTES 300
+
+/* Whether it comes from a page of a foreign origin that is welcome; then that origin, as the browser has written it. */
+bool access_origin_of_guest(const struct access *access, const struct http_head *head,
+			    char ret_origin[ACCESS_ORIGIN_BYTES]);
+
 /* Both checks, of a request's head */
 enum access_verdict access_check(const struct access *access, const struct http_head *head);

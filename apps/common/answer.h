@@ -15,7 +15,7 @@
 #define ANSWER_LOCATION_BYTES 64
 
 /* What answer_send() has room for beside an answer's own three. */
-#define ANSWER_FIELDS_MAX 4
+#define ANSWER_FIELDS_MAX 6
 
 struct answer {
 	int status;

@@ -5,6 +5,7 @@
 import contextlib
 import fcntl
 import hashlib
+import http.server
 import os
 import pathlib
 import shutil
@@ -12,8 +13,10 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 import time
 
+import browser
 import ingest
 from ingest import EICAR, Clamd, Server, check, equal
 
@@ -237,6 +240,75 @@ def test_foreign_hosts_and_pages_are_refused():
         equal(put("b", Host="files.home.arpa").status, 201)
         equal(put("c", Origin="https://app.example.org", Sec_Fetch_Site="cross-site").status, 201)
         equal(put("d", Host=f"localhost:{server.port}", Origin=f"http://localhost:{server.port}").status, 201)
+
+
+def test_pages_of_an_allowed_origin_are_told_what_they_may():
+    origin = "https://app.example.org"
+
+    def told(answer, *problem):
+        if problem:
+            answer.problem(*problem)
+        return {name: value for name, value in answer.headers.items() if name.startswith("Access-Control") or name == "Vary"}
+
+    def ask(server, path, method="PUT", origin=origin):
+        return server.request("OPTIONS", path, headers={"Origin": origin, "Access-Control-Request-Method": method,
+                                                        "Access-Control-Request-Headers": "content-type"})
+
+    with Server("none", "--origin", origin) as server:
+        common = {"Vary": "Origin", "Access-Control-Allow-Origin": origin,
+                  "Access-Control-Expose-Headers": "Location, Retry-After, Allow"}
+        preflight = common | {"Access-Control-Allow-Headers": "*", "Access-Control-Max-Age": "600"}
+        answer = ask(server, "/files/a")
+        equal((answer.status, answer.body), (204, b""))
+        equal(told(answer), preflight | {"Access-Control-Allow-Methods": "PUT"})
+        equal(told(ask(server, "/readyz", "GET")), preflight | {"Access-Control-Allow-Methods": "GET, HEAD"})
+        answer = server.put("a", b"x", headers={"Origin": origin})
+        equal((answer.status, told(answer)), (201, common))
+        equal(told(server.request("GET", answer.headers["Location"], headers={"Origin": origin})), common)
+        equal(told(server.put("a", b"x", headers={"Origin": origin}), 409, "name-taken"), common)
+        equal(told(ask(server, "/nowhere"), 404, "not-found"), common)
+
+        # An OPTIONS that is no preflight, and those who are no page, or none of these.
+        equal(told(server.request("OPTIONS", "/files/a", headers={"Origin": origin}), 405, "method-not-allowed"), common)
+        only_vary = {"Vary": "Origin"}
+        equal(told(ask(server, "/files/a", origin="https://evil.example"), 403, "foreign-origin"), only_vary)
+        own = f"http://127.0.0.1:{server.port}"
+        equal(told(ask(server, "/files/a", origin=own), 405, "method-not-allowed"), only_vary)
+        equal(told(server.put("b", b"x")), only_vary)
+
+    with Server("none") as server:
+        equal(told(ask(server, "/files/a"), 403, "foreign-origin"), {})
+        equal(told(server.put("b", b"x")), {})
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """An empty one."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_page_of_an_allowed_origin_in_a_browser_uploads_and_reads_the_answer():
+    pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    origin = f"http://127.0.0.1:{pages.server_port}"
+    put = """fetch("http://127.0.0.1:%d/files/%s", {method: "PUT", body: "x", headers: {"Content-Type": "text/csv"}})
+             .then(async one => [one.status, one.headers.get("Location"), (await one.json()).name], error => error.name)"""
+    try:
+        with browser.Browser() as chromium, Server("none", "--origin", origin) as server, Server("none") as strict:
+            tab = chromium.open(origin + "/")
+            status, location, name = tab.runs(put % (server.port, "a.csv"))
+            equal((status, name, location[:9]), (201, "a.csv", "/uploads/"))
+            equal(tab.runs(put % (strict.port, "a.csv")), "TypeError")
+            equal((server.published(), strict.published()), (["a.csv"], []))
+    finally:
+        pages.shutdown()
+        pages.server_close()
 
 
 def test_waiting_room_is_first_come_first_served_and_bounded():
