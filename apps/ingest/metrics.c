@@ -114,6 +114,19 @@ static void print_answers(struct page *page, struct metrics *metrics)
 			page_look(&metrics->answers[class]));
 }
 
+static void print_bucket(struct page *page, struct bucket_counts *bucket)
+{
+	page_single(page, "bucket_ready", "gauge", "1 when the bucket's volume is trusted.",
+		    atomic_load_explicit(&bucket->ready, memory_order_relaxed));
+	page_single(page, "disk_reserved_bytes", "gauge",
+		    "Declared bytes that have not arrived yet.",
+		    page_look(&bucket->reserved_bytes));
+	page_single(page, "directory_syncs_total", "counter", "Syncs of the bucket's directory.",
+		    page_look(&bucket->syncs));
+	page_single(page, "directory_synced_links_total", "counter",
+		    "Names made durable by those syncs.", page_look(&bucket->synced_links));
+}
+
 static void print_rest(struct page *page, struct metrics *metrics, const struct line *uploads)
 {
 	page_single(page, "received_bytes_total", "counter", "Bytes of bodies received.",
@@ -123,21 +136,12 @@ static void print_rest(struct page *page, struct metrics *metrics, const struct 
 		    atomic_load_explicit(&uploads->waiting, memory_order_relaxed));
 	page_single(page, "scans_waiting", "gauge", "Sealed uploads that wait for a scan slot.",
 		    atomic_load_explicit(&metrics->scans_waiting, memory_order_relaxed));
-	page_single(page, "bucket_ready", "gauge", "1 when the bucket's volume is trusted.",
-		    atomic_load_explicit(&metrics->bucket_ready, memory_order_relaxed));
-	page_single(page, "disk_reserved_bytes", "gauge",
-		    "Declared bytes that have not arrived yet.",
-		    page_look(&metrics->disk_reserved_bytes));
-	page_single(page, "directory_syncs_total", "counter", "Syncs of the bucket's directory.",
-		    page_look(&metrics->directory_syncs));
-	page_single(page, "directory_synced_links_total", "counter",
-		    "Names made durable by those syncs.",
-		    page_look(&metrics->directory_synced_links));
 	page_single(page, "log_lines_dropped_total", "counter",
 		    "Log lines that standard error did not take.", (int64_t)log_dropped());
 }
 
-char *metrics_print(struct metrics *metrics, const struct line *uploads, size_t *ret_bytes)
+char *metrics_print(struct metrics *metrics, struct bucket_counts *bucket,
+		    const struct line *uploads, size_t *ret_bytes)
 {
 	struct page page;
 
@@ -151,6 +155,7 @@ char *metrics_print(struct metrics *metrics, const struct line *uploads, size_t 
 	print_scanner(&page, metrics);
 	print_answers(&page, metrics);
 	print_rest(&page, metrics, uploads);
+	print_bucket(&page, bucket);
 
 	return page_end(&page, ret_bytes);
 }

@@ -11,10 +11,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/bucket.h"
 #include "common/line.h"
 #include "common/page.h"
+#include "common/slots.h"
 
-#include "slots.h"
 #include "state.h"
 #include "verdict.h"
 
@@ -30,15 +31,11 @@ struct metrics {
 	_Atomic uint64_t scans_abandoned; /* nobody waited for the verdict any more */
 	_Atomic uint64_t tests_passed;	  /* of the scanner */
 	_Atomic uint64_t tests_failed;
-	_Atomic uint64_t directory_syncs;
-	_Atomic uint64_t directory_synced_links; /* names that those covered */
 
 	struct slots upload_slots;
 	struct slots scan_slots;
 	_Atomic int64_t scans_waiting;
 	_Atomic bool scanner_ready;
-	_Atomic bool bucket_ready;
-	_Atomic uint64_t disk_reserved_bytes;
 };
 
 void metrics_init(struct metrics *metrics, uint32_t upload_slots, uint32_t scan_slots);
@@ -49,9 +46,11 @@ void metrics_answered(struct metrics *metrics, int status);
 
 /**
  * metrics_print() - the text exposition format
+ * @bucket:    of the bucket
  * @uploads:   the waiting room
  * @ret_bytes: its length
  *
  * Return: heap memory for free(), or NULL when there is none.
  */
-char *metrics_print(struct metrics *metrics, const struct line *uploads, size_t *ret_bytes);
+char *metrics_print(struct metrics *metrics, struct bucket_counts *bucket,
+		    const struct line *uploads, size_t *ret_bytes);

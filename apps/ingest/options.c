@@ -3,6 +3,8 @@
  * What must be said is asked for: address, bucket and scanner have no defaults, least of all the
  * scanner, because `none` publishes what nobody has looked at.
  */
+#include "common/slots.h"
+
 #include "options.h"
 
 #include <errno.h>
@@ -11,8 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
-
-#include "slots.h"
 
 #define SECOND_NS INT64_C(1000000000)
 

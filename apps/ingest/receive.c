@@ -12,7 +12,6 @@
 #include "receive.h"
 
 #include <errno.h>
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,15 +22,13 @@
 
 #include "answer.h"
 #include "common/log.h"
+#include "common/spool.h"
 #include "name.h"
 #include "routes.h"
 #include "upload.h"
 
 /* How long a request stays in the waiting room at most. */
 #define WAIT_MAX (60 * EW_SECOND)
-
-/* How often the disk floor is looked at for a body of unknown length. */
-#define FLOOR_INTERVAL_BYTES (UINT64_C(16) << 20)
 
 #define SCANNER_RETRY_SECONDS 10
 #define BUSY_RETRY_SECONDS    1
@@ -43,59 +40,38 @@ struct reception {
 	struct server *server;
 	struct http_request *request;
 	struct upload upload;
-	struct staged *staged;	 /* its staging name; NULL: it has none */
-	uint64_t reserved_bytes; /* on the disk floor, for what has not arrived */
-	enum ew_reason reason;	 /* it was cancelled for; none: it was not */
+	struct staged *staged; /* its staging name; NULL: it has none */
+	struct spool spool;
+	enum ew_reason reason; /* it was cancelled for; none: it was not */
 };
 
-static int account(struct reception *reception, uint64_t offset, uint64_t bytes)
+static int copy_body(struct reception *reception, struct ew_file *file)
 {
 	struct server *server = reception->server;
-	uint64_t arrived = bytes < reception->reserved_bytes ? bytes : reception->reserved_bytes;
-
-	atomic_fetch_add_explicit(&server->metrics.bytes_received, bytes, memory_order_relaxed);
-	bucket_unreserve(&server->bucket, arrived);
-	reception->reserved_bytes -= arrived;
-	if (reception->request->head->chunked &&
-	    offset / FLOOR_INTERVAL_BYTES != (offset + bytes) / FLOOR_INTERVAL_BYTES)
-		return bucket_floor(&server->bucket);
-	return 0;
-}
-
-/* The body into @file and through @digest; its length in @ret_bytes. */
-static int copy_body(struct reception *reception, struct ew_file *file, EVP_MD_CTX *digest,
-		     uint64_t *ret_bytes)
-{
-	uint64_t offset = 0;
 	const char *data;
 	int r, n;
 
 	while ((n = http_body_read(reception->request, &data)) > 0) {
-		if (EVP_DigestUpdate(digest, data, (size_t)n) != 1)
-			return -ENOMEM;
-		r = ew_file_write(file, data, (size_t)n, (int64_t)offset);
-		if (r == 0)
-			r = account(reception, offset, (uint64_t)n);
+		atomic_fetch_add_explicit(&server->metrics.bytes_received, (uint64_t)n,
+					  memory_order_relaxed);
+		r = spool_write(&reception->spool, file, data, (size_t)n);
+		reception->upload.size_bytes = reception->spool.bytes;
 		if (r < 0)
 			return r;
-		offset += (uint64_t)n;
-		reception->upload.size_bytes = offset;
 	}
-	*ret_bytes = offset;
 	return n;
 }
 
-static int digest_body(struct reception *reception, struct ew_file *file, uint64_t *ret_bytes,
-		       uint8_t *ret_sha256)
+static int digest_body(struct reception *reception, struct ew_file *file, uint8_t *ret_sha256)
 {
-	EVP_MD_CTX *digest = EVP_MD_CTX_new();
-	int r = -ENOMEM;
+	int r;
 
-	if (digest && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1)
-		r = copy_body(reception, file, digest, ret_bytes);
-	if (r == 0 && EVP_DigestFinal_ex(digest, ret_sha256, NULL) != 1)
-		r = -ENOMEM;
-	EVP_MD_CTX_free(digest);
+	r = spool_begin(&reception->spool);
+	if (r == 0)
+		r = copy_body(reception, file);
+	if (r == 0)
+		r = spool_finish(&reception->spool, ret_sha256);
+	spool_end(&reception->spool);
 	return r;
 }
 
@@ -116,16 +92,15 @@ static int seal(struct server *server, struct ew_tempfile *file)
 static int receive_and_seal(struct reception *reception, struct ew_tempfile *file)
 {
 	uint8_t sha256[32];
-	uint64_t bytes;
 	int r;
 
-	r = digest_body(reception, ew_tempfile_file(file), &bytes, sha256);
+	r = digest_body(reception, ew_tempfile_file(file), sha256);
 	if (r < 0)
 		return r;
 	r = seal(reception->server, file);
 	if (r < 0)
 		return r;
-	upload_seal(&reception->upload, bytes, sha256);
+	upload_seal(&reception->upload, reception->spool.bytes, sha256);
 	upload_move(&reception->upload, STATE_SEALED, "");
 	return 0;
 }
@@ -154,6 +129,34 @@ static int scan(struct server *server, struct upload *upload, struct ew_tempfile
 	return verdict_lets_pass(&verdict, upload->size_bytes, upload->sha256) ? 0 : -EPERM;
 }
 
+static bool commit(void *argument)
+{
+	struct upload *upload = argument;
+
+	if (ew_cancel_requested())
+		upload_cancel(upload);
+	return upload_commit(upload);
+}
+
+/* Its end is the slot's business only: its bytes are synced. */
+static int publish(struct server *server, struct upload *upload, struct ew_tempfile **file)
+{
+	struct publication publication = { .name = upload->name,
+					   .commit = commit,
+					   .argument = upload };
+	int r;
+
+	ew_assert(verdict_lets_pass(&upload->verdict, upload->size_bytes, upload->sha256));
+	upload_move(upload, STATE_PUBLISHING, "");
+	r = bucket_publish(&server->bucket, &publication, *file);
+	upload->named = publication.named;
+	if (r < 0)
+		return r;
+	upload_move(upload, STATE_PUBLISHED, "");
+	upload->ending = ew_tempfile_close(file);
+	return 0;
+}
+
 static int receive_scan_publish(struct reception *reception, struct ew_tempfile **file)
 {
 	struct server *server = reception->server;
@@ -169,7 +172,7 @@ static int receive_scan_publish(struct reception *reception, struct ew_tempfile 
 	r = scan(server, upload, *file);
 	if (r < 0)
 		return r;
-	return bucket_publish(&server->bucket, upload, file);
+	return publish(server, upload, file);
 }
 
 static int receive_upload(struct reception *reception)
@@ -428,12 +431,6 @@ static void leave_slot(struct reception *reception, struct ew_permit **permit)
 		free_slot(server, permit);
 }
 
-static void unreserve_rest(struct reception *reception)
-{
-	bucket_unreserve(&reception->server->bucket, reception->reserved_bytes);
-	reception->reserved_bytes = 0;
-}
-
 /* The line may take a minute, and what was well before it is looked at again, still before the body. */
 static int look_again(struct server *server, const char *name)
 {
@@ -453,12 +450,12 @@ static int receive_in_slot(struct reception *reception, const char *name)
 
 	r = await_slot(server, &permit, &waited);
 	if (r < 0) {
-		unreserve_rest(reception);
+		spool_unreserve(&reception->spool);
 		return refuse_wait(server, reception->request, r);
 	}
 	r = waited ? look_again(server, name) : 0;
 	if (r < 0) {
-		unreserve_rest(reception);
+		spool_unreserve(&reception->spool);
 		free_slot(server, &permit);
 		return refuse_admission(server, reception->request, r);
 	}
@@ -474,28 +471,28 @@ static int receive_in_slot(struct reception *reception, const char *name)
 	 * anybody send the next.
 	 */
 	r = receive_upload(reception);
-	unreserve_rest(reception);
+	spool_unreserve(&reception->spool);
 	leave_slot(reception, &permit);
 	return conclude(reception, r);
 }
 
 int receive_file(struct server *server, struct http_request *request)
 {
-	struct reception reception = { .server = server, .request = request };
+	struct reception reception = { .server = server,
+				       .request = request,
+				       .spool = { .bucket = &server->bucket } };
 	char name[NAME_BYTES_MAX + 1];
 	int r;
 
 	if (refuse_head(server, request, name, &r))
 		return r;
 
-	reception.reserved_bytes =
-		request->head->body_bytes > 0 ? (uint64_t)request->head->body_bytes : 0;
-	r = bucket_admit(&server->bucket, name, reception.reserved_bytes);
+	r = spool_admit(&reception.spool, name, request->head->body_bytes);
 	if (r < 0)
 		return refuse_admission(server, request, r);
 
 	request->body_bytes_max = (int64_t)server_size_max(server);
 	r = receive_in_slot(&reception, name);
-	unreserve_rest(&reception);
+	spool_unreserve(&reception.spool);
 	return r;
 }

@@ -151,7 +151,7 @@ static int answer_metrics_page(struct server *server, struct http_request *reque
 	size_t bytes = 0;
 	char *text;
 
-	text = metrics_print(&server->metrics, &server->uploads, &bytes);
+	text = metrics_print(&server->metrics, &server->bucket.counts, &server->uploads, &bytes);
 	answer_metrics(&answer, text, bytes);
 	return routes_answer(server, request, &answer);
 }

@@ -13,9 +13,10 @@
 #include <endwell/file.h>
 #include <endwell/scope.h>
 
+#include "common/staging.h"
+
 #include "metrics.h"
 #include "options.h"
-#include "staging.h"
 #include "trial.h"
 #include "verdict.h"
 

@@ -156,7 +156,7 @@ int server_serve(void *argument)
 	int r, closed;
 
 	r = bucket_open(&server->bucket, options->bucket, options->state, options->mode,
-			&server->metrics, error, sizeof(error));
+			&server->metrics.upload_slots, error, sizeof(error));
 	if (r < 0)
 		fprintf(stderr, "ew-ingest: %s\n", error);
 	else

@@ -10,10 +10,10 @@
 #include <endwell/semaphore.h>
 
 #include "common/access.h"
+#include "common/bucket.h"
 #include "common/front.h"
 #include "common/line.h"
 
-#include "bucket.h"
 #include "capacity.h"
 #include "metrics.h"
 #include "options.h"

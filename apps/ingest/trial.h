@@ -5,8 +5,9 @@
 
 #include <stdint.h>
 
+#include "common/staging.h"
+
 #include "engine.h"
-#include "staging.h"
 
 #define TRIAL_REASON_BYTES 512
 

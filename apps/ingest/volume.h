@@ -11,7 +11,7 @@
 #include <endwell/event.h>
 #include <endwell/scope.h>
 
-#include "bucket.h"
+#include "common/bucket.h"
 
 struct volume {
 	struct bucket *bucket;

@@ -338,7 +338,7 @@ def test_start_that_hangs_is_named():
         with open(server.state / "lock", "r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = time.monotonic()
-            check("another ew-ingest has kept the lock" in refused(filesystem), "the reason")
+            check("another server has kept the lock" in refused(filesystem), "the reason")
             check(time.monotonic() - before < 30, "it does not wait for ever")
         equal(server.put("f", b"x").status, 201)
 

@@ -170,7 +170,7 @@ TEST(metrics_page_has_cumulative_buckets)
 	metrics_state_entered(&metrics, STATE_RECEIVING);
 	metrics_state_left(&metrics, STATE_RECEIVING, 2000000);
 	metrics_state_left(&metrics, STATE_RECEIVING, 700000000000);
-	page = metrics_print(&metrics, &(struct line){}, &bytes);
+	page = metrics_print(&metrics, &(struct bucket_counts){}, &(struct line){}, &bytes);
 	EXPECT(page != NULL);
 	EXPECT_EQ(strlen(page), bytes);
 	EXPECT(strstr(page,

@@ -310,7 +310,7 @@ static void check_rest(struct server *server)
 	check_semaphore(server->connections);
 	check_semaphore(server->sealing);
 	EXPECT_EQ(atomic_load(&server->metrics.scans_waiting), 0);
-	EXPECT_EQ(atomic_load(&server->metrics.disk_reserved_bytes), 0);
+	EXPECT_EQ(atomic_load(&server->bucket.counts.reserved_bytes), 0);
 	for (unsigned state = 0; state < STATE_COUNT; state++)
 		EXPECT_EQ(atomic_load(&server->metrics.inside[state]), 0);
 }

@@ -15,7 +15,7 @@
 #include <endwell/tempfile.h>
 
 #include "lease.h"
-#include "metrics.h"
+#include "slots.h"
 
 #define STAGING_FOLDERS	   64 /* an unlink locks its folder, and slow filesystems then wait in line */
 #define STAGING_NAME_BYTES (3 + 2 * LEASE_ID_TEXT) /* XX/ID-RANDOM */
@@ -35,7 +35,7 @@ struct staged {
 };
 
 struct staging {
-	struct metrics *metrics;
+	struct slots *slots; /* the books of the permits that come with files; NULL: none do */
 	struct lease lease;
 	enum staging_kind kind;
 	struct ew_file *folder; /* the state folder */

@@ -16,17 +16,23 @@
 #include <endwell/file.h>
 #include <endwell/tempfile.h>
 
-#include "metrics.h"
 #include "staging.h"
-#include "upload.h"
 
 #define BUCKET_DISK_FLOOR_PERCENT 5
 
 struct sync_batch;
 struct ew_scope;
 
+/* For a page of metrics. */
+struct bucket_counts {
+	_Atomic bool ready;
+	_Atomic uint64_t reserved_bytes; /* declared, and not there yet */
+	_Atomic uint64_t syncs;
+	_Atomic uint64_t synced_links; /* names that those covered */
+};
+
 struct bucket {
-	struct metrics *metrics;
+	struct bucket_counts counts;
 	mode_t mode;
 	struct ew_file *directory;
 	struct staging staging;
@@ -57,11 +63,12 @@ void bucket_release(struct bucket *bucket);
  * bucket_open() - open the folders and find out how a file can be staged and published
  * @bucket: prepared
  * @mode:   of published files
+ * @slots:  as staging_settle() moves them; NULL: its files come without permits
  *
  * Return:  0, or -errno with a sentence in @error; bucket_close() is due in both cases.
  */
 EW_SUSPENDS int bucket_open(struct bucket *bucket, const char *path, const char *state, mode_t mode,
-			    struct metrics *metrics, char *error, size_t error_bytes);
+			    struct slots *slots, char *error, size_t error_bytes);
 EW_SUSPENDS int bucket_close(struct bucket *bucket);
 
 /**
@@ -85,18 +92,31 @@ EW_SUSPENDS int bucket_check(struct bucket *bucket, const char *name);
 EW_SUSPENDS int bucket_floor(struct bucket *bucket);
 
 /**
- * bucket_publish() - give the sealed bytes of an upload their name
- * @bucket: where
- * @upload: in VERDICT, with a verdict that lets these bytes pass; leaves as PUBLISHED on success
- * @file:   taken on success
+ * struct publication - a name that a file is to get
+ * @name:     in the bucket
+ * @commit:   asked once, when all is ready: false, and it does not get its name any more
+ * @argument: of that
+ * @named:    the name exists
+ */
+struct publication {
+	const char *name;
+	bool (*commit)(void *argument);
+	void *argument;
+	bool named;
+};
+
+/**
+ * bucket_publish() - give a file its name, and make it durable
+ * @publication: all but the last member is given
+ * @file:        complete; to be closed by the caller
  *
- * A cancel before the commit point wins, a cancel after it is late: the call goes on to its end.
+ * Cancellation: before the commit point wins; after it is late: the call goes on to its end.
  * Return: 0 when the name is durable.
  * Errors: -ECANCELED not published; -EEXIST the name is taken; others: not published, unless
- *         @upload->named, which means that the name exists but may not survive a power cut.
+ *         @publication->named, which means that the name exists but may not survive a power cut.
  */
-EW_SUSPENDS int bucket_publish(struct bucket *bucket, struct upload *upload,
-			       struct ew_tempfile **file);
+EW_SUSPENDS int bucket_publish(struct bucket *bucket, struct publication *publication,
+			       struct ew_tempfile *file);
 
 /* Spawns what the bucket does beside uploads: syncs, the sweep, and what could not be removed. */
 int bucket_start(struct bucket *bucket, struct ew_scope *scope);

@@ -42,7 +42,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "common/hex.h"
+#include "hex.h"
 
 #define LEASE_PATIENCE_MS 10000
 #define LEASE_LOOK_MS	  10
@@ -77,7 +77,7 @@ static int enter(int state_fd, const char *state, char *error, size_t error_byte
 	if (r != -EWOULDBLOCK)
 		return say(error, error_bytes, r, "cannot lock in the state folder", state);
 	snprintf(error, error_bytes,
-		 "another ew-ingest has kept the lock of the state folder %s for %d s: it hangs "
+		 "another server has kept the lock of the state folder %s for %d s: it hangs "
 		 "while it starts, or is a version that shares with nobody; give this one its own "
 		 "with --state",
 		 state, LEASE_PATIENCE_MS / 1000);

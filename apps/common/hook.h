@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * The places where a test can hold an upload: between verdict and name, and between the name and
+ * The places where a test can hold a file: before it gets its name, and between the name and
  * the sync that makes it durable; and the bugs that a test can have put in, to see that it finds
  * them. Without EW_TEST_HOOKS there is none of this.
  */
@@ -14,7 +14,7 @@
 #ifdef EW_TEST_HOOKS
 /**
  * hook_hold() - wait while a test wants it
- * @name: of the upload
+ * @name: of the file
  *
  * Waits while the file `hold.NAME` exists in the folder that the variable EW_TEST_HOOKS names;
  * `held.NAME` says that it does.

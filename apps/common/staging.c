@@ -21,8 +21,8 @@
 #include <endwell/clock.h>
 #include <endwell/task.h>
 
-#include "common/hex.h"
-#include "common/log.h"
+#include "hex.h"
+#include "log.h"
 #include "probe.h"
 
 #define RECLAIM_INTERVAL EW_SECOND
@@ -257,7 +257,7 @@ bool staging_settle(struct staging *staging, struct staged **staged, int ending,
 	if (permit) {
 		name->permit = *permit;
 		*permit = NULL;
-		slots_move(&staging->metrics->upload_slots, SLOT_HELD, SLOT_PRESUMED);
+		slots_move(staging->slots, SLOT_HELD, SLOT_PRESUMED);
 	}
 	put_left(staging, name);
 	ew_event_set(&staging->left_work);
@@ -269,7 +269,7 @@ static void reclaimed(struct staging *staging, struct staged *staged)
 {
 	log_note("info", "reclaimed", "%s", staged->name);
 	if (staged->permit) {
-		slots_move(&staging->metrics->upload_slots, SLOT_PRESUMED, SLOT_FREE);
+		slots_move(staging->slots, SLOT_PRESUMED, SLOT_FREE);
 		ew_permit_release(&staged->permit);
 	}
 	strike_off(staging, staged);

@@ -20,7 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/log.h"
+#include "log.h"
 
 /* One folder of names, on a thread. */
 struct visit {

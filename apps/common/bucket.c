@@ -3,9 +3,9 @@
  * A file is staged in the state folder, without a name where the filesystem can (staging.c), and
  * gets its name by one linkat(2), or a rename that does not overwrite, after its bytes are durable.
  *
- * The commit point is the submission of that link. Just before it the upload's word is decided:
- * whoever cancels before has won, and the link is never submitted; whoever cancels after is late,
- * and the shield lets link and sync go on to the end.
+ * The commit point is the submission of that link. Just before it its owner is asked: whoever has
+ * cancelled before has won, and the link is never submitted; whoever cancels after is late, and the
+ * shield lets link and sync go on to the end.
  *
  * A name is durable when its directory has been synced after the link. One sync covers all links
  * that were finished before it began, so links gather in a batch while a sync runs, and the next
@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,9 +35,8 @@
 #include <endwell/scope.h>
 #include <endwell/task.h>
 
-#include "common/log.h"
 #include "hook.h"
-#include "name.h"
+#include "log.h"
 #include "sweep.h"
 
 /* From the commit point to a durable name. Disks that need longer are broken. */
@@ -127,7 +127,7 @@ static int find_foreign(const char *state, char *ret_name, size_t name_bytes)
 /* But not what belongs to somebody else: a --state /tmp must not shut everybody out of it. */
 static int make_private(const char *state, char *error, size_t error_bytes)
 {
-	char foreign[NAME_BYTES_MAX + 1] = "";
+	char foreign[NAME_MAX + 1] = "";
 	struct stat is;
 	int r;
 
@@ -229,22 +229,21 @@ void bucket_release(struct bucket *bucket)
 }
 
 int bucket_open(struct bucket *bucket, const char *path, const char *state, mode_t mode,
-		struct metrics *metrics, char *error, size_t error_bytes)
+		struct slots *slots, char *error, size_t error_bytes)
 {
 	int r;
 
-	bucket->metrics = metrics;
 	bucket->mode = mode;
 
 	r = ew_file_open(NULL, path, O_RDONLY | O_DIRECTORY, 0, &bucket->directory);
 	if (r < 0)
 		return say(error, error_bytes, r, "cannot open the bucket", path);
-	bucket->staging.metrics = metrics;
+	bucket->staging.slots = slots;
 	r = staging_open(&bucket->staging, state, bucket->directory, mode, error, error_bytes);
 	if (r < 0)
 		return r;
 
-	atomic_store(&metrics->bucket_ready, true);
+	atomic_store(&bucket->counts.ready, true);
 	return 0;
 }
 
@@ -308,7 +307,7 @@ static int look(struct bucket *bucket, const char *name)
 
 	available = (uint64_t)seen.disk.f_bavail * seen.disk.f_frsize;
 	floor = (uint64_t)seen.disk.f_blocks * seen.disk.f_frsize / 100 * BUCKET_DISK_FLOOR_PERCENT;
-	if (available < floor + atomic_load(&bucket->metrics->disk_reserved_bytes))
+	if (available < floor + atomic_load(&bucket->counts.reserved_bytes))
 		return -ENOSPC;
 	return 0;
 }
@@ -326,7 +325,7 @@ int bucket_admit(struct bucket *bucket, const char *name, uint64_t bytes)
 	 * Reserved before the look, so that two who look at the same time do not both find the last
 	 * gap free.
 	 */
-	atomic_fetch_add(&bucket->metrics->disk_reserved_bytes, bytes);
+	atomic_fetch_add(&bucket->counts.reserved_bytes, bytes);
 	r = bucket_check(bucket, name);
 	if (r < 0)
 		bucket_unreserve(bucket, bytes);
@@ -335,7 +334,7 @@ int bucket_admit(struct bucket *bucket, const char *name, uint64_t bytes)
 
 void bucket_unreserve(struct bucket *bucket, uint64_t bytes)
 {
-	atomic_fetch_sub(&bucket->metrics->disk_reserved_bytes, bytes);
+	atomic_fetch_sub(&bucket->counts.reserved_bytes, bytes);
 }
 
 int bucket_floor(struct bucket *bucket)
@@ -379,14 +378,14 @@ static void batch_end(struct bucket *bucket, struct sync_batch *batch, int resul
 {
 	if (result < 0) {
 		atomic_store(&bucket->suspect, true);
-		atomic_store(&bucket->metrics->bucket_ready, false);
+		atomic_store(&bucket->counts.ready, false);
 		log_note("error", "volume-suspect",
 			 "syncing the bucket's folder failed: %s; %u names may not survive a "
 			 "power cut; no more uploads are taken until the server is started again",
 			 strerror(-result), batch->links);
 	} else {
-		atomic_fetch_add(&bucket->metrics->directory_syncs, 1);
-		atomic_fetch_add(&bucket->metrics->directory_synced_links, batch->links);
+		atomic_fetch_add(&bucket->counts.syncs, 1);
+		atomic_fetch_add(&bucket->counts.synced_links, batch->links);
 	}
 	batch->result = result;
 	ew_event_set(&batch->done);
@@ -443,19 +442,19 @@ int bucket_start(struct bucket *bucket, struct ew_scope *scope)
 	return r;
 }
 
-static int link_and_sync(struct bucket *bucket, struct upload *upload, struct ew_tempfile *file,
-			 struct sync_batch **spare)
+static int link_and_sync(struct bucket *bucket, struct publication *publication,
+			 struct ew_tempfile *file, struct sync_batch **spare)
 {
 	struct sync_batch *batch;
 	int r;
 
 	EW_SHIELD(shield, .budget_ns = PUBLISH_BUDGET);
 
-	r = staging_publish(&bucket->staging, file, bucket->directory, upload->name);
+	r = staging_publish(&bucket->staging, file, bucket->directory, publication->name);
 	if (r < 0)
 		return r;
-	upload->named = true;
-	r = hook_hold_named(upload->name);
+	publication->named = true;
+	r = hook_hold_named(publication->name);
 	if (r < 0)
 		return r;
 
@@ -475,21 +474,18 @@ static int sync_bytes(struct ew_tempfile *file)
 	return ew_file_sync(ew_tempfile_file(file), true);
 }
 
-int bucket_publish(struct bucket *bucket, struct upload *upload, struct ew_tempfile **file)
+int bucket_publish(struct bucket *bucket, struct publication *publication, struct ew_tempfile *file)
 {
 	struct sync_batch *spare;
 	int r;
 
-	ew_assert(verdict_lets_pass(&upload->verdict, upload->size_bytes, upload->sha256));
-	upload_move(upload, STATE_PUBLISHING, "");
-
-	r = ew_file_chmod(ew_tempfile_file(*file), bucket->mode);
+	r = ew_file_chmod(ew_tempfile_file(file), bucket->mode);
 	if (r < 0)
 		return r;
-	r = sync_bytes(*file);
+	r = sync_bytes(file);
 	if (r < 0)
 		return r;
-	r = hook_hold(upload->name);
+	r = hook_hold(publication->name);
 	if (r < 0)
 		return r;
 	if (atomic_load(&bucket->suspect))
@@ -499,15 +495,9 @@ int bucket_publish(struct bucket *bucket, struct upload *upload, struct ew_tempf
 	spare = calloc(1, sizeof(*spare));
 	if (!spare)
 		return -ENOMEM;
-	if (ew_cancel_requested())
-		upload_cancel(upload);
-	r = upload_commit(upload) ? link_and_sync(bucket, upload, *file, &spare) : -ECANCELED;
+	r = publication->commit(publication->argument)
+		    ? link_and_sync(bucket, publication, file, &spare)
+		    : -ECANCELED;
 	free(spare);
-	if (r < 0)
-		return r;
-
-	upload_move(upload, STATE_PUBLISHED, "");
-	upload->ending =
-		ew_tempfile_close(file); /* its bytes are synced: the slot's business only */
-	return 0;
+	return r;
 }
