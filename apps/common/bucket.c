@@ -239,6 +239,7 @@ int bucket_open(struct bucket *bucket, const char *path, const char *state, mode
 	if (r < 0)
 		return say(error, error_bytes, r, "cannot open the bucket", path);
 	bucket->staging.slots = slots;
+	bucket->staging.leased = bucket->is_leased ? bucket->directory : NULL;
 	r = staging_open(&bucket->staging, state, bucket->directory, mode, error, error_bytes);
 	if (r < 0)
 		return r;
@@ -500,4 +501,23 @@ int bucket_publish(struct bucket *bucket, struct publication *publication, struc
 		    : -ECANCELED;
 	free(spare);
 	return r;
+}
+
+static bool is_wanted(void *unused)
+{
+	(void)unused;
+	return !ew_cancel_requested();
+}
+
+int bucket_publish_leased(struct bucket *bucket, const char *id, struct ew_tempfile *file,
+			  struct staged **ret_staged)
+{
+	struct publication publication = { .commit = is_wanted };
+	int r;
+
+	r = staging_lease_name(&bucket->staging, id, ret_staged);
+	if (r < 0)
+		return r;
+	publication.name = (*ret_staged)->name;
+	return bucket_publish(bucket, &publication, file);
 }

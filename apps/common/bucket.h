@@ -34,6 +34,7 @@ struct bucket_counts {
 struct bucket {
 	struct bucket_counts counts;
 	mode_t mode;
+	bool is_leased; /* what it has ends with its server: set before bucket_open() */
 	struct ew_file *directory;
 	struct staging staging;
 	_Atomic bool suspect; /* a sync of the directory has failed: what it held may be lost */
@@ -117,6 +118,16 @@ struct publication {
  */
 EW_SUSPENDS int bucket_publish(struct bucket *bucket, struct publication *publication,
 			       struct ew_tempfile *file);
+
+/**
+ * bucket_publish_leased() - the same under the name LEASE-ID, which ends with this server
+ * @id:         text of LEASE_ID_TEXT - 1 characters
+ * @ret_staged: the name, also after an error if it may exist; as of staging_lease_name()
+ *
+ * A crash leaves the file to whoever sweeps the lease.
+ */
+EW_SUSPENDS int bucket_publish_leased(struct bucket *bucket, const char *id,
+				      struct ew_tempfile *file, struct staged **ret_staged);
 
 /* Spawns what the bucket does beside uploads: syncs, the sweep, and what could not be removed. */
 int bucket_start(struct bucket *bucket, struct ew_scope *scope);

@@ -194,6 +194,7 @@ static int make_named(struct staging *staging, struct ew_tempfile **ret_file,
 		free(staged);
 		return r;
 	}
+	staged->folder = staging->names;
 	atomic_fetch_add(&staging->lease.names, 1);
 	r = ew_tempfile_open_named(staging->names, staged->name, ret_file);
 	staged->doubtful = r < 0;
@@ -264,6 +265,46 @@ bool staging_settle(struct staging *staging, struct staged **staged, int ending,
 	return permit != NULL;
 }
 
+int staging_lease_name(struct staging *staging, const char *id, struct staged **ret_staged)
+{
+	struct staged *staged = calloc(1, sizeof(*staged));
+
+	if (!staged)
+		return -ENOMEM;
+	snprintf(staged->name, sizeof(staged->name), "%s-%s", staging->lease.id, id);
+	staged->folder = staging->leased;
+	atomic_fetch_add(&staging->lease.names, 1);
+	*ret_staged = staged;
+	return 0;
+}
+
+int staging_remove(struct staging *staging, struct staged **staged)
+{
+	int r;
+
+	if (!*staged)
+		return 0;
+	r = ew_file_unlink((*staged)->folder, (*staged)->name, 0);
+	if (r == -ECANCELED)
+		return r;
+	if (r < 0 && r != -ENOENT) {
+		staging_leave(staging, staged);
+		return r;
+	}
+	strike_off(staging, *staged);
+	*staged = NULL;
+	return 0;
+}
+
+void staging_leave(struct staging *staging, struct staged **staged)
+{
+	if (!*staged)
+		return;
+	put_left(staging, *staged);
+	*staged = NULL;
+	ew_event_set(&staging->left_work);
+}
+
 /* The name is gone, and the slot free. */
 static void reclaimed(struct staging *staging, struct staged *staged)
 {
@@ -275,8 +316,7 @@ static void reclaimed(struct staging *staging, struct staged *staged)
 	strike_off(staging, staged);
 }
 
-/* Tries each that is left once. 0, or -ECANCELED; *@ret_again: some are still there. */
-static int reclaim(struct staging *staging, bool *ret_again)
+int staging_reclaim(struct staging *staging, bool *ret_again)
 {
 	struct staged *staged = take_left(staging), *next;
 	int r = 0, removed;
@@ -284,7 +324,7 @@ static int reclaim(struct staging *staging, bool *ret_again)
 	*ret_again = false;
 	for (; staged; staged = next) {
 		next = staged->next;
-		removed = r == -ECANCELED ? r : ew_file_unlink(staging->names, staged->name, 0);
+		removed = r == -ECANCELED ? r : ew_file_unlink(staged->folder, staged->name, 0);
 		if (removed == 0 || removed == -ENOENT) {
 			reclaimed(staging, staged);
 			continue;
@@ -308,7 +348,7 @@ int staging_reclaim_loop(void *argument)
 		if (r < 0)
 			break;
 		ew_event_reset(&staging->left_work);
-		r = reclaim(staging, &again);
+		r = staging_reclaim(staging, &again);
 		if (r == 0 && again) {
 			r = ew_sleep(RECLAIM_INTERVAL);
 			ew_event_set(&staging->left_work);
@@ -341,6 +381,8 @@ static void make_removals_durable(struct staging *staging)
 	for (unsigned int i = 0; r == 0 && i < STAGING_FOLDERS; i++)
 		if (used >> i & 1)
 			r = sync_folder(staging, i);
+	if (r == 0 && staging->leased)
+		r = ew_file_sync(staging->leased, false);
 	if (r < 0)
 		atomic_fetch_add(&staging->lease.names, 1);
 }

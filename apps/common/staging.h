@@ -30,7 +30,8 @@ enum staging_kind {
 struct staged {
 	struct staged *next;
 	struct ew_permit *permit;
-	bool doubtful; /* the open failed in a way that may have made it all the same */
+	struct ew_file *folder; /* where it is */
+	bool doubtful;		/* the open failed in a way that may have made it all the same */
 	char name[STAGING_NAME_BYTES];
 };
 
@@ -40,7 +41,9 @@ struct staging {
 	enum staging_kind kind;
 	struct ew_file *folder; /* the state folder */
 	struct ew_file *names;	/* its part for names; NULL: there is none */
-	_Atomic uint64_t used;	/* a bit for each folder of names in which we have made any */
+	struct ew_file
+		*leased; /* a folder with names that end with their server; NULL: there is none */
+	_Atomic uint64_t used; /* a bit for each folder of names in which we have made any */
 
 	pthread_mutex_t lock;
 	struct staged *left;	 /* names that could not be removed when their files ended */
@@ -90,5 +93,30 @@ EW_SUSPENDS int staging_publish(struct staging *staging, struct ew_tempfile *fil
 bool staging_settle(struct staging *staging, struct staged **staged, int ending,
 		    struct ew_permit **permit);
 
-/* The task that removes what is left; runs until it is cancelled. */
+/*
+ * A name LEASE-ID in the folder that is leased, on the lease's books before it is made; @id is text of LEASE_ID_TEXT - 1
+ * characters. staging_remove() or staging_leave() is due, whether it was made or not. -ENOMEM
+ */
+int staging_lease_name(struct staging *staging, const char *id, struct staged **ret_staged);
+
+/**
+ * staging_remove() - the end of such a name
+ * @staged: the name or NULL; taken, but for -ECANCELED
+ *
+ * Errors: -ECANCELED it is still there; others: it is left to staging_reclaim_loop().
+ */
+EW_SUSPENDS int staging_remove(struct staging *staging, struct staged **staged);
+
+/* The same without waiting: leaves it to staging_reclaim_loop(). */
+void staging_leave(struct staging *staging, struct staged **staged);
+
+/**
+ * staging_reclaim() - try to remove each name that is left, once
+ * @ret_again: some are still there
+ *
+ * Return: 0 or -ECANCELED
+ */
+EW_SUSPENDS int staging_reclaim(struct staging *staging, bool *ret_again);
+
+/* The task that does so as often as needed; runs until it is cancelled. */
 int staging_reclaim_loop(void *staging);

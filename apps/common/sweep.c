@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * By lease, never by age: a name is removed if its lease is one that we hold the dead owner's lock
- * of. Names are only unlinked, not truncated: one that was published and killed before its end has
+ * of, in the folders of staging, and in a bucket whose files end with their server. Names are only unlinked, not truncated: one that was published and killed before its end has
  * the same bytes as the name in the bucket.
  *
  * It runs beside the uploads, a folder at a time on a thread, because a slow filesystem may need
@@ -25,8 +25,8 @@
 /* One folder of names, on a thread. */
 struct visit {
 	const struct lease *lease;
-	int names_fd;
-	unsigned int folder;
+	int parent_fd;
+	char folder[8];
 	unsigned int removed;
 	unsigned int orphans;
 	int error; /* the first, of a name that could not be removed */
@@ -77,12 +77,11 @@ static int sweep_folder(void *argument)
 {
 	struct visit *visit = argument;
 	const struct dirent *entry;
-	char path[8];
 	DIR *folder;
 	int fd, r = 0;
 
-	snprintf(path, sizeof(path), "%02x", visit->folder);
-	fd = openat(visit->names_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	fd = openat(visit->parent_fd, visit->folder,
+		    O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return errno == ENOENT ? 0 : -errno;
 	folder = fdopendir(fd);
@@ -100,17 +99,28 @@ static int sweep_folder(void *argument)
 	return r;
 }
 
+static int visit_folder(struct ew_file *parent, struct visit *visit)
+{
+	int r, result;
+
+	visit->parent_fd = ew_file_fd(parent);
+	r = ew_file_offload(parent, sweep_folder, visit, &result);
+	if (r == 0 && result < 0 && visit->error == 0)
+		visit->error = result;
+	return r;
+}
+
 static int visit_all(struct staging *staging, struct visit *visit)
 {
-	int r = 0, result;
+	int r = 0;
 
-	visit->names_fd = ew_file_fd(staging->names);
-	for (visit->folder = 0; visit->folder < STAGING_FOLDERS; visit->folder++) {
-		r = ew_file_offload(staging->names, sweep_folder, visit, &result);
-		if (r < 0)
-			return r;
-		if (result < 0 && visit->error == 0)
-			visit->error = result;
+	for (unsigned int i = 0; staging->names && i < STAGING_FOLDERS && r == 0; i++) {
+		snprintf(visit->folder, sizeof(visit->folder), "%02x", i);
+		r = visit_folder(staging->names, visit);
+	}
+	if (r == 0 && staging->leased) {
+		strcpy(visit->folder, ".");
+		r = visit_folder(staging->leased, visit);
 	}
 	return r;
 }
@@ -157,10 +167,9 @@ int sweep_run(void *argument)
 	struct staging *staging = argument;
 	struct visit visit = { .lease = &staging->lease };
 	size_t leases = visit.lease->dead_count;
-	int r = 0;
+	int r;
 
-	if (staging->names)
-		r = visit_all(staging, &visit);
+	r = visit_all(staging, &visit);
 	if (r == 0 && visit.error == 0 && leases > 0)
 		visit.error = bury_all(staging);
 	if (r == -ECANCELED || visit.error == -ECANCELED)

@@ -53,6 +53,8 @@ static const struct {
 				  "Try again after the time in Retry-After.", 429 },
 	[PROBLEM_INTERNAL] = { "internal", "Something went wrong in the gateway",
 			       "No operation was started. Try again; the log says more.", 500 },
+	[PROBLEM_STORAGE] = { "storage", "The body could not be stored",
+			      "No operation was started. The log says more.", 500 },
 	[PROBLEM_UNROUTABLE] = { "unroutable", "There is no queue for this operation",
 				 "Nothing runs. Check exchange and routing key of the route, and "
 				 "that the workers' queue is there.",
@@ -85,6 +87,10 @@ static const struct {
 			       "It is being cancelled at the backend. Allow it more time, or ask "
 			       "for less.",
 			       504 },
+	[PROBLEM_NO_SPACE] = { "no-space", "The disk has no room for this body",
+			       "No operation was started. Make room on the volume of the route's "
+			       "bodies.",
+			       507 },
 };
 
 const char *problem_title(enum problem problem)

@@ -21,6 +21,7 @@
 #include <endwell/clock.h>
 #include <endwell/task.h>
 
+#include "common/hex.h"
 #include "common/log.h"
 
 #include "events.h"
@@ -113,7 +114,10 @@ int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_rece
 {
 	const struct route_config *config = operation->route->config;
 	int64_t left_ms = (operation->deadline_ns - ew_now()) / EW_MILLISECOND;
+	const struct body *body = &operation->body;
 	char expiration[24], deadline[24], epoch[EPOCH_BYTES], attempt[12];
+	char path[CONFIG_TEXT_BYTES + STAGING_NAME_BYTES], bytes[24], digest[BODY_DIGEST_TEXT];
+	size_t headers_count = 7;
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
@@ -124,17 +128,28 @@ int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_rece
 	snprintf(attempt, sizeof(attempt), "%u", operation->publications + 1);
 	snprintf(epoch, sizeof(epoch), "%016" PRIx64, operation->token.epoch);
 
-	const struct ew_amqp_header headers[] = {
-		{ "x-ew-version", "1" },
+	struct ew_amqp_header headers[11] = {
+		{ "x-ew-version", body->published ? "2" : "1" },
 		{ "x-ew-attempt", attempt },
 		{ "x-ew-epoch", epoch },
 		{ "x-ew-grant", config->grant_none ? "none" : "required" },
 		{ "x-deadline", deadline },
 		{ "traceparent", operation->trace },
 		{ "x-ew-stream", operation->record->stream ? "1" : "0" },
-		{ "x-ew-tenant", operation->tenant ? operation->tenant->name : "" },
 	};
-	const size_t headers_count = sizeof(headers) / sizeof(headers[0]);
+
+	if (operation->tenant)
+		headers[headers_count++] =
+			(struct ew_amqp_header){ "x-ew-tenant", operation->tenant->name };
+	if (body->published) {
+		snprintf(path, sizeof(path), "%s/%s", config->bodies, body->published->name);
+		snprintf(bytes, sizeof(bytes), "%" PRIu64, body->spool.bytes);
+		hex_print(body->sha256, sizeof(body->sha256), digest);
+		headers[headers_count++] = (struct ew_amqp_header){ "x-ew-body-file", path };
+		headers[headers_count++] = (struct ew_amqp_header){ "x-ew-body-bytes", bytes };
+		headers[headers_count++] = (struct ew_amqp_header){ "x-ew-body-sha256", digest };
+	}
+
 	const struct ew_amqp_message message = {
 		.exchange = config->exchange,
 		.routing_key = config->routing_key,
@@ -145,9 +160,9 @@ int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_rece
 		.message_id = operation->id,
 		.type = "op",
 		.headers = headers,
-		.headers_count = operation->tenant ? headers_count : headers_count - 1,
-		.body = operation->body,
-		.body_bytes = operation->body_bytes,
+		.headers_count = headers_count,
+		.body = body->data,
+		.body_bytes = body->data_bytes,
 		.mandatory = true,
 		.persistent = !config->transient,
 	};
@@ -639,7 +654,7 @@ static size_t largest_body(const struct gateway *gateway)
 	for (size_t i = 0; i < gateway->routes_count; i++)
 		if (gateway->routes[i].config->body_max_bytes > most)
 			most = gateway->routes[i].config->body_max_bytes;
-	return (size_t)most;
+	return (size_t)(most < CONFIG_BODY_MAX_MAX ? most : CONFIG_BODY_MAX_MAX);
 }
 
 static int keep_connection(struct gateway *gateway)

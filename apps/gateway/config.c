@@ -20,6 +20,9 @@
 
 #define TIME_MAX (24 * 3600 * EW_SECOND)
 
+/* Of a route with bodies that does not say it. */
+#define INLINE_BODY_BYTES 65536
+
 struct reading {
 	struct config *config;
 	struct route_config *route; /* one of these two is NULL: whose section this is */
@@ -179,7 +182,26 @@ static int read_events_keep_alive(struct reading *reading, const char *value)
 
 static int read_body_max(struct reading *reading, const char *value)
 {
-	return read_number(reading, value, 1, CONFIG_BODY_MAX_MAX, &reading->route->body_max_bytes);
+	return read_number(reading, value, 1, CONFIG_FILE_MAX_MAX, &reading->route->body_max_bytes);
+}
+
+static int read_bodies(struct reading *reading, const char *value)
+{
+	char *bodies = reading->route->bodies;
+	int r;
+
+	if (*value != '/')
+		return fail(reading, "`%.64s` is not a path from / on", value);
+	r = read_text(reading, value, bodies);
+	for (size_t end = strlen(bodies); r == 0 && end > 1 && bodies[end - 1] == '/'; end--)
+		bodies[end - 1] = '\0';
+	return r;
+}
+
+static int read_inline_body(struct reading *reading, const char *value)
+{
+	return read_number(reading, value, 0, CONFIG_BODY_MAX_MAX,
+			   &reading->route->inline_body_bytes);
 }
 
 static int read_delivery_mode(struct reading *reading, const char *value)
@@ -221,6 +243,8 @@ static const struct key route_keys[] = {
 	{ "concurrency", read_concurrency },
 	{ "waiting_room", read_waiting_room },
 	{ "body_max", read_body_max },
+	{ "bodies", read_bodies },
+	{ "inline_body", read_inline_body },
 	{ "delivery_mode", read_delivery_mode },
 	{ "grant", read_grant },
 	{ "half_close", read_half_close },
@@ -309,6 +333,7 @@ static int begin_route(struct reading *reading, const char *name)
 		.events_window_bytes = 1 << 20,
 		.events_keep_alive_ns = 15 * EW_SECOND,
 		.body_max_bytes = 1 << 20,
+		.inline_body_bytes = CONFIG_NOT_GIVEN,
 	};
 	strcpy(route->name, name);
 	reading->route = route;
@@ -442,6 +467,21 @@ static bool has_tenants(const struct config *config)
 	return false;
 }
 
+static int complete_bodies(struct route_config *route, const char *name, char *error)
+{
+	if (!route->bodies[0] && route->inline_body_bytes != CONFIG_NOT_GIVEN)
+		return fail_whole(error, name, "[route %s] has inline_body, and no bodies",
+				  route->name);
+	if (!route->bodies[0] && route->body_max_bytes > CONFIG_BODY_MAX_MAX)
+		return fail_whole(error, name,
+				  "[route %s]: a body_max of more than %" PRIu64
+				  " needs bodies, a folder for them",
+				  route->name, CONFIG_BODY_MAX_MAX);
+	if (route->bodies[0] && route->inline_body_bytes == CONFIG_NOT_GIVEN)
+		route->inline_body_bytes = INLINE_BODY_BYTES;
+	return 0;
+}
+
 static int complete(struct config *config, const char *name, char *error)
 {
 	uint64_t permits = 0;
@@ -456,6 +496,8 @@ static int complete(struct config *config, const char *name, char *error)
 	for (size_t i = 0; i < config->count && r == 0; i++) {
 		permits += config->routes[i].concurrency;
 		r = complete_tenants(&config->routes[i], name, error);
+		if (r == 0)
+			r = complete_bodies(&config->routes[i], name, error);
 		if (r == 0 && !config->routes[i].routing_key[0])
 			r = fail_whole(
 				error, name,

@@ -14,7 +14,8 @@
 #define CONFIG_ERROR_BYTES  512
 #define CONFIG_PERMITS_MAX  10000 /* of all routes */
 #define CONFIG_WAITING_MAX  10000
-#define CONFIG_BODY_MAX_MAX (UINT64_C(16) << 20)
+#define CONFIG_BODY_MAX_MAX (UINT64_C(16) << 20) /* in a message */
+#define CONFIG_FILE_MAX_MAX (UINT64_C(1) << 40)	 /* in a file */
 #define CONFIG_NOT_GIVEN    UINT64_MAX
 
 /* How those that have no section are called together, where they are not to be told apart. */
@@ -35,7 +36,10 @@ struct route_config {
 	uint64_t tenant_waiting_room;
 	uint64_t events_window_bytes;
 	int64_t events_keep_alive_ns;
-	uint64_t body_max_bytes; /* of a request, and of a reply */
+	uint64_t body_max_bytes; /* of a request; and of a reply, up to what a message takes */
+	char bodies
+		[CONFIG_TEXT_BYTES]; /* a folder for those that are larger than the next; "": none */
+	uint64_t inline_body_bytes;  /* CONFIG_NOT_GIVEN: nothing goes there */
 	bool transient;
 	bool grant_none;
 	bool half_close_finish;

@@ -10,10 +10,12 @@
 
 #include "amqp/channel.h"
 #include "common/access.h"
+#include "common/bucket.h"
 #include "common/front.h"
 #include "common/line.h"
 #include "common/page.h"
 
+#include "buckets.h"
 #include "config.h"
 #include "operation.h"
 #include "options.h"
@@ -51,6 +53,7 @@ struct waiter {
 
 /**
  * struct route - one, as it runs
+ * @bucket:    for bodies that are large; NULL: there is none
  * @tenants:   those that the configuration names, and those that are there
  * @door:      where its operations go out and all answers come in: direct reply-to binds both to one channel
  * @reason:    why that is closed
@@ -61,6 +64,7 @@ struct route {
 	struct gateway *gateway;
 	const struct route_config *config;
 	struct ew_semaphore *permits;
+	struct bucket *bucket;
 	struct line line;
 	struct tenant *tenants;
 	struct door door;
@@ -87,6 +91,7 @@ struct gateway {
 	struct ew_scope *detached; /* has the operations that run without their clients */
 	struct route *routes;
 	size_t routes_count;
+	struct buckets buckets;
 
 	/* the broker's side, see broker.c */
 	struct ew_amqp_connection *connection; /* NULL: not connected */

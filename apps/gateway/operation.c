@@ -36,14 +36,20 @@ static void operation_abort(void *resource)
 	tenant_drop(operation->tenant);
 	ew_resource_deinit(&operation->resource);
 	ew_abort(&operation->result);
-	free(operation->body);
+	body_abort(&operation->body);
 	free(operation);
 }
 
 static int operation_close(void *resource)
 {
+	struct operation *operation = resource;
+	int r;
+
+	r = body_close(&operation->body);
+	if (r == -ECANCELED)
+		return r;
 	operation_abort(resource);
-	return 0;
+	return r;
 }
 
 static const struct ew_resource_type operation_type = {

@@ -11,6 +11,7 @@
 
 #include "amqp/message.h"
 
+#include "body.h"
 #include "outcome.h"
 #include "record.h"
 #include "token.h"
@@ -58,8 +59,7 @@ struct operation {
 
 	char content_type[ADDRESS_BYTES];
 	char trace[TRACE_BYTES]; /* traceparent */
-	char *body;
-	size_t body_bytes;
+	struct body body;
 
 	struct claim claim;
 	bool claim_due;

@@ -117,10 +117,11 @@ static int run_services(struct gateway *gateway)
 		{ "the watch over presumed permits", permits_run, gateway, NULL },
 		{ "the watch over waiting rooms", submit_watch, gateway, NULL },
 	};
-	int r = 0, closed;
+	int r, closed;
 
 	EW_SCOPE(services, .policy = EW_POLICY_INDEPENDENT, .budget_ns = FRONT_ENDING_BUDGET);
 
+	r = buckets_start(&gateway->buckets, &services);
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]) && r == 0; i++)
 		r = front_spawn_needed(&gateway->front, &all[i], &services);
 	if (r == 0)
@@ -144,9 +145,8 @@ static int forget_all_close(void *gateway)
 	return 0;
 }
 
-int server_serve(void *argument)
+static int serve_front(struct gateway *gateway)
 {
-	struct gateway *gateway = argument;
 	int r;
 
 	r = front_open(&gateway->front);
@@ -156,6 +156,18 @@ int server_serve(void *argument)
 	EW_GUARD(forget, gateway, .close = forget_all_close, .abort = forget_all);
 
 	return run_services(gateway);
+}
+
+int server_serve(void *argument)
+{
+	struct gateway *gateway = argument;
+	int r, closed;
+
+	r = buckets_open(&gateway->buckets);
+	if (r == 0)
+		r = serve_front(gateway);
+	closed = buckets_close(&gateway->buckets);
+	return r < 0 ? r : closed;
 }
 
 static int serve(void *argument)
@@ -186,13 +198,15 @@ static int prepare_route(struct gateway *gateway, const struct route_config *con
 	return route->permits ? tenants_init(route) : -ENOMEM;
 }
 
-static int prepare_routes(struct gateway *gateway, uint64_t *ret_permits, uint64_t *ret_connections)
+static int prepare_routes(struct gateway *gateway, uint64_t *ret_permits, uint64_t *ret_connections,
+			  uint64_t *ret_files)
 {
 	const struct config *config = &gateway->options->config;
 	int r = 0;
 
 	*ret_permits = 0;
 	*ret_connections = OTHER_CONNECTIONS;
+	*ret_files = 0;
 	gateway->routes = calloc(config->count, sizeof(*gateway->routes));
 	if (!gateway->routes)
 		return -ENOMEM;
@@ -201,9 +215,15 @@ static int prepare_routes(struct gateway *gateway, uint64_t *ret_permits, uint64
 
 		*ret_permits += route->concurrency;
 		*ret_connections += route->concurrency + route->waiting_room;
+		if (route->bodies[0])
+			*ret_files += route->concurrency + route->waiting_room;
 		r = prepare_route(gateway, route, &gateway->routes[i]);
 		gateway->routes_count++;
+		if (r == 0 && route->bodies[0])
+			r = buckets_prepare(&gateway->buckets, route->bodies,
+					    &gateway->routes[i].bucket);
 	}
+	*ret_files += gateway->buckets.count * BUCKETS_DESCRIPTORS;
 	return r;
 }
 
@@ -235,21 +255,23 @@ static void prepare_front(struct gateway *gateway)
 
 static int prepare(struct gateway *gateway)
 {
-	uint64_t permits, connections, descriptors = front_raise_descriptors();
+	uint64_t permits, connections, files, descriptors = front_raise_descriptors();
 	int r;
 
 	gateway->presumed_end = &gateway->presumed;
 	prepare_front(gateway);
-	r = prepare_routes(gateway, &permits, &connections);
+	r = prepare_routes(gateway, &permits, &connections, &files);
 	if (r == 0)
 		r = table_init(&gateway->table, (uint32_t)permits);
 	if (r < 0)
 		return r;
-	if (connections + DESCRIPTORS_RESERVE > descriptors) {
+	if (connections + files + DESCRIPTORS_RESERVE > descriptors) {
 		fprintf(stderr,
-			"ew-gateway: %llu connections (concurrency and waiting rooms of all routes, and %d) and a "
-			"reserve of %d do not fit into %llu descriptors; raise the limit (ulimit -Hn) or lower them\n",
-			(unsigned long long)connections, OTHER_CONNECTIONS, DESCRIPTORS_RESERVE,
+			"ew-gateway: %llu connections (concurrency and waiting rooms of all routes, and %d), %llu files of "
+			"bodies and a reserve of %d do not fit into %llu descriptors; raise the limit (ulimit -Hn) or "
+			"lower them\n",
+			(unsigned long long)connections, OTHER_CONNECTIONS,
+			(unsigned long long)files, DESCRIPTORS_RESERVE,
 			(unsigned long long)descriptors);
 		return -ERANGE;
 	}
@@ -264,6 +286,7 @@ void server_free(struct gateway *gateway)
 		ew_semaphore_free(gateway->routes[i].permits);
 	}
 	free(gateway->routes);
+	buckets_release(&gateway->buckets);
 	if (gateway->table.slots)
 		table_deinit(&gateway->table);
 	ew_semaphore_free(gateway->front.connections);

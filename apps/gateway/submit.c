@@ -9,7 +9,6 @@
 #include "submit.h"
 
 #include <errno.h>
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,24 +78,6 @@ static bool may_start(struct submission *submission, struct route *route, int *r
 	return false;
 }
 
-/* Room for the whole body if its length is known, else as it comes. */
-static int keep(struct operation *operation, const char *data, size_t bytes, size_t *room)
-{
-	size_t wanted = operation->body_bytes + bytes;
-	char *body;
-
-	if (wanted > *room) {
-		*room = wanted < 2 * *room ? 2 * *room : wanted;
-		body = realloc(operation->body, *room);
-		if (!body)
-			return -ENOMEM;
-		operation->body = body;
-	}
-	memcpy(operation->body + operation->body_bytes, data, bytes);
-	operation->body_bytes = wanted;
-	return 0;
-}
-
 static bool has_fitting_type(const struct http_request *request)
 {
 	const struct http_slice *type = http_head_find(request->head, "Content-Type");
@@ -140,20 +121,14 @@ static int say_no_tenant(struct submission *submission, struct route *route)
 static int read_request(struct http_request *request, struct operation *operation)
 {
 	const struct http_slice *type = http_head_find(request->head, "Content-Type");
-	const char *data;
-	size_t room = 0;
-	int r, n;
+	struct route *route = operation->route;
 
 	if (type)
 		memcpy(operation->content_type, type->data, type->len);
 	trace_make(http_head_find(request->head, "traceparent"), operation->trace);
-	request->body_bytes_max = (int64_t)operation->route->config->body_max_bytes;
-	while ((n = http_body_read(request, &data)) > 0) {
-		r = keep(operation, data, (size_t)n, &room);
-		if (r < 0)
-			return r;
-	}
-	return n;
+	request->body_bytes_max = (int64_t)route->config->body_max_bytes;
+	return body_receive(&operation->body, request, route->bucket,
+			    route->config->inline_body_bytes, operation->id);
 }
 
 /* Which limit it was: the answer's status, its words and its wait are of that one. */
@@ -196,6 +171,21 @@ static int say_cut(struct submission *submission, struct operation *operation)
 	submission->gateway->cut++;
 	return routes_problem(submission->gateway, submission->request, PROBLEM_DRAINING, NULL,
 			      operation->id, BROKER_RETRY_SECONDS);
+}
+
+/* Its body has no place; or there was one, and nobody wants it any more. */
+static int say_unstored(struct submission *submission, struct operation *operation, int r)
+{
+	enum problem problem = r == -ENOSPC || r == -EDQUOT ? PROBLEM_NO_SPACE : PROBLEM_STORAGE;
+	char detail[96];
+
+	if (r == -ECANCELED)
+		return say_cut(submission, operation);
+	operation->route->shed++;
+	snprintf(detail, sizeof(detail), "%s.", strerror(-r));
+	log_note("error", "body-not-stored", "%s: %s", operation->id, detail);
+	return routes_problem(submission->gateway, submission->request, problem, detail,
+			      operation->id, 0);
 }
 
 /* What became of one that has not ended well. */
@@ -320,7 +310,7 @@ static int check_key(struct submission *submission, struct operation *operation)
 		http_head_find(submission->request->head, "Idempotency-Key");
 	uint8_t digest[RECORD_DIGEST_BYTES];
 	char key[CONFIG_NAME_BYTES + RECORD_KEY_BYTES] = "";
-	int length = 0;
+	int length = 0, r;
 
 	if (!field)
 		return 1;
@@ -331,9 +321,9 @@ static int check_key(struct submission *submission, struct operation *operation)
 	if (operation->tenant)
 		length = sprintf(key, "%s/", operation->tenant->name);
 	memcpy(key + length, field->data, field->len);
-	if (EVP_Digest(operation->body, operation->body_bytes, digest, NULL, EVP_sha256(), NULL) !=
-	    1)
-		return -ENOMEM;
+	r = body_digest(&operation->body, digest);
+	if (r < 0)
+		return r;
 	return check_known(submission, operation, key, digest);
 }
 
@@ -527,7 +517,7 @@ static int serve(struct submission *submission, struct route *route, const char 
 	if (r == 0)
 		r = read_request(submission->request, operation);
 	if (r < 0)
-		return r;
+		return operation->body.is_unstored ? say_unstored(submission, operation, r) : r;
 	operation->deadline_ns = operation->began_ns + route->config->timeout_ns;
 	r = check_key(submission, operation);
 	if (r != 1)
@@ -535,6 +525,9 @@ static int serve(struct submission *submission, struct route *route, const char 
 	r = admit(submission, operation);
 	if (!operation->permit)
 		return r;
+	r = body_publish(&operation->body, operation->id);
+	if (r < 0)
+		return say_unstored(submission, operation, r);
 	if (events_wanted(submission->request)) {
 		operation->record->stream = stream_new(route->config->events_window_bytes);
 		if (!operation->record->stream)

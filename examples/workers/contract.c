@@ -9,9 +9,12 @@
 #include <amqp/dialer.h>
 
 #include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #define CLAIM_WAIT_MS 10000
@@ -66,6 +69,95 @@ static bool has(const struct contract_job *job, const char *header, const char *
 	const char *text = ew_amqp_header_find(contract_message(job), header);
 
 	return text && strcmp(text, value) == 0;
+}
+
+/* ---- the body ---- */
+
+static void free_body(void *body)
+{
+	free(((struct contract_body *)body)->data);
+}
+
+static int free_body_close(void *body)
+{
+	free_body(body);
+	return 0;
+}
+
+static bool has_digest(const struct contract_job *job, const struct contract_body *body)
+{
+	unsigned char digest[32];
+	char text[2 * sizeof(digest) + 1];
+
+	if (EVP_Digest(body->data, body->bytes, digest, NULL, EVP_sha256(), NULL) != 1)
+		return false;
+	for (size_t i = 0; i < sizeof(digest); i++)
+		snprintf(text + 2 * i, 3, "%02x", digest[i]);
+	return has(job, "x-ew-body-sha256", text);
+}
+
+/* 0: there are so many bytes, and no more. */
+static int read_all(struct ew_file *file, struct contract_body *body)
+{
+	struct stat state;
+	size_t done = 0;
+	int n;
+
+	n = ew_file_stat(file, &state);
+	if (n < 0)
+		return n;
+	if ((uint64_t)state.st_size != body->bytes)
+		return -EBADMSG;
+	while (done < body->bytes) {
+		n = ew_file_read(file, body->data + done, body->bytes - done, (int64_t)done);
+		if (n <= 0)
+			return n < 0 ? n : -EBADMSG;
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+static int read_file(const struct contract_job *job, const char *path, struct contract_body *body)
+{
+	int r;
+
+	EW_OWN(ew_file, file);
+
+	r = ew_file_open(NULL, path, O_RDONLY, 0, &file);
+	if (r == 0)
+		r = read_all(file, body);
+	if (r == 0)
+		r = ew_file_close(&file);
+	if (r == 0 && !has_digest(job, body))
+		r = -EBADMSG;
+	return r;
+}
+
+int contract_body(const struct contract_job *job, struct contract_body *ret_body)
+{
+	const struct ew_amqp_message *message = contract_message(job);
+	const char *path = ew_amqp_header_find(message, "x-ew-body-file");
+	int64_t declared = path ? number(job, "x-ew-body-bytes", -1) : (int64_t)message->body_bytes;
+	struct contract_body body = { .bytes = (size_t)declared };
+	int r = 0;
+
+	if (declared < 0)
+		return -EBADMSG;
+	body.data = malloc(body.bytes + 1);
+	if (!body.data)
+		return -ENOMEM;
+
+	EW_GUARD(unwanted, &body, .close = free_body_close, .abort = free_body);
+
+	if (path)
+		r = read_file(job, path, &body);
+	else
+		memcpy(body.data, message->body, body.bytes);
+	if (r < 0)
+		return r;
+	ew_guard_disarm(&unwanted);
+	*ret_body = body;
+	return 0;
 }
 
 /* Of a @message it takes type, reply_to, content type and body. */
@@ -172,14 +264,14 @@ static int say_end(struct contract_job *job, int r, struct contract_result *resu
 	return say_result(job, result);
 }
 
-static void free_body(void *result)
+static void free_result(void *result)
 {
 	free(((struct contract_result *)result)->body);
 }
 
-static int free_body_close(void *result)
+static int free_result_close(void *result)
 {
-	free_body(result);
+	free_result(result);
 	return 0;
 }
 
@@ -188,7 +280,7 @@ static int run(struct contract_job *job)
 	struct contract_result result = {};
 	int r;
 
-	EW_GUARD(body, &result, .close = free_body_close, .abort = free_body);
+	EW_GUARD(body, &result, .close = free_result_close, .abort = free_result);
 
 	r = work(job, &result);
 	r = say_end(job, r, &result);
@@ -340,7 +432,7 @@ static bool is_ours(const struct ew_amqp_message *message)
 
 	return message->type && strcmp(message->type, "op") == 0 && message->reply_to &&
 	       message->correlation_id && message->message_id && version &&
-	       strcmp(version, "1") == 0;
+	       (strcmp(version, "1") == 0 || strcmp(version, "2") == 0);
 }
 
 static int take(struct session *session, struct ew_scope *jobs)

@@ -22,6 +22,21 @@ struct contract_job;
 
 const struct ew_amqp_message *contract_message(const struct contract_job *job);
 
+/** struct contract_body - of an operation; @data from malloc(), also of an empty one */
+struct contract_body {
+	char *data;
+	size_t bytes;
+};
+
+/**
+ * contract_body() - all of the body, also if the message has only its address
+ *
+ * Ownership: the caller's, to be freed.
+ * Errors:    -EBADMSG what is there has another length or digest than the message says; those of files, -ENOMEM,
+ *            -ECANCELED
+ */
+EW_SUSPENDS int contract_body(const struct contract_job *job, struct contract_body *ret_body);
+
 /** contract_claim() - its x-ew-claim: no other attempt has the same, so it can name the holder of a lock */
 const char *contract_claim(const struct contract_job *job);
 

@@ -4,7 +4,8 @@
 // work(job) is awaited; job.signal is an AbortSignal. It gives {body, contentType, status}, or throws Stopped if it has stopped
 // without a result, or Lost if it cannot tell whether all that it has started is over.
 
-import { randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import amqp from 'amqplib';
 
@@ -28,6 +29,20 @@ class Job {
     this.sequence = 0; // of the newest part or progress
     this.streams = this.number('x-ew-stream', 0) === 1; // the client takes the reply in parts
     this.running = null; // a promise
+  }
+
+  // All of the body, also if the message has only its address; an error: what is there is another one.
+  async readBody() {
+    const path = this.headers['x-ew-body-file'];
+    if (path === undefined) return this.body;
+    const body = await readFile(path);
+    if (body.length !== this.number('x-ew-body-bytes', -1)) {
+      throw new Error(`${path} has another length than x-ew-body-bytes says`);
+    }
+    if (createHash('sha256').update(body).digest('hex') !== this.headers['x-ew-body-sha256']) {
+      throw new Error(`${path} has another digest than x-ew-body-sha256 says`);
+    }
+    return body;
   }
 
   // Tells a client that takes events how far the job is; it hears of the newest only.
@@ -106,7 +121,7 @@ class Worker {
   take(delivery) {
     const job = new Job(this, delivery);
     const { type, replyTo, correlationId } = job.properties;
-    if (type !== 'op' || !replyTo || !correlationId || !job.id || job.number('x-ew-version', 0) !== 1) {
+    if (type !== 'op' || !replyTo || !correlationId || !job.id || ![1, 2].includes(job.number('x-ew-version', 0))) {
       this.channel.nack(delivery, false, false);
       return;
     }

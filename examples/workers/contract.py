@@ -7,6 +7,7 @@ tell whether all that it has started is over.
 """
 
 import functools
+import hashlib
 import threading
 import time
 import uuid
@@ -46,6 +47,19 @@ class Job:
         self.sequence = 0  # of the newest part or progress
         self.streams = self.number("x-ew-stream", 0) == 1  # the client takes the reply in parts
         self.thread = self.timer = None
+
+    def read_body(self):
+        """All of the body, also if the message has only its address; ValueError: what is there is another one."""
+        path = self.headers.get("x-ew-body-file")
+        if path is None:
+            return self.body
+        with open(path, "rb") as file:
+            body = file.read()
+        if len(body) != self.number("x-ew-body-bytes", -1):
+            raise ValueError(f"{path} has another length than x-ew-body-bytes says")
+        if hashlib.sha256(body).hexdigest() != self.headers.get("x-ew-body-sha256"):
+            raise ValueError(f"{path} has another digest than x-ew-body-sha256 says")
+        return body
 
     def progress(self, body):
         """Tells a client that takes events how far the job is; it hears of the newest only."""
@@ -110,7 +124,7 @@ class Worker:
     def take(self, _channel, method, properties, body):
         job = Job(self, method, properties, body)
         known = properties.type == "op" and properties.reply_to and properties.correlation_id and job.id
-        if not known or job.number("x-ew-version", 0) != 1:
+        if not known or job.number("x-ew-version", 0) not in (1, 2):
             self.channel.basic_reject(job.tag, requeue=False)
             return
         self.jobs[job.claim] = job

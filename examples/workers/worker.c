@@ -72,9 +72,17 @@ static int render_wish(struct contract_job *job, const struct wish *wish,
 static int render(struct contract_job *job, struct contract_result *ret_result)
 {
 	const struct ew_amqp_message *message = contract_message(job);
-	json_t *json = json_loadb(message->body, message->body_bytes, 0, NULL);
 	struct wish wish = { .step_ms = STEP_MS, .on_cancel = "stop" };
-	int r = -EINVAL;
+	struct contract_body body;
+	json_t *json;
+	int r;
+
+	r = contract_body(job, &body);
+	if (r < 0)
+		return r;
+	json = json_loadb(body.data, body.bytes, 0, NULL);
+	free(body.data);
+	r = -EINVAL;
 
 	printf("begin %s\n", message->message_id);
 	if (json_unpack(json, "{s:I, s?I, s?s, s?I, s?b, s?s}", "ms", &wish.ms, "step_ms",

@@ -14,7 +14,7 @@ const STEP_MS = 10;
 
 async function render(job) {
   const { ms, on_cancel: onCancel = 'stop', finish_ms: finishMs = 0, step_ms: stepMs = STEP_MS, progress = false, part } =
-    JSON.parse(job.body);
+    JSON.parse(await job.readBody());
   let steps = 0;
   console.log(`begin ${job.id}`);
   try {

@@ -18,7 +18,7 @@ STEP_MS = 10
 
 
 def render(job):
-    wish = json.loads(job.body)
+    wish = json.loads(job.read_body())
     on_cancel = wish.get("on_cancel", "stop")
     step_ms = max(wish.get("step_ms", STEP_MS), 1)
     steps = 0

@@ -7,8 +7,10 @@ seen by the next operation: with one at a time its claim is the next thing that 
 """
 
 import contextlib
+import hashlib
 import json
 import re
+import tempfile
 import time
 import uuid
 
@@ -171,7 +173,7 @@ def is_rejected(script, place, **wrong):
 
 
 def idle_version(script, place):
-    is_rejected(script, place, headers={"x-ew-version": "2"})
+    is_rejected(script, place, headers={"x-ew-version": "3"})
     is_rejected(script, place, headers={"x-ew-version": "a"})
 
 
@@ -275,6 +277,29 @@ def running_failure(script, _place):
     claim = script.claimed(b"no JSON")
     script.says("grant", claim)
     script.hears_end("reply", claim, 500)
+
+
+@contextlib.contextmanager
+def by_reference(script, body, **wrong):
+    """An operation whose body is in a file; the claim."""
+    with tempfile.NamedTemporaryFile(prefix="ew-body.") as file:
+        file.write(body)
+        file.flush()
+        claim = script.claimed(b"", {"x-ew-version": "2", "x-ew-body-file": file.name, "x-ew-body-bytes": str(len(body)),
+                                     "x-ew-body-sha256": hashlib.sha256(body).hexdigest(), **wrong})
+        script.says("grant", claim)
+        yield claim
+
+
+def running_body_file(script, _place):
+    with by_reference(script, b" " * (3 << 20) + b'{"ms": 20}') as claim:
+        equal(json.loads(script.hears_end("reply", claim, 200)), {"steps": 2})
+
+
+def running_body_wrong(script, _place):
+    for wrong in ({"x-ew-body-sha256": "0" * 64}, {"x-ew-body-bytes": "9"}, {"x-ew-body-file": "/there/is/none"}):
+        with by_reference(script, b'{"ms": 20}', **wrong) as claim:
+            script.hears_end("reply", claim, 500)
 
 
 def running_progress(script, _place):
