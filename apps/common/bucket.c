@@ -229,7 +229,7 @@ void bucket_release(struct bucket *bucket)
 }
 
 int bucket_open(struct bucket *bucket, const char *path, const char *state, mode_t mode,
-		struct slots *slots, char *error, size_t error_bytes)
+		struct ew_semaphore *slots, char *error, size_t error_bytes)
 {
 	int r;
 

@@ -64,12 +64,12 @@ void bucket_release(struct bucket *bucket);
  * bucket_open() - open the folders and find out how a file can be staged and published
  * @bucket: prepared
  * @mode:   of published files
- * @slots:  as staging_settle() moves them; NULL: its files come without permits
+ * @slots:  whose permits staging_settle() is given, borrowed; NULL: its files come without permits
  *
  * Return:  0, or -errno with a sentence in @error; bucket_close() is due in both cases.
  */
 EW_SUSPENDS int bucket_open(struct bucket *bucket, const char *path, const char *state, mode_t mode,
-			    struct slots *slots, char *error, size_t error_bytes);
+			    struct ew_semaphore *slots, char *error, size_t error_bytes);
 EW_SUSPENDS int bucket_close(struct bucket *bucket);
 
 /**

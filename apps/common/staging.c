@@ -226,7 +226,7 @@ static void put_left(struct staging *staging, struct staged *staged)
 	pthread_mutex_lock(&staging->lock);
 	staged->next = staging->left;
 	staging->left = staged;
-	if (!staged->permit)
+	if (!staged->holds)
 		staging->left_alone++;
 	pthread_mutex_unlock(&staging->lock);
 }
@@ -256,9 +256,8 @@ bool staging_settle(struct staging *staging, struct staged **staged, int ending,
 		return false;
 	}
 	if (permit) {
-		name->permit = *permit;
-		*permit = NULL;
-		slots_move(staging->slots, SLOT_HELD, SLOT_PRESUMED);
+		name->holds = true;
+		ew_permit_presume(permit);
 	}
 	put_left(staging, name);
 	ew_event_set(&staging->left_work);
@@ -309,10 +308,8 @@ void staging_leave(struct staging *staging, struct staged **staged)
 static void reclaimed(struct staging *staging, struct staged *staged)
 {
 	log_note("info", "reclaimed", "%s", staged->name);
-	if (staged->permit) {
-		slots_move(staging->slots, SLOT_PRESUMED, SLOT_FREE);
-		ew_permit_release(&staged->permit);
-	}
+	if (staged->holds)
+		ew_semaphore_reclaim(staging->slots, 1);
 	strike_off(staging, staged);
 }
 
@@ -396,7 +393,6 @@ int staging_close(struct staging *staging)
 	for (; staged; staged = next) {
 		next = staged->next;
 		log_note("warn", "left-for-the-next-start", "%s", staged->name);
-		ew_permit_release(&staged->permit);
 		free(staged);
 	}
 	if (atomic_load(&staging->lease.names) == 0)

@@ -15,7 +15,6 @@
 #include <endwell/tempfile.h>
 
 #include "lease.h"
-#include "slots.h"
 
 #define STAGING_FOLDERS	   64 /* an unlink locks its folder, and slow filesystems then wait in line */
 #define STAGING_NAME_BYTES (3 + 2 * LEASE_ID_TEXT) /* XX/ID-RANDOM */
@@ -29,14 +28,14 @@ enum staging_kind {
 /* A staging name that exists or may exist, and what it keeps from being free. */
 struct staged {
 	struct staged *next;
-	struct ew_permit *permit;
 	struct ew_file *folder; /* where it is */
+	bool holds;		/* a slot, which is presumed until it is gone */
 	bool doubtful;		/* the open failed in a way that may have made it all the same */
 	char name[STAGING_NAME_BYTES];
 };
 
 struct staging {
-	struct slots *slots; /* the books of the permits that come with files; NULL: none do */
+	struct ew_semaphore *slots; /* whose permits come with files; NULL: none do */
 	struct lease lease;
 	enum staging_kind kind;
 	struct ew_file *folder; /* the state folder */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Counters are single relaxed atomics. A page of metrics is therefore not one moment but a short
- * stretch of time, with one exception that matters: the counts of a kind of slot come from one load
- * and always add up to the capacity (see slots.c).
+ * stretch of time, with one exception that matters: the counts of a kind of slot come from one look
+ * at its semaphore and always add up to the capacity.
  */
 #include "metrics.h"
 
@@ -11,11 +11,10 @@
 
 #include "common/log.h"
 
-void metrics_init(struct metrics *metrics, uint32_t upload_slots, uint32_t scan_slots)
+void metrics_init(struct metrics *metrics, struct ew_semaphore *upload_slots,
+		  struct ew_semaphore *scan_slots)
 {
-	*metrics = (struct metrics){ 0 };
-	slots_init(&metrics->upload_slots, upload_slots);
-	slots_init(&metrics->scan_slots, scan_slots);
+	*metrics = (struct metrics){ .upload_slots = upload_slots, .scan_slots = scan_slots };
 }
 
 void metrics_state_entered(struct metrics *metrics, enum state state)
@@ -68,18 +67,25 @@ static void print_histograms(struct page *page, struct metrics *metrics)
 		}
 }
 
-static void print_slots(struct page *page, const char *name, const char *help, struct slots *slots)
+static void print_state(struct page *page, const char *name, const char *state, unsigned int count)
 {
-	struct slots_view view = slots_look(slots);
+	fprintf(page->file, "ingest_%s{state=\"%s\"} %u\n", name, state, count);
+}
+
+static void print_slots(struct page *page, const char *name, const char *help,
+			struct ew_semaphore *slots)
+{
+	struct ew_semaphore_counts counts = ew_semaphore_count(slots);
 
 	page_family(page, name, "gauge", help);
-	for (int slot = 0; slot < SLOT_COUNT; slot++)
-		fprintf(page->file, "ingest_%s{state=\"%s\"} %" PRIu32 "\n", name,
-			slot_name((enum slot)slot), view.count[slot]);
+	print_state(page, name, "free", counts.free);
+	print_state(page, name, "held", counts.held);
+	print_state(page, name, "cancelling", counts.cancelling);
+	print_state(page, name, "presumed", counts.presumed);
 	fprintf(page->file,
 		"# HELP ingest_%s_capacity The sum of all states.\n# TYPE ingest_%s_capacity gauge\n",
 		name, name);
-	fprintf(page->file, "ingest_%s_capacity %" PRIu32 "\n", name, view.capacity);
+	fprintf(page->file, "ingest_%s_capacity %u\n", name, counts.capacity);
 }
 
 static void print_scanner(struct page *page, struct metrics *metrics)
@@ -150,8 +156,8 @@ char *metrics_print(struct metrics *metrics, struct bucket_counts *bucket,
 
 	print_states(&page, metrics);
 	print_histograms(&page, metrics);
-	print_slots(&page, "upload_slots", "Upload slots by state.", &metrics->upload_slots);
-	print_slots(&page, "scan_slots", "Scan slots by state.", &metrics->scan_slots);
+	print_slots(&page, "upload_slots", "Upload slots by state.", metrics->upload_slots);
+	print_slots(&page, "scan_slots", "Scan slots by state.", metrics->scan_slots);
 	print_scanner(&page, metrics);
 	print_answers(&page, metrics);
 	print_rest(&page, metrics, uploads);

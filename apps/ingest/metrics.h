@@ -11,10 +11,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <endwell/semaphore.h>
+
 #include "common/bucket.h"
 #include "common/line.h"
 #include "common/page.h"
-#include "common/slots.h"
 
 #include "state.h"
 #include "verdict.h"
@@ -32,13 +33,14 @@ struct metrics {
 	_Atomic uint64_t tests_passed;	  /* of the scanner */
 	_Atomic uint64_t tests_failed;
 
-	struct slots upload_slots;
-	struct slots scan_slots;
+	struct ew_semaphore *upload_slots; /* borrowed, as the next */
+	struct ew_semaphore *scan_slots;
 	_Atomic int64_t scans_waiting;
 	_Atomic bool scanner_ready;
 };
 
-void metrics_init(struct metrics *metrics, uint32_t upload_slots, uint32_t scan_slots);
+void metrics_init(struct metrics *metrics, struct ew_semaphore *upload_slots,
+		  struct ew_semaphore *scan_slots);
 
 void metrics_state_entered(struct metrics *metrics, enum state state);
 void metrics_state_left(struct metrics *metrics, enum state state, int64_t duration_ns);

@@ -3,7 +3,6 @@
  * What must be said is asked for: address, bucket and scanner have no defaults, least of all the
  * scanner, because `none` publishes what nobody has looked at.
  */
-#include "common/slots.h"
 
 #include "options.h"
 
@@ -196,7 +195,7 @@ static int read_scan_slots(struct flags *flags, const char *value)
 
 static int read_upload_slots(struct flags *flags, const char *value)
 {
-	return flags_number(flags, value, 1, SLOTS_MAX, &flags->options->upload_slots);
+	return flags_number(flags, value, 1, UPLOAD_SLOTS_MAX, &flags->options->upload_slots);
 }
 
 static int read_waiting(struct flags *flags, const char *value)

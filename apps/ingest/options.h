@@ -12,7 +12,8 @@
 
 #define OPTIONS_ARGUMENTS_MAX 64
 
-#define SCAN_SLOTS_MAX 24 /* each may hold six descriptors, out of the reserve in capacity.h */
+#define UPLOAD_SLOTS_MAX 65535
+#define SCAN_SLOTS_MAX	 24 /* each may hold six descriptors, out of the reserve in capacity.h */
 
 enum options_verb {
 	VERB_SERVE,

@@ -386,15 +386,7 @@ static int await_slot(struct server *server, struct ew_permit **permit, bool *re
 		ew_permit_release(permit);
 		r = -ECANCELED;
 	}
-	if (r == 0)
-		slots_move(&server->metrics.upload_slots, SLOT_FREE, SLOT_HELD);
 	return r;
-}
-
-static void free_slot(struct server *server, struct ew_permit **permit)
-{
-	slots_move(&server->metrics.upload_slots, SLOT_HELD, SLOT_FREE);
-	ew_permit_release(permit);
 }
 
 static int refuse_wait(struct server *server, struct http_request *request, int r)
@@ -428,7 +420,7 @@ static void leave_slot(struct reception *reception, struct ew_permit **permit)
 		log_note("error", "reclaim-failed", "%s: %s", reception->upload.story.id,
 			 strerror(-ending));
 	if (!staging_settle(&server->bucket.staging, &reception->staged, ending, permit))
-		free_slot(server, permit);
+		ew_permit_release(permit);
 }
 
 /* The line may take a minute, and what was well before it is looked at again, still before the body. */
@@ -456,12 +448,12 @@ static int receive_in_slot(struct reception *reception, const char *name)
 	r = waited ? look_again(server, name) : 0;
 	if (r < 0) {
 		spool_unreserve(&reception->spool);
-		free_slot(server, &permit);
+		ew_permit_release(&permit);
 		return refuse_admission(server, reception->request, r);
 	}
 	r = upload_begin(&reception->upload, &server->metrics, server->stories, name);
 	if (r < 0) {
-		free_slot(server, &permit);
+		ew_permit_release(&permit);
 		return routes_problem(server, reception->request, PROBLEM_INTERNAL, strerror(-r),
 				      0);
 	}

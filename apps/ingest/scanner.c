@@ -53,9 +53,10 @@ struct scan_job {
 	_Atomic int holders;
 	struct ew_event done;
 	struct scan_job *next;
-	struct scan_slot *slot; /* that has it; NULL while it is queued */
-	int borrowed_fd;	/* the upload's; valid as long as the job is not given up */
-	int fd;			/* the slot's own, or -errno */
+	struct scan_slot *slot;	  /* that has it; NULL while it is queued */
+	struct ew_permit *permit; /* then; of the slot */
+	int borrowed_fd;	  /* the upload's; valid as long as the job is not given up */
+	int fd;			  /* the slot's own, or -errno */
 	bool given_up;
 	bool finished;
 	int result;
@@ -342,11 +343,15 @@ static void job_let_go(struct scan_job *job)
  */
 static void assign(struct scan_slot *slot, struct scan_job *job)
 {
+	int r;
+
 	job->slot = slot;
 	job->fd = fcntl(job->borrowed_fd, F_DUPFD_CLOEXEC, 0);
 	if (job->fd < 0)
 		job->fd = -errno;
-	slots_move(&slot->scanner->metrics->scan_slots, SLOT_FREE, SLOT_HELD);
+	/* Who asks for a job has given the permit of the last one back. */
+	r = ew_semaphore_try_acquire(slot->scanner->metrics->scan_slots, &job->permit);
+	ew_assert(r == 0);
 }
 
 static void submit(struct scanner *scanner, struct scan_job *job)
@@ -396,7 +401,7 @@ static void give_up(struct scanner *scanner, struct scan_job *job)
 		queue_remove(scanner, link);
 	} else if (!job->finished) {
 		job->given_up = true;
-		slots_move(&scanner->metrics->scan_slots, SLOT_HELD, SLOT_CANCELLING);
+		ew_permit_mark_cancelling(job->permit);
 		atomic_fetch_add(&scanner->metrics->scans_abandoned, 1);
 		if (job->slot->run)
 			ew_scope_cancel(job->slot->run, EW_REASON_PEER);
@@ -579,7 +584,6 @@ static bool is_presumed(const struct scan_slot *slot, int r)
 /* Returns whether the slot is free again. */
 static bool run_job(struct scan_slot *slot, struct scan_job *job)
 {
-	struct slots *books = &slot->scanner->metrics->scan_slots;
 	EW_OWN(ew_file, file);
 	int fd = job->fd, r, closed = 0;
 	bool presumed;
@@ -596,13 +600,15 @@ static bool run_job(struct scan_slot *slot, struct scan_job *job)
 	if (closed < 0)
 		log_note("warn", "close-failed", "the scanned file: %s", strerror(-closed));
 
-	slots_move(books, job->given_up ? SLOT_CANCELLING : SLOT_HELD,
-		   presumed ? SLOT_PRESUMED : SLOT_FREE);
-	if (presumed)
+	if (!presumed) {
+		ew_permit_release(&job->permit);
+	} else {
+		ew_permit_presume(&job->permit);
 		log_note("warn", "scan-slot-presumed",
 			 "slot %u: the scanner has not said that it stopped; the slot is not "
 			 "granted again",
 			 slot->number);
+	}
 	job_let_go(job);
 	return !presumed;
 }

@@ -110,9 +110,9 @@ static int await_scanner(void *argument)
 	int r = 0;
 
 	while (r == 0 && !front_is_cutting(&server->front)) {
-		struct slots_view view = slots_look(&server->metrics.scan_slots);
+		struct ew_semaphore_counts scans = ew_semaphore_count(server->scans);
 
-		if (view.count[SLOT_HELD] + view.count[SLOT_CANCELLING] == 0)
+		if (scans.held + scans.cancelling == 0)
 			break;
 		r = ew_sleep(LOOK_INTERVAL);
 	}
@@ -156,7 +156,7 @@ int server_serve(void *argument)
 	int r, closed;
 
 	r = bucket_open(&server->bucket, options->bucket, options->state, options->mode,
-			&server->metrics.upload_slots, error, sizeof(error));
+			server->uploads.semaphore, error, sizeof(error));
 	if (r < 0)
 		fprintf(stderr, "ew-ingest: %s\n", error);
 	else
@@ -199,8 +199,6 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 		return r;
 
 	slots = (unsigned int)server->capacity.slots;
-	metrics_init(&server->metrics, slots,
-		     options->scanner_kind == SCANNER_NONE ? 0 : (uint32_t)options->scan_slots);
 	server->access = (struct access){
 		.hosts_checked = options->listen.loopback,
 		.hosts = options->hosts.items,
@@ -211,6 +209,9 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 	server->stories =
 		story_ring_new(2 * (size_t)slots > STORIES_MIN ? 2 * (size_t)slots : STORIES_MIN);
 	server->uploads.semaphore = ew_semaphore_new(slots, (unsigned int)options->waiting);
+	server->scans = ew_semaphore_new(
+		options->scanner_kind == SCANNER_NONE ? 0 : (unsigned int)options->scan_slots, 0);
+	metrics_init(&server->metrics, server->uploads.semaphore, server->scans);
 	server->connections =
 		ew_semaphore_new((unsigned int)server->capacity.connections, EW_WORKERS_MAX);
 	server->front = (struct front){
@@ -227,8 +228,8 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 		.grace_ns = options->grace_ns,
 	};
 	server->sealing = ew_semaphore_new(SEALING_MAX, slots);
-	if (!server->stories || !server->uploads.semaphore || !server->connections ||
-	    !server->sealing) {
+	if (!server->stories || !server->uploads.semaphore || !server->scans ||
+	    !server->connections || !server->sealing) {
 		snprintf(error, error_bytes, "out of memory");
 		return -ENOMEM;
 	}
@@ -241,6 +242,7 @@ void server_free(struct server *server)
 	bucket_release(&server->bucket);
 	server->scanner = scanner_free(server->scanner);
 	ew_semaphore_free(server->sealing);
+	ew_semaphore_free(server->scans);
 	ew_semaphore_free(server->connections);
 	ew_semaphore_free(server->uploads.semaphore);
 	server->stories = story_ring_free(server->stories);

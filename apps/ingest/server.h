@@ -33,6 +33,7 @@ struct server {
 	struct scanner *scanner;
 	struct ew_semaphore *connections;
 	struct line uploads;	      /* for the upload slots */
+	struct ew_semaphore *scans;   /* the scan slots */
 	struct ew_semaphore *sealing; /* a file that is being sealed is open twice */
 	_Atomic uint64_t uploads_cut; /* by the end of the grace */
 };

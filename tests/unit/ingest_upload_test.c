@@ -29,7 +29,7 @@ TEST(upload_whole_life_is_in_story_and_metrics)
 	struct story story;
 	uint8_t sha256[32] = { 0xab };
 
-	metrics_init(&metrics, 2, 2);
+	metrics_init(&metrics, NULL, NULL);
 	EXPECT_EQ(upload_begin(&upload, &metrics, ring, "name"), 0);
 	upload_seal(&upload, 5, sha256);
 	upload_judge(&upload, &verdict);
@@ -89,7 +89,7 @@ TEST(upload_word_is_decided_once)
 {
 	struct story_ring *ring = story_ring_new(2);
 
-	metrics_init(&metrics, 2, 2);
+	metrics_init(&metrics, NULL, NULL);
 	close(STDERR_FILENO);
 	pthread_barrier_init(&start, NULL, 2);
 	for (int round = 0; round < 2000; round++) {
@@ -130,42 +130,16 @@ TEST(story_ring_forgets_the_oldest)
 	story_ring_free(ring);
 }
 
-static struct slots slots;
-
-static void *move_around(void *unused)
-{
-	(void)unused;
-	for (int i = 0; i < 20000; i++) {
-		slots_move(&slots, SLOT_FREE, SLOT_HELD);
-		slots_move(&slots, SLOT_HELD, SLOT_CANCELLING);
-		slots_move(&slots, SLOT_CANCELLING, i % 2 ? SLOT_PRESUMED : SLOT_FREE);
-		if (i % 2)
-			slots_move(&slots, SLOT_PRESUMED, SLOT_FREE);
-	}
-	return NULL;
-}
-
-/* slots_look() asserts the sum; it runs against two threads that move slots all the time. */
-TEST(slots_add_up_at_every_look)
-{
-	pthread_t threads[2];
-
-	slots_init(&slots, 5);
-	for (int i = 0; i < 2; i++)
-		EXPECT_EQ(pthread_create(&threads[i], NULL, move_around, NULL), 0);
-	for (int i = 0; i < 20000; i++)
-		EXPECT_EQ(slots_look(&slots).capacity, 5);
-	for (int i = 0; i < 2; i++)
-		pthread_join(threads[i], NULL);
-	EXPECT_EQ(slots_look(&slots).count[SLOT_FREE], 5);
-}
-
 TEST(metrics_page_has_cumulative_buckets)
 {
+	struct ew_semaphore *uploads = ew_semaphore_new(3, 0), *scans = ew_semaphore_new(2, 0);
+	struct ew_permit *permit = NULL;
 	size_t bytes;
 	char *page;
 
-	metrics_init(&metrics, 3, 2);
+	EXPECT_EQ(ew_semaphore_try_acquire(uploads, &permit), 0);
+	ew_permit_presume(&permit);
+	metrics_init(&metrics, uploads, scans);
 	metrics_state_entered(&metrics, STATE_RECEIVING);
 	metrics_state_entered(&metrics, STATE_RECEIVING);
 	metrics_state_left(&metrics, STATE_RECEIVING, 2000000);
@@ -183,8 +157,14 @@ TEST(metrics_page_has_cumulative_buckets)
 		      "ingest_upload_state_seconds_bucket{state=\"RECEIVING\",le=\"+Inf\"} 2\n"));
 	EXPECT(strstr(page,
 		      "ingest_upload_state_seconds_sum{state=\"RECEIVING\"} 700.002000000\n"));
-	EXPECT(strstr(page, "ingest_upload_slots{state=\"free\"} 3\n"));
+	EXPECT(strstr(page, "ingest_upload_slots{state=\"free\"} 2\n"
+			    "ingest_upload_slots{state=\"held\"} 0\n"
+			    "ingest_upload_slots{state=\"cancelling\"} 0\n"
+			    "ingest_upload_slots{state=\"presumed\"} 1\n"));
+	EXPECT(strstr(page, "ingest_upload_slots_capacity 3\n"));
 	free(page);
+	ew_semaphore_free(uploads);
+	ew_semaphore_free(scans);
 }
 
 TEST_MAIN()

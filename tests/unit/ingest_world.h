@@ -286,12 +286,12 @@ static int stop_clamd_close(void *unused)
 
 /* ---- the server ---- */
 
-static void check_slots(struct slots *slots)
+static void check_slots(struct ew_semaphore *slots)
 {
-	struct slots_view view = slots_look(slots);
+	struct ew_semaphore_counts counts = ew_semaphore_count(slots);
 
-	EXPECT_EQ(view.count[SLOT_HELD], 0);
-	EXPECT_EQ(view.count[SLOT_CANCELLING], 0);
+	EXPECT_EQ(counts.held, 0);
+	EXPECT_EQ(counts.cancelling, 0);
 }
 
 static void check_semaphore(struct ew_semaphore *semaphore)
@@ -304,9 +304,8 @@ static void check_semaphore(struct ew_semaphore *semaphore)
 /* It has ended: nothing is held, reserved or inside. */
 static void check_rest(struct server *server)
 {
-	check_slots(&server->metrics.upload_slots);
-	check_slots(&server->metrics.scan_slots);
-	check_semaphore(server->uploads.semaphore);
+	check_slots(server->uploads.semaphore);
+	check_slots(server->scans);
 	check_semaphore(server->connections);
 	check_semaphore(server->sealing);
 	EXPECT_EQ(atomic_load(&server->metrics.scans_waiting), 0);
