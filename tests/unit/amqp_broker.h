@@ -392,6 +392,18 @@ static UNUSED void broker_init(struct broker *broker)
 	broker->heartbeat = 60;
 }
 
+/* A test's world, zeroed, which begins with its broker and is the argument of that; of @bytes from the heap */
+static UNUSED void *broker_world_new(size_t bytes)
+{
+	struct broker *broker = malloc(bytes);
+
+	EXPECT(broker);
+	memset((void *)broker, 0, bytes);
+	broker_init(broker);
+	broker->argument = broker;
+	return broker;
+}
+
 /* Starts a broker and opens a connection to it. */
 static UNUSED int broker_open(struct broker *broker, struct ew_scope *scope,
 			      const struct ew_amqp_options *options,

@@ -41,13 +41,7 @@ static int world_task(void *argument)
 
 static struct world *new_world(void)
 {
-	struct world *world = malloc(sizeof(*world));
-
-	EXPECT(world);
-	memset(world, 0, sizeof(*world));
-	broker_init(&world->broker);
-	world->broker.argument = world;
-	return world;
+	return broker_world_new(sizeof(struct world));
 }
 
 static void run(struct world *world,

@@ -306,33 +306,17 @@ static int visitor(void *argument)
 	}
 }
 
-static int run_visitors(void)
-{
-	int r = 0;
-
-	EW_SCOPE(visitors, .policy = EW_POLICY_INDEPENDENT);
-
-	for (uintptr_t i = 1; r == 0 && i <= VISITORS; i++)
-		r = ew_spawn(&visitors, visitor, (void *)i);
-	EXPECT_EQ(r, 0);
-	return ew_scope_finish(&visitors, 0);
-}
-
 /* ---- the two halves of a world's life ---- */
+
+static struct front *front_now(void)
+{
+	return &world.gateway->front;
+}
 
 static int stopper(void *unused)
 {
-	int r;
-
 	(void)unused;
-	r = ew_sleep((int64_t)ew_sim_random(15 * EW_SECOND));
-	if (r == 0)
-		front_stop(&world.gateway->front);
-	if (r == 0 && ew_sim_random(2))
-		r = ew_sleep((int64_t)ew_sim_random(6 * EW_SECOND));
-	if (r == 0)
-		front_stop(&world.gateway->front);
-	return r;
+	return stop_by_lot(front_now);
 }
 
 static int stormy(void)
@@ -349,7 +333,7 @@ static int stormy(void)
 	if (stop)
 		r = ew_spawn(&stopping, stopper, NULL);
 	EXPECT_EQ(r, 0);
-	r = run_visitors();
+	r = run_visitors(visitor, VISITORS);
 	EXPECT_EQ(r, 0);
 	r = ew_scope_finish(&stopping, 0);
 	EXPECT_EQ(r, 0);

@@ -154,32 +154,16 @@ static int visitor(void *unused)
 	return r < 0 ? r : visit(&exchange);
 }
 
-static int run_visitors(void)
+static struct front *front_now(void)
 {
-	int r = 0;
-
-	EW_SCOPE(visitors, .policy = EW_POLICY_INDEPENDENT);
-
-	for (unsigned i = 0; r == 0 && i < VISITORS; i++)
-		r = ew_spawn(&visitors, visitor, NULL);
-	EXPECT_EQ(r, 0);
-	return ew_scope_finish(&visitors, 0);
+	return world.server ? &world.server->front : NULL;
 }
 
-/* The server is told to stop, once or twice, and another one comes. */
+/* And another one comes. */
 static int change_servers(void *unused)
 {
-	int r;
-
 	(void)unused;
-	r = ew_sleep((int64_t)ew_sim_random(12 * EW_SECOND));
-	if (r == 0 && world.server)
-		front_stop(&world.server->front);
-	if (r == 0 && ew_sim_random(2))
-		r = ew_sleep((int64_t)ew_sim_random(6 * EW_SECOND));
-	if (r == 0 && world.server && ew_sim_random(2))
-		front_stop(&world.server->front);
-	return r;
+	return stop_by_lot(front_now);
 }
 
 /* ---- what was before ---- */
@@ -251,7 +235,7 @@ static int storm(void)
 	if (ew_sim_random(2))
 		r = ew_spawn(&changing, change_servers, NULL);
 	EXPECT_EQ(r, 0);
-	r = run_visitors();
+	r = run_visitors(visitor, VISITORS);
 	EXPECT_EQ(r, 0);
 	return ew_scope_finish(&changing, 0);
 }

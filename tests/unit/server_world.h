@@ -7,6 +7,7 @@
 
 #include "sim.h"
 
+#include "common/front.h"
 #include "common/log.h"
 
 #define HTTP_PORT 8080
@@ -152,6 +153,34 @@ static UNUSED int hear_answer(struct exchange *exchange, struct ew_socket *socke
 		exchange->bytes += (size_t)r;
 	}
 	return 0;
+}
+
+/* @visitor with each number from 1 to @count, until all have left */
+static UNUSED int run_visitors(ew_task_fn *visitor, unsigned count)
+{
+	int r = 0;
+
+	EW_SCOPE(visitors, .policy = EW_POLICY_INDEPENDENT);
+
+	for (uintptr_t i = 1; r == 0 && i <= count; i++)
+		r = ew_spawn(&visitors, visitor, (void *)i);
+	EXPECT_EQ(r, 0);
+	return ew_scope_finish(&visitors, 0);
+}
+
+/* The server is told to stop, at some time, once or twice. @front: of the one that there is then; NULL: none */
+static UNUSED int stop_by_lot(struct front *(*front)(void))
+{
+	int r;
+
+	r = ew_sleep((int64_t)ew_sim_random(12 * EW_SECOND));
+	if (r == 0 && front())
+		front_stop(front());
+	if (r == 0 && ew_sim_random(2))
+		r = ew_sleep((int64_t)ew_sim_random(6 * EW_SECOND));
+	if (r == 0 && front() && ew_sim_random(2))
+		front_stop(front());
+	return r;
 }
 
 static UNUSED bool says(const struct exchange *exchange, const char *word)
