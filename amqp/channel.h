@@ -21,7 +21,8 @@ struct ew_amqp_channel;
 
 /**
  * struct ew_amqp_channel_options - zero means the default in parentheses
- * @unconfirmed_max: messages published and not yet confirmed; who has one more waits in line (256)
+ * @unconfirmed_max: messages published and not yet confirmed; who has one more waits in line (256); at most
+ *                   65,536
  */
 struct ew_amqp_channel_options {
 	unsigned unconfirmed_max;
@@ -32,7 +33,8 @@ struct ew_amqp_channel_options {
  * @options:     NULL for defaults
  * @ret_channel: an empty place
  *
- * Errors:  -EAGAIN all of channels_max are open; -ENOMEM, -ECANCELED; those of struct ew_amqp_error
+ * Errors:  -EAGAIN all of channels_max are open; -EINVAL unconfirmed_max is out of range; -ENOMEM, -ECANCELED; those of
+ *          struct ew_amqp_error
  */
 EW_SUSPENDS int ew_amqp_channel_open(struct ew_amqp_connection *connection,
 				     const struct ew_amqp_channel_options *options,
@@ -58,7 +60,8 @@ struct ew_amqp_queue {
  * @ret_name: its name, of at most 255 bytes and a NUL; NULL if nobody asks
  *
  * Cancellation: while it waits for the answer: the broker may have done it. The channel stays usable.
- * Errors:       those of struct ew_amqp_error, as -ENOENT, -EBUSY, -EINVAL; the channel has ended then. -ECANCELED
+ * Errors:       those of struct ew_amqp_error, as -ENOENT, -EBUSY, -EINVAL; the channel has ended then. -EINVAL the name is
+ *               longer than 255 bytes, -ENOMEM, -ECANCELED: it has not
  */
 EW_SUSPENDS int ew_amqp_queue_declare(struct ew_amqp_channel *channel,
 				      const struct ew_amqp_queue *queue, char ret_name[256]);
@@ -95,7 +98,8 @@ struct ew_amqp_receipt {
  * Return:       0 confirmed.
  * Errors:       -EHOSTUNREACH returned; -EREMOTEIO nacked; -EBUSY not sent: the broker takes no messages now;
  *               -EMSGSIZE longer than message_bytes_max, or properties that no frame holds; -EINVAL a string is longer than
- *               255 bytes, or a mandatory message has no id; -ENOMEM; -ECANCELED; those of struct ew_amqp_error.
+ *               255 bytes, there are more headers or longer names of them than struct ew_amqp_header has it, or a mandatory
+ *               message has no id; -ENOMEM; -ECANCELED; those of struct ew_amqp_error.
  */
 EW_SUSPENDS int ew_amqp_publish(struct ew_amqp_channel *channel,
 				const struct ew_amqp_message *message,
@@ -149,7 +153,10 @@ EW_SUSPENDS int ew_amqp_receive(struct ew_amqp_channel *channel,
 EW_SUSPENDS int ew_amqp_acknowledge(struct ew_amqp_channel *channel,
 				    struct ew_amqp_delivery **delivery);
 
-/** ew_amqp_reject() - give a delivery back, or, without @requeue, away; otherwise as ew_amqp_acknowledge() */
+/**
+ * ew_amqp_reject() - give a delivery back, or, without @requeue, away; otherwise as ew_amqp_acknowledge()
+ * Errors:  as ew_amqp_acknowledge()
+ */
 EW_SUSPENDS int ew_amqp_reject(struct ew_amqp_channel *channel, struct ew_amqp_delivery **delivery,
 			       bool requeue);
 

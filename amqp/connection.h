@@ -33,8 +33,12 @@ struct ew_tls_context;
  * @code:  the broker's reply code (AMQP 0-9-1, section 1.2); 0: it is not the broker who says it
  * @text:  one sentence
  *
- * Of the broker's codes: 311 is -EMSGSIZE, 320 -ECONNABORTED, 402 and 404 -ENOENT, 403 -EACCES, 405 -EBUSY,
- * 406 -EINVAL, 506 -ENOSPC, 530 -EPERM; all others, and a broker that breaks the protocol, -EPROTO.
+ * Errors: of the broker's codes 311 is -EMSGSIZE, 320 -ECONNABORTED, 402 and 404 -ENOENT, 403 -EACCES, 405 -EBUSY,
+ *         406 -EINVAL, 506 -ENOSPC, 530 -EPERM; all others, and a broker that breaks the protocol, -EPROTO. Of ours:
+ *         -ESHUTDOWN it was closed here, -ECONNABORTED aborted here; -ECANCELED its scope was cancelled, and drain_ns is
+ *         over; -EPROTONOSUPPORT the broker speaks another protocol; -ECONNRESET it hung up without a word, -ETIMEDOUT it
+ *         was silent for two heartbeats, -ENOBUFS it asks and does not read; -ENOMEM, -EAGAIN; those of recv(2), send(2) and
+ *         struct ew_tls_error
  */
 struct ew_amqp_error {
 	int error;
@@ -82,9 +86,7 @@ struct ew_amqp_options {
  *
  * Suspends:     until the broker has said yes or no. Give the scope around it a deadline: a broker need not answer.
  * Return:       0, and the connection is there.
- * Errors:       those of connect(2), of struct ew_amqp_error, and of ew_tls_connect(); -ECONNRESET it was closed
- *               without a word;
- *               -EINVAL an option is out of range; -ENOMEM, -EAGAIN; -ECANCELED. Nothing is left open.
+ * Errors:       those of connect(2), and as ew_amqp_connection_open_on(). Nothing is left open.
  */
 EW_SUSPENDS int ew_amqp_connection_open(struct ew_scope *scope, const struct sockaddr *address,
 					socklen_t address_bytes,
@@ -95,6 +97,9 @@ EW_SUSPENDS int ew_amqp_connection_open(struct ew_scope *scope, const struct soc
 /**
  * ew_amqp_connection_open_on() - the same, TLS included, on a stream socket that is connected already
  * @socket: taken always
+ *
+ * Errors:  those of struct ew_amqp_error and of ew_tls_connect(); -EINVAL an option is out of range; -ENOMEM, -EAGAIN;
+ *          -ECANCELED. Nothing is left open.
  */
 EW_SUSPENDS int ew_amqp_connection_open_on(struct ew_scope *scope, struct ew_socket **socket,
 					   const struct ew_amqp_options *options,
@@ -110,7 +115,8 @@ const char *ew_amqp_connection_blocked(const struct ew_amqp_connection *connecti
 /**
  * ew_amqp_connection_wait() - wait until the connection has ended, for who makes the next one
  * Return:  the error of struct ew_amqp_error
- * Errors:  -ECANCELED, which is also what is said of a connection that was given up when its scope's time was over
+ * Errors:  those of struct ew_amqp_error. -ECANCELED, which is also what is said of a connection that was given up when its
+ *          scope's time was over
  */
 EW_SUSPENDS int ew_amqp_connection_wait(struct ew_amqp_connection *connection);
 

@@ -53,7 +53,7 @@ struct ew_amqp_dialer {
  * delay_max_ns counts as a failure at the next call: a broker that takes everybody in and throws everybody out is not
  * called without a pause.
  * Suspends:     for the delay, and for the attempt.
- * Errors:       those of ew_amqp_connection_open(); -ETIMEDOUT the broker did not answer in time. -ECANCELED, and only
+ * Errors:       as ew_amqp_connection_open(); -ETIMEDOUT the broker did not answer in time. -ECANCELED, and only
  *               that, means that nobody wants it any more.
  */
 EW_SUSPENDS int ew_amqp_dial(struct ew_amqp_dialer *dialer, struct ew_scope *scope,

@@ -121,7 +121,7 @@ void http_service_init(struct http_service *service);
  * Suspends:     all along.
  * Cancellation: ends the request that is being answered and the connection.
  * Return:       0 the connection ended between requests, or was refused something and told so.
- * Errors:       -ECONNRESET the client left, -ETIMEDOUT it was silent, -ENOMEM, -ECANCELED, those of sockets.
+ * Errors:       -ECONNRESET the client left, -ETIMEDOUT it was silent, -ENOMEM, -ECANCELED, those of recv(2) and send(2).
  */
 EW_SUSPENDS int http_session_serve(struct http_service *service, struct ew_socket **socket);
 
@@ -147,9 +147,10 @@ void http_half_close(struct http_request *request, bool finish);
  *
  * The first call sends `100 Continue` to a client that waits for it. No buffer of the worker is held
  * while the handler runs.
+ * Cancellation: takes nothing. What stays is returned in a cancelled scope, too.
  * Return:       bytes, at least 1 and at most EW_RECEIVE_MAX; 0 the body is complete, and stays so.
  * Errors:       -EFBIG over the limit, -EBADMSG malformed, -ETIMEDOUT silent or too slow, -ECONNRESET cut
- *               short: these four stay. -ESHUTDOWN after the response. -ECANCELED, those of sockets.
+ *               short: these four stay. -ESHUTDOWN after the response. -ENOMEM, -ECANCELED, those of recv(2) and send(2).
  */
 EW_SUSPENDS int http_body_read(struct http_request *request, const char **ret_data);
 
@@ -163,8 +164,9 @@ EW_SUSPENDS int http_body_read(struct http_request *request, const char **ret_da
  * If the body of the request has not been read to its end, this is the connection's last response.
  * Ownership:    borrows everything until return.
  * Return:       0 the response is on its way.
- * Errors:       -EALREADY there was one, -EINVAL a field is not fit for a head, -ENOMEM, -ENOBUFS,
- *               -ETIMEDOUT the client does not take it, -ECANCELED, those of sockets.
+ * Cancellation: the response is cut, or not begun, and the connection ends.
+ * Errors:       -EALREADY there was one, -EINVAL a field is not fit for a head, -ENOBUFS the head is too long, -ENOMEM,
+ *               -ETIMEDOUT the client does not take it, -ECANCELED, those of send(2).
  */
 EW_SUSPENDS int http_respond(struct http_request *request, int status, const char *content_type,
 			     const struct http_field *fields, const void *body, size_t body_len);
@@ -174,8 +176,8 @@ EW_SUSPENDS int http_respond(struct http_request *request, int status, const cha
  *
  * Pieces follow, and http_respond_end(). By one task at a time, the handler's or one in request->scope. A handler that
  * returns in between cuts the connection: the client sees that the answer is not whole. To a client of HTTP/1.0 the
- * pieces go as they are, and the connection ends behind them.
- * Otherwise as http_respond(); -EINVAL also: a status that has no body (204, 304).
+ * pieces go as they are, and the connection ends behind them. Otherwise as http_respond().
+ * Errors:       as http_respond(); -EINVAL also: a status that has no body (204, 304).
  */
 EW_SUSPENDS int http_respond_begin(struct http_request *request, int status,
 				   const char *content_type, const struct http_field *fields);
@@ -188,13 +190,13 @@ EW_SUSPENDS int http_respond_begin(struct http_request *request, int status,
  * Return:       0 it is on its way: what the client has not taken waits in the kernel.
  * Cancellation: before the piece has begun leaves the answer as it is, and a shield may say another; later, it is cut.
  * Errors:       -ESHUTDOWN none has begun, or it has ended; -ENOMEM, and it may be tried again; -ECONNRESET an earlier
- *               piece was cut; -ECANCELED; -ETIMEDOUT the client does not take it, those of sockets: it is cut.
+ *               piece was cut; -ECANCELED; -ETIMEDOUT the client does not take it, those of send(2): it is cut.
  */
 EW_SUSPENDS int http_respond_piece(struct http_request *request, const void *data, size_t len);
 
-/* http_respond_end() - the answer is whole. Errors: as above */
+/** http_respond_end() - the answer is whole. Errors: as http_respond_piece() */
 EW_SUSPENDS int http_respond_end(struct http_request *request);
 
-/* http_respond_problem() - answer with a problem (RFC 9457); otherwise as http_respond() */
+/** http_respond_problem() - answer with a problem (RFC 9457); otherwise as http_respond(). Errors: as http_respond() */
 EW_SUSPENDS int http_respond_problem(struct http_request *request,
 				     const struct http_problem *problem);

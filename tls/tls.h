@@ -28,8 +28,8 @@ struct ew_tls;
  * @error: -errno
  * @text:  one sentence; with a refused certificate, which one and why
  *
- * -EKEYEXPIRED, -EKEYREVOKED, -EKEYREJECTED the peer's certificate does not count; -ECONNREFUSED the peer refuses, by an
- * alert; -EPROTO what it says is no TLS, or not valid; -ECONNRESET it hung up without a goodbye.
+ * Errors: -EKEYEXPIRED, -EKEYREVOKED, -EKEYREJECTED the peer's certificate does not count; -ECONNREFUSED the peer refuses, by
+ *         an alert; -EPROTO what it says is no TLS, or not valid; -ECONNRESET it hung up without a goodbye; -ENOMEM
  */
 struct ew_tls_error {
 	int error;
@@ -77,14 +77,16 @@ void ew_tls_context_free(struct ew_tls_context *context);
  *               need not answer.
  * Cancellation: the socket is closed.
  * Return:       0. With TLS 1.3 a server looks at a client's certificate later: ew_tls_recv() has its refusal then.
- * Errors:       those of struct ew_tls_error and of the socket; -EINVAL @server_name is empty or too long; -ENOMEM,
- *               -ECANCELED
+ * Errors:       those of struct ew_tls_error, of recv(2) and send(2); -EINVAL @server_name is empty or too long; -ECANCELED
  */
 EW_SUSPENDS int ew_tls_connect(struct ew_tls_context *context, struct ew_socket **socket,
 			       const char *server_name, struct ew_tls_error *ret_error,
 			       struct ew_tls **ret_tls);
 
-/** ew_tls_accept() - begin TLS as a server, with a context that has a certificate; otherwise as ew_tls_connect() */
+/**
+ * ew_tls_accept() - begin TLS as a server, with a context that has a certificate; otherwise as ew_tls_connect()
+ * Errors:  those of struct ew_tls_error, of recv(2) and send(2); -ECANCELED
+ */
 EW_SUSPENDS int ew_tls_accept(struct ew_tls_context *context, struct ew_socket **socket,
 			      struct ew_tls_error *ret_error, struct ew_tls **ret_tls);
 
@@ -93,7 +95,7 @@ EW_SUSPENDS int ew_tls_accept(struct ew_tls_context *context, struct ew_socket *
  *
  * Cancellation: no byte was taken, and the stream is as it was.
  * Return:       bytes; 0: the peer has said goodbye.
- * Errors:       those of struct ew_tls_error and of the socket; -ECANCELED, -ENOMEM
+ * Errors:       those of struct ew_tls_error and of recv(2); -ECANCELED
  */
 EW_SUSPENDS int ew_tls_recv(struct ew_tls *tls, void *buffer, size_t size);
 
@@ -103,7 +105,7 @@ EW_SUSPENDS int ew_tls_recv(struct ew_tls *tls, void *buffer, size_t size);
  * Cancellation: refused at once, nothing was sent. Later, part of a record may be out, which nothing can follow: the
  *               stream is cut for sending, and its close is an abort.
  * Return:       0. Composite: after any error part may have been sent.
- * Errors:       those of struct ew_tls_error and of the socket; -EPIPE the stream is cut; -ECANCELED, -ENOMEM
+ * Errors:       those of struct ew_tls_error and of send(2); -EPIPE the stream is cut; -ECANCELED
  */
 EW_SUSPENDS int ew_tls_send(struct ew_tls *tls, const void *data, size_t size);
 
@@ -116,7 +118,8 @@ const struct ew_tls_error *ew_tls_error(const struct ew_tls *tls);
 /**
  * ew_tls_close() - say goodbye if the stream is whole, and close the socket; does not wait for the peer's goodbye
  *
- * Return:  as ew_close(): -ECANCELED the peer did not take it in time (1 s): aborted. 0 also if it had gone before.
+ * Return:  0, also if it had gone before.
+ * Errors:  -ECANCELED the peer did not take it in time (1 s): aborted
  */
 EW_SUSPENDS int ew_tls_close(struct ew_tls **tls);
 

@@ -100,7 +100,8 @@ EW_SUSPENDS EW_API int ew_socket_send(struct ew_socket *socket, const void *data
 
 /**
  * ew_socket_send_fd() - unix sockets: @size bytes (at least 1) with a descriptor, which stays the caller's
- * Errors:  as ew_socket_send()
+ * Return:  as ew_socket_send()
+ * Errors:  those of sendmsg(2), -EPIPE without a signal; -EINVAL @size is 0; -ECANCELED
  */
 EW_SUSPENDS EW_API int ew_socket_send_fd(struct ew_socket *socket, const void *data, size_t size,
 					 int fd);
