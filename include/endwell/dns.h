@@ -45,10 +45,12 @@ struct ew_dns_options {
  * Suspends:     while a thread of ew_offload() reads the files, then until a server has answered. An answer that was
  *               cut is asked for again by TCP.
  * Cancellation: ends the query; an answer that comes later is nobody's.
- * Return:       how many addresses there are, at least 1; of more than @addresses_max the first.
+ * Return:       how many addresses there are, at least 1; of more than @addresses_max the first. Those of one family, if
+ *               the question for the other one's was not answered.
  * Errors:       -ENOENT there is no such name, or it has no address of that family; -ETIMEDOUT no server has answered;
  *               -ECONNREFUSED no server is there that will answer this; -EBADMSG an answer is none; -EINVAL @name,
- *               @service or an option cannot be; -ECANCELED, -ENOMEM, -EMFILE, -EIO.
+ *               @service or an option cannot be; -ENOSPC the user watches too many descriptors (epoll(7)); -ECANCELED,
+ *               -ENOMEM, -EMFILE, -ENFILE, -EIO.
  */
 EW_SUSPENDS EW_API int ew_dns_lookup(const char *name, const char *service,
 				     const struct ew_dns_options *options,

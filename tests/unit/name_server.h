@@ -27,6 +27,7 @@ struct name_server {
 	int tcp;
 	int stop[2];
 	pthread_t thread;
+	_Atomic bool twice; /* each answer by UDP is said so often */
 	_Atomic unsigned udp_questions;
 	_Atomic unsigned tcp_questions;
 	unsigned agains;
@@ -180,6 +181,9 @@ static UNUSED void name_server_udp(struct name_server *server)
 		answer.bytes[0] ^= 1;
 	}
 	sendto(server->udp, answer.bytes, answer.length, 0, (struct sockaddr *)&from, bytes);
+	if (atomic_load(&server->twice))
+		sendto(server->udp, answer.bytes, answer.length, 0, (struct sockaddr *)&from,
+		       bytes);
 }
 
 /* Several questions may come on one connection. */
