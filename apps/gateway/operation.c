@@ -43,13 +43,12 @@ static void operation_abort(void *resource)
 static int operation_close(void *resource)
 {
 	struct operation *operation = resource;
-	int r;
 
-	r = body_close(&operation->body);
-	if (r == -ECANCELED)
-		return r;
+	/* What else may fail there has been said, and is tried again. */
+	if (body_close(&operation->body) == -ECANCELED)
+		return -ECANCELED;
 	operation_abort(resource);
-	return r;
+	return 0;
 }
 
 static const struct ew_resource_type operation_type = {

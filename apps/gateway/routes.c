@@ -70,17 +70,26 @@ static int answer_healthz(struct gateway *gateway, struct http_request *request)
 	return routes_answer(gateway, request, &answer);
 }
 
+static const char *route_trouble(struct route *route)
+{
+	bool blocked;
+
+	if (route->bucket && !atomic_load(&route->bucket->counts.ready))
+		return "the volume of its bodies is not to be trusted since a sync has failed";
+	return broker_trouble(route, &blocked);
+}
+
 static int answer_readyz(struct gateway *gateway, struct http_request *request)
 {
 	struct answer_check checks[ROUTES_MAX + 1];
-	bool draining = atomic_load(&gateway->front.draining), blocked;
+	bool draining = atomic_load(&gateway->front.draining);
 	struct answer answer;
 
 	checks[0] = (struct answer_check){ "accepting", !draining,
 					   draining ? "the gateway shuts down"
 						    : "operations are taken" };
 	for (size_t i = 0; i < gateway->routes_count; i++) {
-		const char *trouble = broker_trouble(&gateway->routes[i], &blocked);
+		const char *trouble = route_trouble(&gateway->routes[i]);
 
 		checks[i + 1] =
 			(struct answer_check){ gateway->routes[i].config->name, !trouble,

@@ -56,6 +56,8 @@ TEST(gateway_config_takes_every_key)
 			"concurrency = 7\n"
 			"waiting_room = 0\n"
 			"body_max = 1000\n"
+			"bodies = /srv/bodies/\n"
+			"inline_body = 0\n"
 			"delivery_mode = transient\n"
 			"grant = none\n"
 			"half_close = finish\n"
@@ -73,6 +75,8 @@ TEST(gateway_config_takes_every_key)
 	EXPECT_EQ(config.routes[0].concurrency, 7);
 	EXPECT_EQ(config.routes[0].waiting_room, 0);
 	EXPECT_EQ(config.routes[0].body_max_bytes, 1000);
+	EXPECT_STR(config.routes[0].bodies, "/srv/bodies");
+	EXPECT_EQ(config.routes[0].inline_body_bytes, 0);
 	EXPECT(config.routes[0].transient);
 	EXPECT(config.routes[0].grant_none);
 	EXPECT(config.routes[0].half_close_finish);
@@ -123,6 +127,21 @@ TEST(gateway_config_bounds_the_sum_of_permits)
 	expect_refused("[route a]\nrouting_key = q\nconcurrency = 9999\n"
 		       "[route b]\nrouting_key = q\nconcurrency = 2\n",
 		       "concurrency of all routes is 10001");
+}
+
+TEST(gateway_config_names_mistakes_about_bodies)
+{
+	char error[CONFIG_ERROR_BYTES];
+
+	expect_refused("[route a]\nbodies = srv\n", "file:2: bodies: `srv` is not a path from /");
+	expect_refused("[route a]\nrouting_key = q\ninline_body = 1\n",
+		       "[route a] has inline_body, and no bodies");
+	expect_refused("[route a]\nrouting_key = q\nbody_max = 16777217\n",
+		       "[route a]: a body_max of more than 16777216 needs bodies");
+	EXPECT_EQ(
+		parse("[route a]\nrouting_key = q\nbody_max = 1099511627776\nbodies = /b\n", error),
+		0);
+	EXPECT_EQ(config.routes[0].inline_body_bytes, 65536);
 }
 
 TEST(gateway_config_gives_a_tenant_half_of_a_route)

@@ -1,0 +1,362 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A body that is too large for a message goes into a file; it arrives whole, and nothing of it is left however the operation ends.
+
+A real RabbitMQ, and the workers of examples/workers/. Nothing is left: no file in the bucket, no nameless file that is open, no
+lease but those of gateways that live.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+
+import gateway
+import ingest
+import testfs
+from gateway import LANGUAGES, Gateway
+from ingest import check, equal, wait_until
+
+SIZE = 3 << 20
+HEAD = b"POST /ops/render HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+
+
+def job(milliseconds, size=SIZE, **wishes):
+    """What the job is, is behind the bytes that make the body large: who has not all of it does not know."""
+    wish = json.dumps({"ms": milliseconds, **wishes}).encode()
+    return b" " * (size - len(wish)) + wish
+
+
+SHORT, LONG = job(20), job(600000)
+
+
+class Stage:
+    """A bucket, a queue, its workers and gateways."""
+
+    def __init__(self, stack, language="c", bucket=None, expected=(), **keys):
+        self.stack, self.language, self.expected = stack, language, expected
+        self.queue = stack.enter_context(gateway.work_queue())
+        self.log = stack.enter_context(gateway.Log())
+        self.bucket = bucket or stack.enter_context(ingest.folder()) / "bodies"
+        self.keys = {"routing_key": self.queue, "concurrency": 2, "waiting_room": 5, "timeout": "10m", "cancel_deadline": "60s",
+                     "bodies": self.bucket, "inline_body": 1000, "body_max": 8 << 20, **keys}
+        self.group = []
+        self.gateway = self.start_gateway()
+
+    def start_gateway(self):
+        return self.stack.enter_context(Gateway({"render": self.keys}, bucket=self.bucket, expected=self.expected))
+
+    def start_worker(self):
+        self.group.append(self.stack.enter_context(gateway.Worker(self.language, self.queue, self.log)))
+        gateway.await_consumers(self.queue, 1)
+
+    def begins(self, body=LONG):
+        """A client that waits; its operation has a permit."""
+        connection = self.gateway.connect()
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        self.gateway.await_permits(held=1)
+        return connection
+
+    def queues(self, body=LONG, count=1):
+        """The same, and it is in the queue, of which nobody takes."""
+        connection = self.begins(body)
+        wait_until(lambda: gateway.messages(self.queue) == count, 60, "the operation is in the queue")
+        return connection
+
+    def runs(self, count=1):
+        wait_until(lambda: sum(line.startswith("begin ") for line in self.log.lines()) == count, 60, "the job runs")
+
+    def bodies(self):
+        return sorted(self.bucket.iterdir())
+
+    def await_bodies(self, count):
+        wait_until(lambda: len(self.bodies()) == count, 60, lambda: f"{count} bodies of {self.bodies()}")
+        return self.bodies()
+
+    def leases(self):
+        return len(list((self.bucket.with_name(self.bucket.name + ".state") / "leases").iterdir()))
+
+    def is_clean(self, gateways=1):
+        wait_until(lambda: not self.bodies(), 60, lambda: f"no body is left of {self.bodies()}")
+        wait_until(lambda: self.gateway.staged() == 0, 60, "no nameless file is left")
+        wait_until(lambda: self.leases() == gateways, 60, "no lease is left")
+
+
+@contextlib.contextmanager
+def stage(*arguments, **options):
+    with contextlib.ExitStack() as stack:
+        yield Stage(stack, *arguments, **options)
+
+
+# ---- it arrives ----
+
+def arrives_whole(language):
+    with stage(language) as place:
+        place.start_worker()
+        equal(place.gateway.post(SHORT).json, {"steps": 2})
+        equal(place.gateway.post(iter([SHORT[:5], SHORT[5:700], SHORT[700:]])).json, {"steps": 2})
+        equal(place.gateway.post(job(20, 1000)).json, {"steps": 2})
+        place.is_clean()
+        equal(place.gateway.outcomes(), {"replied": 3})
+
+
+for one_language in LANGUAGES:
+    globals()[f"test_gateway_body_in_a_file_arrives_whole_{one_language}"] = lambda language=one_language: arrives_whole(language)
+
+
+def take(channel, queue):
+    """The next message of a queue."""
+    return wait_until(lambda: next(iter([found for found in [channel.basic_get(queue, auto_ack=True)] if found[0]]), None), 60,
+                      "a message")
+
+
+def test_gateway_message_says_where_the_body_is():
+    with stage() as place, contextlib.closing(gateway.connect()) as connection:
+        channel = connection.channel()
+        with contextlib.closing(place.begins(SHORT)):
+            _, properties, body = take(channel, place.queue)
+            equal(body, b"")
+            headers = properties.headers
+            equal((headers["x-ew-version"], headers["x-ew-body-bytes"]), ("2", str(SIZE)))
+            equal(headers["x-ew-body-sha256"], hashlib.sha256(SHORT).hexdigest())
+            equal([headers["x-ew-body-file"]], [str(path) for path in place.bodies()])
+            check(headers["x-ew-body-file"].endswith(properties.message_id), "the operation's id")
+            equal(place.bodies()[0].read_bytes(), SHORT)
+            equal(place.bodies()[0].stat().st_mode & 0o777, 0o640)
+        # As large as a message takes: no file.
+        with contextlib.closing(place.gateway.connect()) as client:
+            client.sendall(HEAD + b"Content-Length: 1000\r\n\r\n" + job(20, 1000))
+            _, properties, body = take(channel, place.queue)
+            equal((properties.headers["x-ew-version"], body), ("1", job(20, 1000)))
+            check("x-ew-body-file" not in properties.headers, "no address")
+
+
+# ---- the client leaves ----
+
+def test_gateway_client_that_leaves_while_uploading_leaves_no_file():
+    with stage() as place:
+        for head, tail in ((b"Content-Length: %d\r\n\r\n" % SIZE, b""), (b"Transfer-Encoding: chunked\r\n\r\n100000\r\n", b"\r\n")):
+            connection = place.gateway.connect()
+            connection.sendall(HEAD + head + bytes(1 << 20) + tail)
+            wait_until(lambda: place.gateway.staged() == 1, 60, "the body comes")
+            connection.close()
+            place.is_clean()
+        equal(gateway.messages(place.queue), 0)
+
+
+def test_gateway_client_that_leaves_while_waiting_leaves_no_file():
+    with stage(concurrency=1) as place:
+        first = place.queues()
+        second = place.gateway.connect()
+        second.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % SIZE + SHORT)
+        wait_until(lambda: place.gateway.metric('gateway_waiting{route="render"}') == 1, 60, "it waits")
+        equal(place.gateway.staged(), 1, "its file has no name yet")
+        second.close()
+        wait_until(lambda: place.gateway.staged() == 0, 60, "it has no file")
+        first.close()
+        place.start_worker()
+        place.is_clean()
+
+
+def test_gateway_client_that_leaves_in_the_queue_leaves_no_file():
+    with stage() as place:
+        place.queues().close()
+        place.gateway.await_permits(cancelling=1)
+        place.await_bodies(1)
+        place.start_worker()
+        place.gateway.await_rest()
+        place.is_clean()
+        equal(place.gateway.outcomes(), {"refused": 1})
+
+
+def leaves_running(language):
+    with stage(language) as place:
+        place.start_worker()
+        client = place.begins()
+        place.runs()
+        place.await_bodies(1)
+        client.close()
+        place.gateway.await_rest()
+        place.is_clean()
+        equal(place.gateway.outcomes(), {"stopped": 1})
+
+
+for one_language in LANGUAGES:
+    globals()[f"test_gateway_client_that_leaves_a_running_job_leaves_no_file_{one_language}"] = (
+        lambda language=one_language: leaves_running(language))
+
+
+def test_gateway_unroutable_operation_leaves_no_file():
+    with stage(routing_key="nowhere") as place:
+        place.gateway.post(SHORT).problem(502, "unroutable")
+        place.is_clean()
+
+
+# ---- nobody knows ----
+
+def test_gateway_body_of_a_presumed_operation_stays_until_the_proof():
+    with stage(cancel_deadline="100ms", presumed_hold="1h") as place:
+        place.start_worker()
+        client = place.begins(job(600000, on_cancel="lose"))
+        place.runs()
+        place.group[0].stops()
+        client.close()
+        place.gateway.await_permits(presumed=1)
+        place.await_bodies(1)
+        place.group[0].kill()
+        place.start_worker()  # it has it again, as redelivered, and is refused
+        place.gateway.await_rest()
+        place.is_clean()
+
+
+def test_gateway_body_of_a_presumed_operation_ends_with_its_hold():
+    with stage(cancel_deadline="100ms", presumed_hold="200ms") as place:
+        place.queues().close()
+        wait_until(lambda: place.gateway.metric('gateway_presumed_expired_total{route="render"}') == 1, 60, "its hold is over")
+        place.is_clean()
+
+
+def test_gateway_end_removes_the_body_of_a_presumed_operation():
+    with stage(cancel_deadline="100ms", presumed_hold="1h") as place:
+        place.queues().close()
+        place.gateway.await_permits(presumed=1)
+        place.await_bodies(1)
+        place.gateway.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: place.gateway.process.poll() is not None, 60, "it has ended")
+        equal((place.bodies(), place.leases()), ([], 0))
+
+
+# ---- a gateway is killed ----
+
+def test_gateway_start_removes_the_bodies_of_one_that_was_killed_and_no_others():
+    with stage() as place:
+        dead, other = place.gateway, place.start_gateway()
+        with contextlib.ExitStack() as clients:
+            clients.enter_context(contextlib.closing(place.queues()))
+            uploading = clients.enter_context(contextlib.closing(dead.connect()))
+            uploading.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % SIZE + SHORT[:-1])
+            wait_until(lambda: dead.staged() == 1, 60, "another body comes")
+            [of_the_dead] = place.bodies()
+            place.gateway = other
+            clients.enter_context(contextlib.closing(place.queues(count=2)))
+            [of_the_living] = set(place.await_bodies(2)) - {of_the_dead}
+            dead.process.kill()
+            dead.process.wait()
+            equal(len(place.bodies()), 2)
+            place.start_gateway()
+            equal(place.await_bodies(1), [of_the_living])
+            wait_until(lambda: place.leases() == 2, 60, "the lease of the dead is gone")
+        place.start_worker()
+        other.await_rest()
+        place.is_clean(2)
+
+
+# ---- no room ----
+
+def test_gateway_body_over_the_routes_limit_is_refused_before_it_comes():
+    with stage() as place, contextlib.closing(place.gateway.connect()) as connection:
+        connection.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (9 << 20))
+        equal(ingest.read_answer(connection).status, 413)
+        equal(place.gateway.post(iter(9 * [bytes(1 << 20)])).status, 413)
+        place.is_clean()
+
+
+STEPS = [("statfs", "EIO", 500, "storage"), ("tmpfile", "ENOSPC", 507, "no-space"), ("write", "ENOSPC", 507, "no-space"),
+         ("write", "EDQUOT", 507, "no-space"), ("write", "EIO", 500, "storage"), ("fsync", "ENOSPC", 507, "no-space"),
+         ("link", "ENOSPC", 507, "no-space"), ("link", "EIO", 500, "storage")]
+
+
+def test_gateway_body_that_finds_no_room_starts_nothing():
+    with testfs.Filesystem(nameless=True) as filesystem, stage(bucket=filesystem.mount / "bodies") as place:
+        try:
+            for call, error, status, word in STEPS:
+                filesystem.rule(call, error=error, times=1)
+                place.gateway.post(SHORT).problem(status, word)
+                filesystem.clear()
+                place.is_clean()
+                place.gateway.await_rest()
+            equal(gateway.messages(place.queue), 0)
+            place.start_worker()
+            equal(place.gateway.post(SHORT).json, {"steps": 2})
+            place.is_clean()
+        finally:
+            filesystem.clear()
+
+
+def test_gateway_with_a_volume_that_is_suspect_takes_what_goes_into_messages():
+    with testfs.Filesystem(nameless=True) as filesystem, stage(bucket=filesystem.mount / "bodies") as place:
+        try:
+            place.start_worker()
+            filesystem.rule("fsyncdir", error="EIO", times=1)
+            for _ in range(2):
+                place.gateway.post(SHORT).problem(500, "storage")
+            place.is_clean()
+            answer = place.gateway.request("GET", "/readyz")
+            equal(answer.status, 503)
+            check(b"volume of its bodies" in answer.body, f"the reason: {answer.body}")
+            equal(place.gateway.post(job(20, 1000)).json, {"steps": 2})
+        finally:
+            filesystem.clear()
+
+
+def test_gateway_body_that_cannot_be_removed_is_removed_later():
+    with testfs.Filesystem(nameless=True) as filesystem, stage(bucket=filesystem.mount / "bodies",
+                                                              expected=["reclaim-failed"]) as place:
+        try:
+            place.start_worker()
+            filesystem.rule("unlink", error="EIO", times=2)
+            equal(place.gateway.post(SHORT).json, {"steps": 2})
+            place.is_clean()
+            check("reclaimed" in place.gateway.log(), "by the task for it")
+        finally:
+            filesystem.clear()
+
+
+# ---- together with the rest ----
+
+def test_gateway_key_compares_bodies_in_files():
+    with stage() as place:
+        place.start_worker()
+        key = {"Idempotency-Key": "one"}
+        equal(place.gateway.post(SHORT, headers=key).json, {"steps": 2})
+        equal(place.gateway.post(SHORT, headers=key).headers["Idempotency-Replayed"], "true")
+        place.gateway.post(job(30), headers=key).problem(422, "key-reused")
+        place.gateway.post(job(20, 900), headers=key).problem(422, "key-reused")
+        place.is_clean()
+        equal(place.gateway.outcomes()["replied"], 1)
+
+
+def test_gateway_body_of_an_operation_without_its_client_stays_as_long_as_it():
+    with stage() as place:
+        answer = place.gateway.post(SHORT, headers={"Prefer": "respond-async"})
+        equal(answer.status, 202)
+        [body] = place.bodies()
+        equal(body.read_bytes(), SHORT)
+        place.start_worker()
+        place.gateway.await_rest()
+        place.is_clean()
+        equal(place.gateway.request("GET", answer.headers["Location"] + "/result").json, {"steps": 2})
+
+
+def test_gateway_operation_that_is_published_again_has_the_same_body():
+    with stage() as place:
+        broker = gateway.broker()
+        os.kill(broker.pid(), signal.SIGSTOP)  # so it confirms nothing
+        try:
+            client = place.begins(SHORT)
+            bodies = place.await_bodies(1)
+        finally:
+            broker.kill()
+            broker.restart()
+        wait_until(lambda: place.gateway.metric('gateway_republished_total{route="render"}') == 1, 60, "published again")
+        equal(place.bodies(), bodies)
+        place.start_worker()
+        equal(ingest.read_answer(client).json, {"steps": 2})
+        place.gateway.await_rest()
+        place.is_clean()
+
+
+if __name__ == "__main__":
+    with gateway.broker():
+        ingest.main()
