@@ -243,10 +243,37 @@ const struct ew_amqp_error *ew_amqp_channel_error(const struct ew_amqp_channel *
 	return channel->error.error ? &channel->error : NULL;
 }
 
+static void add_argument(amqp_table_t *table, const char *name, uint8_t kind, int64_t number,
+			 const char *text)
+{
+	amqp_table_entry_t *entry = &table->entries[table->num_entries++];
+
+	entry->key = amqp_cstring_bytes(name);
+	entry->value.kind = kind;
+	if (text)
+		entry->value.value.bytes = amqp_cstring_bytes(text);
+	else
+		entry->value.value.i64 = number;
+}
+
+static void add_arguments(amqp_table_t *table, const struct ew_amqp_queue *queue)
+{
+	if (queue->expires_ns > 0)
+		add_argument(table, "x-expires", AMQP_FIELD_KIND_I64,
+			     queue->expires_ns / EW_MILLISECOND, NULL);
+	if (queue->bytes_max > 0) {
+		add_argument(table, "x-max-length-bytes", AMQP_FIELD_KIND_I64, queue->bytes_max,
+			     NULL);
+		add_argument(table, "x-overflow", AMQP_FIELD_KIND_UTF8, 0, "reject-publish");
+	}
+}
+
 int ew_amqp_queue_declare(struct ew_amqp_channel *channel, const struct ew_amqp_queue *queue,
 			  char ret_name[256])
 {
+	amqp_table_entry_t arguments[3];
 	amqp_queue_declare_t declare = {
+		.arguments = { .entries = arguments },
 		.queue = ew_amqp_text(queue->name),
 		.passive = queue->passive,
 		.durable = queue->durable,
@@ -257,6 +284,7 @@ int ew_amqp_queue_declare(struct ew_amqp_channel *channel, const struct ew_amqp_
 
 	if (declare.queue.len >= EW_AMQP_TEXT_BYTES)
 		return -EINVAL;
+	add_arguments(&declare.arguments, queue);
 	r = ew_amqp_channel_call(channel, AMQP_QUEUE_DECLARE_METHOD, &declare,
 				 AMQP_QUEUE_DECLARE_OK_METHOD);
 	if (r == 0 && ret_name)

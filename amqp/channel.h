@@ -45,7 +45,11 @@ const struct ew_amqp_error *ew_amqp_channel_error(const struct ew_amqp_channel *
 
 /**
  * struct ew_amqp_queue - a queue to be there
- * @name: "" or NULL: the broker chooses one
+ * @name:       "" or NULL: the broker chooses one
+ * @expires_ns: it goes when nobody has consumed it for so long; 0: never (x-expires, in whole milliseconds)
+ * @bytes_max:  of all messages in it; what would be beyond is nacked (x-max-length-bytes, x-overflow); 0: no bound
+ *
+ * One that is there with other arguments is refused.
  */
 struct ew_amqp_queue {
 	const char *name;
@@ -53,6 +57,8 @@ struct ew_amqp_queue {
 	bool durable;
 	bool exclusive;
 	bool auto_delete;
+	int64_t expires_ns;
+	int64_t bytes_max;
 };
 
 /**
@@ -152,6 +158,12 @@ EW_SUSPENDS int ew_amqp_receive(struct ew_amqp_channel *channel,
  */
 EW_SUSPENDS int ew_amqp_acknowledge(struct ew_amqp_channel *channel,
 				    struct ew_amqp_delivery **delivery);
+
+/**
+ * ew_amqp_acknowledge_tag() - the same of a delivery that has been given away or ended, by the tag that it had
+ * Errors:  as ew_amqp_acknowledge()
+ */
+EW_SUSPENDS int ew_amqp_acknowledge_tag(struct ew_amqp_channel *channel, uint64_t tag);
 
 /**
  * ew_amqp_reject() - give a delivery back, or, without @requeue, away; otherwise as ew_amqp_acknowledge()

@@ -114,26 +114,20 @@ int ew_amqp_receive(struct ew_amqp_channel *channel, struct ew_amqp_delivery **r
 	return channel->error.error ? channel->error.error : -EIDRM;
 }
 
-/* Takes the delivery if the broker is told. */
-static int answer(struct ew_amqp_channel *channel, struct ew_amqp_delivery **delivery,
-		  amqp_method_number_t id, void *method)
+int ew_amqp_acknowledge_tag(struct ew_amqp_channel *channel, uint64_t tag)
 {
-	int r;
+	amqp_basic_ack_t ack = { .delivery_tag = tag };
 
-	if ((*delivery)->tag == 0)
-		return -EINVAL;
-	r = ew_amqp_say_in_turn(channel, id, method);
-	if (r < 0)
-		return r;
-	ew_abort(delivery);
-	return 0;
+	return tag == 0 ? -EINVAL : ew_amqp_say_in_turn(channel, AMQP_BASIC_ACK_METHOD, &ack);
 }
 
 int ew_amqp_acknowledge(struct ew_amqp_channel *channel, struct ew_amqp_delivery **delivery)
 {
-	amqp_basic_ack_t ack = { .delivery_tag = (*delivery)->tag };
+	int r = ew_amqp_acknowledge_tag(channel, (*delivery)->tag);
 
-	return answer(channel, delivery, AMQP_BASIC_ACK_METHOD, &ack);
+	if (r == 0)
+		ew_abort(delivery);
+	return r;
 }
 
 int ew_amqp_reject(struct ew_amqp_channel *channel, struct ew_amqp_delivery **delivery,
@@ -141,5 +135,12 @@ int ew_amqp_reject(struct ew_amqp_channel *channel, struct ew_amqp_delivery **de
 {
 	amqp_basic_reject_t reject = { .delivery_tag = (*delivery)->tag, .requeue = requeue };
 
-	return answer(channel, delivery, AMQP_BASIC_REJECT_METHOD, &reject);
+	int r;
+
+	if (reject.delivery_tag == 0)
+		return -EINVAL;
+	r = ew_amqp_say_in_turn(channel, AMQP_BASIC_REJECT_METHOD, &reject);
+	if (r == 0)
+		ew_abort(delivery);
+	return r;
 }

@@ -5,9 +5,11 @@
  * not to suffer. Three more channels are for what is said to workers, so that no two messages that are unconfirmed on a
  * channel have the same id, which is the operation's.
  *
- * A lost connection, or channel, is lost for good: answers would go to an address that is no more. So whatever was in
- * flight ends then, with an outcome of its own, and nobody waits for it; but what was not confirmed yet, and needs a grant
- * to begin, goes out again (serve.c).
+ * With direct reply-to a lost connection, or channel, is lost for good: answers would go to an address that is no more. So
+ * whatever was in flight ends then, with an outcome of its own, and nobody waits for it; but what was not confirmed yet, and
+ * needs a grant to begin, goes out again (serve.c). A route with a queue for its replies finds them there when it is
+ * connected again, and its operations wait for that. An answer is acknowledged when it was heard, so one whose
+ * acknowledgement was lost comes twice.
  */
 #include "broker.h"
 
@@ -31,6 +33,11 @@
 #define NOTICES_MAX    1024
 #define REOPEN_DELAY   EW_SECOND
 #define LEAVING_BUDGET (5 * EW_SECOND)
+
+/* A queue for replies that nobody consumes any more goes after that, and refuses more than that. */
+#define REPLY_QUEUE_EXPIRY    (25 * 3600 * EW_SECOND) /* longer than any operation takes */
+#define REPLY_QUEUE_BYTES_MAX (INT64_C(256) << 20)
+
 #define PROBE_INTERVAL EW_SECOND
 
 /* A broker that is there and does not answer for so long never will, and the connection is given up. */
@@ -155,7 +162,7 @@ int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_rece
 		.routing_key = config->routing_key,
 		.content_type = operation->content_type[0] ? operation->content_type : NULL,
 		.correlation_id = operation->correlation,
-		.reply_to = EW_AMQP_REPLY_TO,
+		.reply_to = operation->route->reply_to,
 		.expiration = expiration,
 		.message_id = operation->id,
 		.type = "op",
@@ -293,6 +300,7 @@ static void hear(struct gateway *gateway, struct ew_amqp_delivery **delivery)
 
 static int receive(struct gateway *gateway, struct ew_amqp_channel *channel)
 {
+	uint64_t tag;
 	int r;
 
 	for (;;) {
@@ -301,15 +309,23 @@ static int receive(struct gateway *gateway, struct ew_amqp_channel *channel)
 		r = ew_amqp_receive(channel, &delivery);
 		if (r < 0)
 			return r;
+		/* It may be somebody's afterwards. */
+		tag = delivery->tag;
 		hear(gateway, &delivery);
+		if (tag != 0)
+			r = ew_amqp_acknowledge_tag(channel, tag);
+		if (r < 0)
+			return r;
 	}
 }
 
-/* Whatever waited for answers over this route's channel waits in vain. */
+/* Whatever waited for answers over this route's channel waits in vain, unless they come to a queue. */
 static void lose(struct route *route)
 {
 	struct table *table = &route->gateway->table;
 
+	if (route->config->reply_queue)
+		return;
 	for (uint32_t slot = 0; slot < table->capacity; slot++) {
 		struct operation *operation = table_at(table, slot);
 
@@ -353,9 +369,16 @@ static int channel_over_close(void *argument)
 	return 0;
 }
 
+static void note_reason(struct route *route, const struct ew_amqp_channel *channel)
+{
+	const struct ew_amqp_error *error = ew_amqp_channel_error(channel);
+
+	snprintf(route->reason, sizeof(route->reason), "%s",
+		 error ? error->text : "the broker has ended the route's channel");
+}
+
 static int serve_channel(struct route *route, struct ew_amqp_channel *channel)
 {
-	const struct ew_amqp_error *error;
 	int r;
 
 	door_open(&route->door, channel);
@@ -363,24 +386,32 @@ static int serve_channel(struct route *route, struct ew_amqp_channel *channel)
 	EW_GUARD(over, route, .close = channel_over_close, .abort = channel_over);
 
 	r = receive(route->gateway, channel);
-	error = ew_amqp_channel_error(channel);
-	snprintf(route->reason, sizeof(route->reason), "%s",
-		 error ? error->text : "the broker has ended the route's channel");
+	note_reason(route, channel);
 	return r;
 }
 
 static int open_channel(struct route *route, struct ew_amqp_channel **channel)
 {
+	/* Exclusive: another gateway of the same name is refused, and says so. */
 	const struct ew_amqp_consumer consumer = {
-		.queue = EW_AMQP_REPLY_TO,
-		.no_ack = true,
+		.queue = route->reply_to,
+		.no_ack = !route->config->reply_queue,
+		.exclusive = route->config->reply_queue,
 		.prefetch_max = RECEIVE_MAX,
+	};
+	const struct ew_amqp_queue queue = {
+		.name = route->reply_to,
+		.durable = true,
+		.expires_ns = REPLY_QUEUE_EXPIRY,
+		.bytes_max = REPLY_QUEUE_BYTES_MAX,
 	};
 	int r;
 
 	EW_SCOPE(patience, .deadline_ns = ew_after(ANSWER_PATIENCE));
 
 	r = ew_amqp_channel_open(route->gateway->connection, NULL, channel);
+	if (r == 0 && route->config->reply_queue)
+		r = ew_amqp_queue_declare(*channel, &queue, NULL);
 	if (r == 0)
 		r = ew_amqp_consume(*channel, &consumer);
 	return ew_scope_finish(&patience, r);
@@ -395,6 +426,8 @@ static int open_route(struct route *route)
 	r = open_channel(route, &channel);
 	if (r == 0)
 		return serve_channel(route, channel);
+	if (channel)
+		note_reason(route, channel);
 	/* Nor would it answer to a goodbye. */
 	if (r == -ETIMEDOUT)
 		ew_abort(&channel);
@@ -452,6 +485,17 @@ static int say_notice(struct gateway *gateway, const struct notice *notice)
 	return 0;
 }
 
+/* While the broker takes nothing, those behind it would not be taken either. */
+static int say_until_taken(struct gateway *gateway, const struct notice *notice)
+{
+	int r;
+
+	while ((r = say_notice(gateway, notice)) == -EBUSY)
+		if (ew_sleep(BROKER_SAY_AGAIN) < 0)
+			return -ECANCELED;
+	return r;
+}
+
 static int run_notices(void *argument)
 {
 	struct gateway *gateway = argument;
@@ -459,10 +503,10 @@ static int run_notices(void *argument)
 	int r;
 
 	while ((r = ew_channel_receive(gateway->notices, EW_NEVER, &notice)) > 0) {
-		/* While the broker takes nothing, those behind it would not be taken either. */
-		while ((r = say_notice(gateway, &notice)) == -EBUSY)
-			if (ew_sleep(BROKER_SAY_AGAIN) < 0)
-				return -ECANCELED;
+		r = say_until_taken(gateway, &notice);
+		/* Lost with the connection, unless it was the worker that has gone. */
+		if (r < 0 && r != -EHOSTUNREACH)
+			gateway->refusals_dropped++;
 		if (r == -ECANCELED)
 			return r;
 	}

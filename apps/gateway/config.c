@@ -214,6 +214,11 @@ static int read_grant(struct reading *reading, const char *value)
 	return read_choice(reading, value, "required", "none", &reading->route->grant_none);
 }
 
+static int read_replies(struct reading *reading, const char *value)
+{
+	return read_choice(reading, value, "direct", "queue", &reading->route->reply_queue);
+}
+
 static int read_half_close(struct reading *reading, const char *value)
 {
 	return read_choice(reading, value, "cancel", "finish", &reading->route->half_close_finish);
@@ -247,6 +252,7 @@ static const struct key route_keys[] = {
 	{ "inline_body", read_inline_body },
 	{ "delivery_mode", read_delivery_mode },
 	{ "grant", read_grant },
+	{ "replies", read_replies },
 	{ "half_close", read_half_close },
 	{ "events_window", read_events_window },
 	{ "events_keep_alive", read_events_keep_alive },

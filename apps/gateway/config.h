@@ -42,6 +42,7 @@ struct route_config {
 	uint64_t inline_body_bytes;  /* CONFIG_NOT_GIVEN: nothing goes there */
 	bool transient;
 	bool grant_none;
+	bool reply_queue;
 	bool half_close_finish;
 	uint32_t given; /* keys, by their place in the table */
 };

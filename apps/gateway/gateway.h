@@ -56,6 +56,7 @@ struct waiter {
  * @bucket:    for bodies that are large; NULL: there is none
  * @tenants:   those that the configuration names, and those that are there
  * @door:      where its operations go out and all answers come in: direct reply-to binds both to one channel
+ * @reply_to:  where that is: direct reply-to, or a queue of this gateway's
  * @reason:    why that is closed
  * @ended:     operations by what became of them
  * @cancelled: the same, of those that were cancelled
@@ -68,6 +69,7 @@ struct route {
 	struct line line;
 	struct tenant *tenants;
 	struct door door;
+	char reply_to[CONFIG_TEXT_BYTES];
 	char reason[256];
 
 	uint64_t shed;	       /* requests that got no permit, or found no broker */
@@ -118,7 +120,7 @@ struct gateway {
 	uint64_t heard_duplicate;
 	uint64_t heard_unknown;
 	uint64_t refused;	   /* or cancelled: claims that nobody waits for */
-	uint64_t refusals_dropped; /* because too many waited */
+	uint64_t refusals_dropped; /* because too many waited, or the broker was lost */
 	uint64_t connected;
 	_Atomic uint64_t answers[6]; /* by hundreds of the status */
 	uint64_t cut;		     /* operations, by the end of the grace */

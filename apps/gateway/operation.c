@@ -124,6 +124,12 @@ void table_leave(struct table *table, struct operation *operation)
 	operation->token.generation = 0;
 }
 
+void table_enter_again(struct table *table, struct operation *operation)
+{
+	table_leave(table, operation);
+	table_enter(table, operation);
+}
+
 struct operation *table_at(const struct table *table, uint32_t slot)
 {
 	return table->slots[slot].operation;
@@ -174,16 +180,26 @@ static enum heard hear_claim_afterwards(struct operation *operation, const struc
 	return HEARD_STOP;
 }
 
+/* What comes from a queue may come twice, and in the order in which it came before. */
+static bool is_known(const struct operation *operation, const struct claim *claim)
+{
+	return strcmp(operation->claim.token, claim->token) == 0 ||
+	       strcmp(operation->claim_before, claim->token) == 0;
+}
+
 static enum heard hear_claim(struct operation *operation, const struct ew_amqp_message *message)
 {
 	struct claim claim;
 
 	if (!claim_read(message, &claim))
 		return HEARD_MALFORMED;
+	if (operation && is_known(operation, &claim))
+		return HEARD_DUPLICATE;
 	if (!operation || (operation->claim.token[0] && !is_redelivered(message)))
 		return HEARD_REFUSE;
 	if (operation->outcome != OUTCOME_NONE)
 		return hear_claim_afterwards(operation, &claim);
+	strcpy(operation->claim_before, operation->claim.token);
 	operation->claim = claim;
 	operation->claim_due = true;
 	operation->attempt++;

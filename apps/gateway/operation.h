@@ -36,6 +36,7 @@ struct claim {
  * @permit:      of the route; NULL: not admitted, or given back
  * @own_permit:  of the tenant, with it
  * @claim:       the newest one
+ * @claim_before: the token of the one before it
  * @claim_due:   it has not been answered yet
  * @started:     the worker may have started: it was granted, or needs no grant
  * @confirming:  it is being published, and while nobody has claimed it that may be repeated
@@ -62,6 +63,7 @@ struct operation {
 	struct body body;
 
 	struct claim claim;
+	char claim_before[CLAIM_BYTES];
 	bool claim_due;
 	bool started;
 	bool cancelling;
@@ -100,6 +102,9 @@ void table_deinit(struct table *table);
 
 /* Gives it a token that no other operation has had. */
 void table_enter(struct table *table, struct operation *operation);
+
+/* As if it had just been entered: what is said with its token so far is about nobody. */
+void table_enter_again(struct table *table, struct operation *operation);
 
 /* From now on its token means nothing. One that is not in the table is a no-op. */
 void table_leave(struct table *table, struct operation *operation);

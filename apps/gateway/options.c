@@ -205,6 +205,15 @@ static int read_config(struct flags *flags, const char *value)
 	return 0;
 }
 
+static int read_instance(struct flags *flags, const char *value)
+{
+	if (!config_is_name(value, strlen(value)))
+		return flags_fail(flags, "`%.64s` is not a name: 1 to %d letters, digits, - _ .",
+				  value, CONFIG_NAME_BYTES - 1);
+	flags->options->instance = value;
+	return 0;
+}
+
 static int read_grace(struct flags *flags, const char *value)
 {
 	return flags_seconds(flags, value, &flags->options->grace_ns);
@@ -241,6 +250,7 @@ static const struct flag table[] = {
 	{ "--amqp-server-name", .read = read_server_name },
 	{ "--host", .read = read_host },
 	{ "--origin", .read = read_origin },
+	{ "--instance", .read = read_instance },
 	{ "--grace", .read = read_grace },
 	{ "--dead-link", .read = read_dead_link },
 	{},
@@ -266,6 +276,21 @@ static int complete_tls(struct flags *flags)
 		       : 0;
 }
 
+/* Whose the reply queues are. */
+static int complete_instance(struct flags *flags)
+{
+	const struct config *config = &flags->options->config;
+
+	for (size_t i = 0; i < config->count; i++)
+		if (config->routes[i].reply_queue && !flags->options->instance)
+			return flags_fail(
+				flags,
+				"--instance is missing: [route %s] has replies = queue, so name this "
+				"gateway, and keep its name when it is started again",
+				config->routes[i].name);
+	return 0;
+}
+
 /* What only shows when all options are read. */
 static int complete(struct flags *flags)
 {
@@ -289,6 +314,8 @@ static int complete(struct flags *flags)
 			options->listen.text);
 	if (config_read(&options->config, options->config_path, error) < 0)
 		return flags_fail(flags, "%s", error);
+	if (complete_instance(flags) < 0)
+		return -EINVAL;
 	return complete_tls(flags);
 }
 
@@ -323,6 +350,7 @@ const char *options_help(void)
 	       "                       cluster\n"
 	       "  --config FILE        the routes; docs/operating-gateway.md has its keys\n"
 	       "\n"
+	       "  --instance NAME      which gateway this is, for routes with replies = queue\n"
 	       "  --amqp-ca FILE       with amqps://: whom to trust, in PEM (the system's authorities)\n"
 	       "  --amqp-certificate FILE, --amqp-key FILE\n"
 	       "                       a certificate to show to the broker, and its key (none; in the same file)\n"

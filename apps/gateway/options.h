@@ -42,6 +42,7 @@ struct options {
 	const char *tls_server_name; /* NULL: the host of each address */
 	struct ew_tls_context *tls;  /* NULL: the brokers are spoken to without */
 	const char *config_path;
+	const char *instance; /* which of several gateways this is; NULL: nobody asks */
 	struct config config;
 	struct flags_list hosts;
 	struct flags_list origins;

@@ -65,12 +65,23 @@ static int answer_claim(struct operation *operation)
 	return operation->route->config->grant_none ? 0 : grant(operation);
 }
 
-/* The broker takes nothing now; then it is said again, as long as there is time. */
+/* Answers come to a queue, and so are there when there is a connection again. */
+static bool outlives_connection(const struct operation *operation)
+{
+	return operation->route->config->reply_queue;
+}
+
+/*
+ * The broker takes nothing now, or is lost and will be there again; then it is said again, as long as there is time. Nothing
+ * comes of saying it twice.
+ */
 static int answer_claim_again(struct operation *operation)
 {
 	int r = answer_claim(operation);
 
-	if (r != -EBUSY && r != -EREMOTEIO)
+	if (r == 0 || r == -ECANCELED)
+		return r;
+	if (r != -EBUSY && r != -EREMOTEIO && !outlives_connection(operation))
 		return r;
 	operation->claim_due = true;
 	return ew_sleep(BROKER_SAY_AGAIN);
@@ -133,6 +144,14 @@ static int publish_once(struct operation *operation, enum ew_amqp_fate *ret_fate
 	return r;
 }
 
+/* What has been heard meanwhile may have decided it, or be of a message that the broker had after all. */
+static bool is_still_adrift(struct operation *operation)
+{
+	if (operation->outcome != OUTCOME_NONE || operation->claim.token[0])
+		operation->adrift = false;
+	return operation->adrift;
+}
+
 static int publish_again(struct operation *operation, enum ew_amqp_fate *fate)
 {
 	int r = 0;
@@ -141,12 +160,28 @@ static int publish_again(struct operation *operation, enum ew_amqp_fate *fate)
 		r = ew_sleep(BROKER_SAY_AGAIN);
 	if (r == 0)
 		r = broker_await(operation->route);
-	return r < 0 ? r : publish_once(operation, fate);
+	if (r < 0 || !is_still_adrift(operation))
+		return r;
+	/* A queue may have claims of the earlier message, which are refused then. */
+	if (outlives_connection(operation))
+		table_enter_again(&operation->route->gateway->table, operation);
+	return publish_once(operation, fate);
+}
+
+/* The broker was lost before it confirmed, and what became of the message will be heard, or that it is claimed has been. */
+static bool goes_on(struct operation *operation, enum ew_amqp_fate fate)
+{
+	if (operation->outcome != OUTCOME_NONE || !outlives_connection(operation))
+		return false;
+	if (fate != EW_AMQP_UNKNOWN || broker_is_connected(operation->route->gateway))
+		return operation->claim.token[0];
+	operation->adrift = false;
+	return true;
 }
 
 /*
  * Where a grant is needed, a message that the broker may have or not is harmless: its claims go to an address that is no
- * more, and nobody grants them. So the operation goes out again, with the same id. A message that ends a connection each
+ * more, or have the id of nobody, and nobody grants them. So the operation goes out again, with the same id. A message that ends a connection each
  * time it comes is not to do so for ever.
  */
 static int publish(struct operation *operation)
@@ -157,14 +192,24 @@ static int publish(struct operation *operation)
 	operation->published = true;
 	operation->confirming = !operation->route->config->grant_none;
 	r = publish_once(operation, &fate);
-	while (operation->adrift && r != -ECANCELED && operation->publications < PUBLICATIONS_MAX)
+	while (is_still_adrift(operation) && r != -ECANCELED &&
+	       operation->publications < PUBLICATIONS_MAX)
 		r = publish_again(operation, &fate);
 	operation->confirming = false;
+	if (r < 0 && r != -ECANCELED && goes_on(operation, fate))
+		return 0;
 	if (may_run_although_nacked(operation, fate))
 		return r;
 	if (r < 0 && r != -ECANCELED && operation->outcome == OUTCOME_NONE)
 		operation->outcome = OUTCOME_LOST;
 	return r;
+}
+
+/* Nobody will be heard about it. */
+static bool is_beyond_reach(const struct operation *operation)
+{
+	return operation->adrift && operation->outcome == OUTCOME_NONE &&
+	       !outlives_connection(operation);
 }
 
 static int publish_and_await(struct operation *operation)
@@ -180,7 +225,7 @@ static int publish_and_await(struct operation *operation)
 	record_enter(operation->record, NULL);
 	r = ew_scope_finish(&wait, r);
 	/* There is nothing that could be cancelled, and nobody to ask. */
-	if (r == -ETIMEDOUT && operation->adrift && operation->outcome == OUTCOME_NONE)
+	if (r == -ETIMEDOUT && is_beyond_reach(operation))
 		operation->outcome = OUTCOME_LOST;
 	return r;
 }
@@ -256,7 +301,7 @@ static int operation_cancel_at_backend(void *argument)
 	permits_mark_cancelling(operation);
 	/* A worker that has been told to start is told to stop. */
 	operation->claim_due = operation->claim.token[0];
-	if (operation->adrift && operation->outcome == OUTCOME_NONE)
+	if (is_beyond_reach(operation))
 		operation->outcome = OUTCOME_LOST;
 	r = await_outcome(operation);
 	/* Then the time is over, and the other ending follows. */

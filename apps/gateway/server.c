@@ -195,6 +195,11 @@ static int prepare_route(struct gateway *gateway, const struct route_config *con
 		.reason = "the route's channel is being opened",
 	};
 	route->line.semaphore = route->permits;
+	if (config->reply_queue)
+		snprintf(route->reply_to, sizeof(route->reply_to), "ew-gateway.%s.%s",
+			 gateway->options->instance, config->name);
+	else
+		snprintf(route->reply_to, sizeof(route->reply_to), "%s", EW_AMQP_REPLY_TO);
 	return route->permits ? tenants_init(route) : -ENOMEM;
 }
 

@@ -160,7 +160,7 @@ int contract_body(const struct contract_job *job, struct contract_body *ret_body
 	return 0;
 }
 
-/* Of a @message it takes type, reply_to, content type and body. */
+/* Of a @message it takes type, reply_to, content type and body. Persistent: where answers go may be a queue. */
 static int say(struct contract_job *job, struct ew_amqp_message message, const char *header,
 	       const char *value)
 {
@@ -172,6 +172,7 @@ static int say(struct contract_job *job, struct ew_amqp_message message, const c
 	message.message_id = contract_message(job)->message_id;
 	message.headers = headers;
 	message.headers_count = header ? 2 : 1;
+	message.persistent = true;
 	do
 		r = ew_amqp_publish(job->session->work, &message, NULL);
 	while (r == -EBUSY && (r = ew_sleep(SAY_AGAIN)) == 0);

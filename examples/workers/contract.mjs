@@ -108,7 +108,8 @@ class Worker {
   say(job, type, { body = '', contentType, headers, replyTo } = {}) {
     const { correlationId, replyTo: to } = job.properties;
     this.publish(to, body, {
-      type, correlationId, messageId: job.id, contentType, replyTo, headers: { 'x-ew-claim': job.claim, ...headers },
+      type, correlationId, messageId: job.id, contentType, replyTo, persistent: true,
+      headers: { 'x-ew-claim': job.claim, ...headers },
     });
   }
 

@@ -114,7 +114,7 @@ class Worker:
     def say(self, job, kind, body=b"", content_type=None, headers=None, reply_to=None):
         self.channel.basic_publish("", job.properties.reply_to, body, pika.BasicProperties(
             type=kind, correlation_id=job.properties.correlation_id, message_id=job.id, content_type=content_type,
-            reply_to=reply_to, headers={"x-ew-claim": job.claim, **(headers or {})}))
+            delivery_mode=2, reply_to=reply_to, headers={"x-ew-claim": job.claim, **(headers or {})}))
 
     def forget(self, job):
         """It is over: acknowledged, after all that was to be said."""

@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Replies come to a queue of the gateway's own: whatever happens to connection, broker and gateway, each is heard once by whom
+it is for, and none stays in the queue.
+"""
+
+import contextlib
+import itertools
+
+import gateway
+import ingest
+from gateway import Client, Gateway, broker
+from ingest import check, equal, wait_until
+
+NUMBERS = itertools.count(1)
+
+
+@contextlib.contextmanager
+def served(keys=None):
+    """A worker, a gateway, and the name of its queue."""
+    with contextlib.ExitStack() as stack:
+        queue = stack.enter_context(gateway.work_queue())
+        log, (worker,) = stack.enter_context(gateway.workers("c", queue, 1, at_once=4))
+        instance = f"test{next(NUMBERS)}"
+        server = stack.enter_context(Gateway({"render": {
+            "routing_key": queue, "replies": "queue", "timeout": "10m", "presumed_hold": "10m", **(keys or {})}},
+            "--instance", instance))
+        yield server, worker, log, f"ew-gateway.{instance}.render"
+
+
+def await_granted(server, count=1):
+    wait_until(lambda: server.metric('gateway_grants_total{route="render"}') == count, 60, f"{count} granted")
+
+
+def await_empty(name):
+    """Nothing waits in it, and nothing is unacknowledged."""
+    def lines():
+        return broker().control("list_queues", "--no-table-headers", "name", "messages").splitlines()
+    wait_until(lambda: f"{name}\t0" in lines(), 60, lambda: f"{name} is empty: {lines()}")
+
+
+def messages_ready():
+    """Those that nobody has been given."""
+    return broker().control("list_queues", "--no-table-headers", "name", "messages_ready").splitlines()
+
+
+def close_connection():
+    """That of the gateway alone: by its name, which the broker is told."""
+    for line in broker().control("list_connections", "--no-table-headers", "pid", "client_properties").splitlines():
+        pid, properties = line.split("\t", 1)
+        if '"ew-gateway"' in properties:
+            broker().control("close_connection", pid, "for a test")
+
+
+def lose_the_connection(server):
+    before = server.metric("gateway_connections_total")
+    close_connection()
+    wait_until(lambda: server.metric("gateway_connections_total") > before, 60, "connected again")
+
+
+def test_gateway_replies_to_a_queue_survive_a_connection_that_is_closed():
+    with served() as (server, worker, log, replies):
+        client = Client(server, b'{"ms": 300}')
+        await_granted(server)
+        worker.stops()
+        lose_the_connection(server)
+        wait_until(server.is_ready, 60, "ready")
+        worker.goes_on()
+        status, text = client.hears()
+        equal(status, 200)
+        check(b'"steps": 30' in text, text)
+        equal(server.outcomes(), {"replied": 1})
+        equal(log.running(), (0, 1))
+        server.await_rest()
+        await_empty(replies)
+
+
+def test_gateway_replies_to_a_queue_that_came_while_nobody_was_connected_are_heard():
+    with served() as (server, worker, log, replies):
+        client = Client(server, b'{"ms": 300}')
+        await_granted(server)
+        wait_until(lambda: log.running()[0] == 1, 60, "it runs")
+        server.stops()
+        wait_until(lambda: log.running()[0] == 0, 60, "it has ended")
+        close_connection()
+        server.goes_on()
+        equal(client.hears()[0], 200)
+        server.await_rest()
+        await_empty(replies)
+
+
+def test_gateway_replies_to_a_queue_and_a_cancel_goes_out_when_there_is_a_connection_again():
+    with served({"cancel_deadline": "10m"}) as (server, worker, log, replies):
+        client = Client(server, b'{"ms": 600000}')
+        await_granted(server)
+        wait_until(lambda: log.running()[0] == 1, 60, "it runs")
+        broker().control("close_all_connections", "for a test")
+        client.closes()
+        wait_until(lambda: log.running()[0] == 0, 60, "it was stopped")
+        server.await_rest()
+        await_empty(replies)
+
+
+def test_gateway_replies_to_a_queue_survive_a_broker_that_is_killed():
+    """The worker stops when it is lost; what was in its hands comes again, is granted again, and runs to its end."""
+    with served() as (server, _, log, replies):
+        client = Client(server, b'{"ms": 3000}')
+        await_granted(server)
+        wait_until(lambda: log.running()[0] == 1, 60, "it runs")
+        broker().kill()
+        broker().restart()
+        status, text = client.hears()
+        equal(status, 200)
+        check(b'"steps": 300' in text, text)
+        equal(server.outcomes(), {"replied": 1})
+        server.await_rest()
+        await_empty(replies)
+
+
+def test_gateway_replies_to_a_queue_are_kept_by_a_broker_that_is_killed():
+    with served() as (server, worker, log, replies):
+        client = Client(server, b'{"ms": 300}')
+        await_granted(server)
+        wait_until(lambda: log.running()[0] == 1, 60, "it runs")
+        worker.stops()
+        server.stops()
+        close_connection()
+        worker.goes_on()
+        wait_until(lambda: f"{replies}\t1" in messages_ready(), 60, lambda: f"it waits: {messages_ready()}")
+        broker().kill()
+        broker().restart()
+        server.goes_on()
+        equal(client.hears()[0], 200)
+        server.await_rest()
+        await_empty(replies)
+        equal(sum(line.startswith("begin ") for line in log.lines()), 1, "how often it ran")
+
+
+def test_gateway_replies_to_a_queue_of_an_earlier_life_are_late_and_go():
+    with served() as (server, worker, log, replies):
+        client = Client(server, b'{"ms": 300}')
+        await_granted(server)
+        wait_until(lambda: log.running()[0] == 1, 60, "it runs")
+        worker.stops()
+        server.process.kill()
+        server.process.wait()
+        server.process.stdout.close()
+        server.start()
+        worker.goes_on()
+        wait_until(lambda: server.metric('gateway_heard_total{kind="late"}') >= 1, 60, "heard late")
+        equal(server.outcomes(), {})
+        server.await_rest()
+        await_empty(replies)
+        client.closes()
+        equal(server.post(b'{"ms": 10}').status, 200)
+
+
+def test_gateway_replies_to_a_queue_are_of_one_gateway_alone():
+    with served() as (server, _, __, replies):
+        instance = replies.split(".")[1]
+        with Gateway({"render": {"routing_key": "nowhere", "replies": "queue"}}, "--instance", instance,
+                     ready=False) as second:
+            wait_until(lambda: b"exclusive" in second.request("GET", "/readyz").body.lower(), 60,
+                       lambda: f"the second says why: {second.request('GET', '/readyz').body}")
+            equal(server.post(b'{"ms": 10}').status, 200)
+
+
+if __name__ == "__main__":
+    with broker():
+        ingest.main()
