@@ -431,6 +431,25 @@ TEST(gateway_without_grants_under_all_faults)
 	try_seeds(100, scenario, prepare_without_grant, NULL);
 }
 
+static void prepare_replies(void *unused)
+{
+	(void)unused;
+	prepare("replies = queue\n");
+}
+
+static void prepare_replies_without_grant(void *unused)
+{
+	(void)unused;
+	prepare("replies = queue\ngrant = none\n");
+}
+
+/* Gateways come one after the other, and have the same queue. */
+TEST(gateway_with_a_reply_queue_under_all_faults)
+{
+	try_seeds(100, scenario, prepare_replies, NULL);
+	try_seeds(50, scenario, prepare_replies_without_grant, NULL);
+}
+
 static void prepare_tenants(void *more)
 {
 	char text[256];
@@ -597,6 +616,52 @@ TEST(gateway_publishes_again_what_the_broker_had_and_did_not_confirm)
 TEST(gateway_publishes_again_what_the_broker_never_had)
 {
 	run_fair("", MOOD_LOSE, ask_and_get);
+}
+
+/* Now claims of the earlier message find the gateway, and are refused. */
+TEST(gateway_with_a_reply_queue_publishes_again_and_refuses_the_earlier_message)
+{
+	run_fair("replies = queue\n", MOOD_HANG_UP, ask_and_get);
+	run_fair("replies = queue\n", MOOD_LOSE, ask_and_get);
+}
+
+static int ask_and_get_once(void)
+{
+	struct exchange exchange;
+
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	check_answer(&exchange, "1 500 s");
+	EXPECT_EQ(note_of(exchange.id)->publications, 1);
+	EXPECT_EQ(note_of(exchange.id)->begun, 1);
+	return 0;
+}
+
+TEST(gateway_with_a_reply_queue_waits_for_what_began_without_a_confirm)
+{
+	run_fair("replies = queue\ngrant = none\n", MOOD_HANG_UP, ask_and_get_once);
+}
+
+static enum mood judge_grant_and_hang_up(struct peer *peer, const struct ew_amqp_message *message)
+{
+	static unsigned grants;
+
+	note_message(peer, message);
+	if (strcmp(message->type ? message->type : "", "grant") != 0)
+		return MOOD_TAKE;
+	return grants++ == 0 ? first_mood : MOOD_TAKE;
+}
+
+static int ask_and_lose_the_grant(void)
+{
+	world.broker.judge = judge_grant_and_hang_up;
+	return ask_and_get_once();
+}
+
+TEST(gateway_with_a_reply_queue_grants_again_when_it_is_connected_again)
+{
+	run_fair("replies = queue\n", MOOD_LOSE, ask_and_lose_the_grant);
 }
 
 static int ask_and_hear_nothing_certain(void)

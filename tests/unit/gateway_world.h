@@ -110,6 +110,7 @@ static void world_prepare(const char *more)
 	strcpy(options->brokers[0].password, "guest");
 	strcpy(options->brokers[0].virtual_host, "/");
 	options->brokers_count = 1;
+	options->instance = "world";
 	options->grace_ns = 5 * EW_SECOND;
 	options->listen.text = "the world";
 	set_address(&options->listen.address, &options->listen.bytes, HTTP_PORT);
