@@ -60,6 +60,11 @@ def lose_the_connection(server):
 
 def test_gateway_replies_to_a_queue_survive_a_connection_that_is_closed():
     with served() as (server, worker, log, replies):
+        arguments = [line for line in broker().control("list_queues", "--no-table-headers", "name", "durable", "arguments").splitlines()
+                     if line.startswith(replies + "\t")]
+        check(len(arguments) == 1 and "\ttrue\t" in arguments[0], arguments)
+        for word in ("x-expires", "90000000", "x-max-length-bytes", "268435456", "reject-publish"):
+            check(word in arguments[0], f"{word} of {arguments}")
         client = Client(server, b'{"ms": 300}')
         await_granted(server)
         worker.stops()

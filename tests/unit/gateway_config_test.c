@@ -61,6 +61,7 @@ TEST(gateway_config_takes_every_key)
 			"delivery_mode = transient\n"
 			"grant = none\n"
 			"half_close = finish\n"
+			"replies = queue\n"
 			"events_window = 2000\n"
 			"events_keep_alive = 3s\n"
 			"[route b]\n"
@@ -81,6 +82,8 @@ TEST(gateway_config_takes_every_key)
 	EXPECT(config.routes[0].grant_none);
 	EXPECT(config.routes[0].half_close_finish);
 	EXPECT(!config.routes[1].half_close_finish);
+	EXPECT(config.routes[0].reply_queue);
+	EXPECT(!config.routes[1].reply_queue);
 	EXPECT_EQ(config.routes[0].events_window_bytes, 2000);
 	EXPECT_EQ(config.routes[0].events_keep_alive_ns, 3 * EW_SECOND);
 	EXPECT_EQ(config.routes[1].events_window_bytes, 1 << 20);

@@ -103,6 +103,45 @@ TEST(gateway_table_forgets_a_token_with_its_operation)
 	table_deinit(&table);
 }
 
+TEST(gateway_table_forgets_a_token_of_what_is_entered_again)
+{
+	struct operation *operation;
+	char correlation[TOKEN_BYTES];
+
+	EXPECT_EQ(table_init(&table, 1), 0);
+	operation = begin();
+	strcpy(correlation, operation->correlation);
+	table_enter_again(&table, operation);
+	EXPECT(table_find(&table, correlation) == NULL);
+	EXPECT(table_find(&table, operation->correlation) == operation);
+	end(operation);
+	table_deinit(&table);
+}
+
+/* A refusal would stop what runs, and as a proof it would be none. */
+TEST(gateway_claim_that_comes_twice_is_known)
+{
+	struct operation *operation;
+
+	EXPECT_EQ(table_init(&table, 1), 0);
+	operation = begin();
+	EXPECT_EQ(hear(operation, "claim", "A", "1"), HEARD_NEWS);
+	grant(operation);
+	EXPECT_EQ(hear(operation, "claim", "A", "1"), HEARD_DUPLICATE);
+	EXPECT_EQ(operation->attempt, 1);
+	EXPECT_EQ(hear(operation, "claim", "B", "1"), HEARD_NEWS);
+	grant(operation);
+	EXPECT_EQ(hear(operation, "claim", "A", "1"), HEARD_DUPLICATE);
+	EXPECT_EQ(hear(operation, "claim", "B", "1"), HEARD_DUPLICATE);
+	EXPECT_STR(operation->claim.token, "B");
+	operation->outcome = OUTCOME_SILENT;
+	operation->presumed = true;
+	EXPECT_EQ(hear(operation, "claim", "B", "1"), HEARD_DUPLICATE);
+	EXPECT_EQ(hear(operation, "claim", "C", "1"), HEARD_REFUSE_LAST);
+	end(operation);
+	table_deinit(&table);
+}
+
 TEST(gateway_table_knows_no_token_of_another_start)
 {
 	struct operation *operation;

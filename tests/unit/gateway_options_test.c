@@ -11,15 +11,16 @@
 static struct options options;
 static char path[] = "/tmp/ew-gateway-test.XXXXXX";
 
+static const char *routes = "[route a]\nrouting_key = q\n";
+
 static int parse(const char *const *more, char *error)
 {
-	static const char routes[] = "[route a]\nrouting_key = q\n";
 	char *argv[32] = { (char *)"ew-gateway",  (char *)"serve",    (char *)"--listen",
 			   (char *)"127.0.0.1:0", (char *)"--config", path };
 	int argc = 6, fd = mkstemp(path), r;
 
 	EXPECT(fd >= 0);
-	EXPECT_EQ(write(fd, routes, sizeof(routes) - 1), sizeof(routes) - 1);
+	EXPECT_EQ(write(fd, routes, strlen(routes)), strlen(routes));
 	close(fd);
 	while (*more)
 		argv[argc++] = (char *)*more++;
@@ -38,6 +39,22 @@ static void expect_refused(const char *address, const char *words)
 	EXPECT_EQ(PARSE(error, "--amqp", address), -EINVAL);
 	if (!strstr(error, words))
 		EXPECT_STR(error, words);
+}
+
+TEST(gateway_options_want_an_instance_for_reply_queues)
+{
+	const char *const usual = routes;
+	char error[FLAGS_ERROR_BYTES] = "";
+
+	routes = "[route a]\nrouting_key = q\nreplies = queue\n";
+	EXPECT_EQ(PARSE(error, "--amqp", "amqp://127.0.0.1"), -EINVAL);
+	EXPECT(strstr(error, "--instance is missing: [route a] has replies = queue"));
+	EXPECT_EQ(PARSE(error, "--amqp", "amqp://127.0.0.1", "--instance", "a b"), -EINVAL);
+	EXPECT(strstr(error, "`a b` is not a name"));
+	EXPECT_EQ(PARSE(error, "--amqp", "amqp://127.0.0.1", "--instance", "one"), 0);
+	EXPECT_STR(options.instance, "one");
+	options_deinit(&options);
+	routes = usual;
 }
 
 TEST(gateway_options_take_an_address_apart)
