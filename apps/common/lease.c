@@ -137,39 +137,50 @@ static bool is_id(const char *name)
 }
 
 /* Takes over a lease if its owner is gone. One that is just ending may vanish under our hands. */
-static void take_over(struct lease *lease, const char *id)
+static int take_over(struct lease *lease, const char *id)
 {
 	struct lease_dead *dead = &lease->dead[lease->dead_count];
-	int fd = openat(lease->folder_fd, id, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	int fd = openat(lease->folder_fd, id, O_RDWR | O_CLOEXEC | O_NOFOLLOW), r;
 
 	if (fd < 0)
-		return;
-	if (try_lock(fd) < 0) {
+		return errno == ENOENT ? 0 : -errno;
+	r = try_lock(fd);
+	if (r < 0) {
 		close(fd);
-		return;
+		return r == -EWOULDBLOCK ? 0 : r;
 	}
 	dead->fd = fd;
 	memcpy(dead->id, id, sizeof(dead->id));
 	lease->dead_count++;
+	return 0;
+}
+
+/* One that cannot be asked whether its owner lives is left alone. The start goes on, and the sweep says it. */
+static void take_over_or_note(struct lease *lease, const char *id)
+{
+	int r = take_over(lease, id);
+
+	if (r < 0 && lease->doubtful_count++ == 0)
+		lease->doubtful_error = r;
 }
 
 static int take_over_dead(struct lease *lease)
 {
-	int fd = openat(lease->folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int fd = openat(lease->folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r;
 	DIR *folder = fd < 0 ? NULL : fdopendir(fd);
 	const struct dirent *entry;
 
 	if (!folder) {
-		int r = -errno;
-
+		r = -errno;
 		close(fd);
 		return r;
 	}
-	while (lease->dead_count < LEASE_DEAD_MAX && (entry = readdir(folder)))
+	while (errno = 0, lease->dead_count < LEASE_DEAD_MAX && (entry = readdir(folder)))
 		if (is_id(entry->d_name) && strcmp(entry->d_name, lease->id) != 0)
-			take_over(lease, entry->d_name);
+			take_over_or_note(lease, entry->d_name);
+	r = -errno;
 	closedir(folder);
-	return 0;
+	return r;
 }
 
 static int take_inside(struct lease *lease, int state_fd, const char *state, const char *bucket,
@@ -221,37 +232,26 @@ void lease_probe_name(const char *id, char *ret_name)
 	snprintf(ret_name, LEASE_PROBE_BYTES, ".ew-ingest-probe-%s", id);
 }
 
-/* The one that the lease says; servers of several buckets may share a state folder. -ENOENT: it says none */
-static int open_bucket(const struct lease_dead *dead)
+/* The one that the lease says, or "" if it says none; servers of several buckets may share a state folder. */
+static int read_bucket(const struct lease_dead *dead, char bucket[PATH_MAX])
 {
-	char *bucket = calloc(1, PATH_MAX);
-	ssize_t bytes;
-	int fd;
+	ssize_t bytes = pread(dead->fd, bucket, PATH_MAX - 1, 0);
 
-	if (!bucket)
-		return -ENOMEM;
-	bytes = pread(dead->fd, bucket, PATH_MAX - 1, 0);
-	if (bytes <= 0) {
-		free(bucket);
-		return bytes < 0 ? -errno : -ENOENT;
-	}
+	if (bytes < 0)
+		return -errno;
+	bucket[bytes] = '\0';
 	bucket[strcspn(bucket, "\n")] = '\0';
-	fd = open(bucket, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		fd = -errno;
-	free(bucket);
-	return fd;
+	return 0;
 }
 
-static int remove_probe(const struct lease_dead *dead)
+static int remove_probe(const struct lease_dead *dead, const char *bucket)
 {
 	char name[LEASE_PROBE_BYTES];
-	int fd = open_bucket(dead), r = 0;
+	int fd = open(bucket, O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
 
-	if (fd == -ENOENT || fd == -ENOTDIR)
-		return 0; /* killed before its test, or the bucket has gone with it */
 	if (fd < 0)
-		return fd;
+		/* Killed before its test, or the bucket has gone with it. */
+		return errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
 	lease_probe_name(dead->id, name);
 	if (unlinkat(fd, name, 0) < 0 && errno != ENOENT)
 		r = -errno;
@@ -262,12 +262,32 @@ static int remove_probe(const struct lease_dead *dead)
 	return r;
 }
 
-int lease_bury(struct lease *lease, struct lease_dead *dead)
+static int bury(struct lease *lease, struct lease_dead *dead, char *error, size_t error_bytes)
 {
-	int r = remove_probe(dead);
+	char *bucket = calloc(1, PATH_MAX);
+	int r;
 
+	if (!bucket)
+		return say(error, error_bytes, -ENOMEM, "cannot read the lease", dead->id);
+	r = read_bucket(dead, bucket);
+	if (r < 0)
+		say(error, error_bytes, r, "cannot read the lease", dead->id);
+	if (r == 0) {
+		r = remove_probe(dead, bucket);
+		if (r < 0)
+			say(error, error_bytes, r, "cannot remove a test file from the bucket",
+			    bucket);
+	}
+	free(bucket);
 	if (r == 0 && unlinkat(lease->folder_fd, dead->id, 0) < 0 && errno != ENOENT)
-		r = -errno;
+		r = say(error, error_bytes, -errno, "cannot remove the lease", dead->id);
+	return r;
+}
+
+int lease_bury(struct lease *lease, struct lease_dead *dead, char *error, size_t error_bytes)
+{
+	int r = bury(lease, dead, error, error_bytes);
+
 	close(dead->fd);
 	dead->fd = -1;
 	return r;

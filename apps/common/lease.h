@@ -27,6 +27,8 @@ struct lease {
 	_Atomic int64_t names; /* that may exist under it; raised before each is made */
 	struct lease_dead dead[LEASE_DEAD_MAX];
 	size_t dead_count;
+	size_t doubtful_count; /* that could be neither opened nor asked for their locks */
+	int doubtful_error;    /* of the first */
 };
 
 #define LEASE_NONE ((struct lease){ .folder_fd = -1, .fd = -1 })
@@ -50,5 +52,11 @@ int lease_take(struct lease *lease, const char *state, const char *bucket, char 
 /* Lets go of all; our own file stays for the next start to sweep if a name may be left. Blocks. */
 void lease_release(struct lease *lease);
 
-/* Removes a dead lease none of whose staging names is left, and its test file. 0 or -errno. Blocks. */
-int lease_bury(struct lease *lease, struct lease_dead *dead);
+/**
+ * lease_bury() - remove a dead lease none of whose staging names is left, and its test file from its bucket
+ * @error: receives why it stays, when it fails
+ *
+ * Blocks.
+ * Return: 0 or -errno, also if its bucket cannot be opened: the file may be there.
+ */
+int lease_bury(struct lease *lease, struct lease_dead *dead, char *error, size_t error_bytes);

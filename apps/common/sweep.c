@@ -32,6 +32,13 @@ struct visit {
 	int error; /* the first, of a name that could not be removed */
 };
 
+/* Of the leases, on a thread; those that stay, and why the first does. */
+struct burial {
+	struct lease *lease;
+	size_t stay;
+	char why[512];
+};
+
 static bool is_name(const char *name)
 {
 	return strlen(name) == 2 * LEASE_ID_TEXT - 1 && name[LEASE_ID_TEXT - 1] == '-';
@@ -127,36 +134,53 @@ static int visit_all(struct staging *staging, struct visit *visit)
 
 static int bury(void *argument)
 {
-	struct lease *lease = argument;
-	int r = 0, buried;
+	struct burial *burial = argument;
+	struct lease *lease = burial->lease;
+	char error[sizeof(burial->why)];
 
-	for (size_t i = 0; i < lease->dead_count; i++) {
-		buried = lease_bury(lease, &lease->dead[i]);
-		if (r == 0)
-			r = buried;
-	}
+	for (size_t i = 0; i < lease->dead_count; i++)
+		if (lease_bury(lease, &lease->dead[i], error, sizeof(error)) < 0 &&
+		    burial->stay++ == 0)
+			memcpy(burial->why, error, sizeof(error));
 	lease->dead_count = 0;
-	return r;
+	return 0;
 }
 
-static int bury_all(struct staging *staging)
+static int bury_all(struct staging *staging, struct burial *burial)
 {
-	int result, r = ew_file_offload(staging->folder, bury, &staging->lease, &result);
+	int result;
 
-	return r < 0 ? r : result;
+	return ew_file_offload(staging->folder, bury, burial, &result);
 }
 
-static void report(const struct visit *visit, size_t leases)
+static void keep_all(struct burial *burial, int error)
+{
+	burial->stay = burial->lease->dead_count;
+	snprintf(burial->why, sizeof(burial->why), "cannot remove all their names: %s",
+		 strerror(-error));
+}
+
+static void note_doubtful(struct burial *burial)
+{
+	const struct lease *lease = burial->lease;
+
+	if (lease->doubtful_count > 0 && burial->stay == 0)
+		snprintf(burial->why, sizeof(burial->why), "cannot tell whether it is in use: %s",
+			 strerror(-lease->doubtful_error));
+	burial->stay += lease->doubtful_count;
+}
+
+static void report(const struct visit *visit, const struct burial *burial, size_t leases)
 {
 	if (visit->orphans > 0)
 		log_note("warn", "sweep-orphans",
 			 "%u staged files belong to no lease and are left alone; remove them from "
 			 "the state folder when no server uses it",
 			 visit->orphans);
-	if (visit->error < 0)
+	if (burial->why[0])
 		log_note("error", "sweep-failed",
-			 "%s; %zu leases stay for the next start, %u names were removed",
-			 strerror(-visit->error), leases, visit->removed);
+			 "%zu leases stay for the next start, %u names were removed; the first: %s",
+			 burial->stay, visit->removed, burial->why);
 	else if (leases > 0)
 		log_note("info", "swept", "%zu leases of servers that are gone, %u names", leases,
 			 visit->removed);
@@ -166,14 +190,20 @@ int sweep_run(void *argument)
 {
 	struct staging *staging = argument;
 	struct visit visit = { .lease = &staging->lease };
+	struct burial burial = { .lease = &staging->lease };
 	size_t leases = visit.lease->dead_count;
 	int r;
 
 	r = visit_all(staging, &visit);
-	if (r == 0 && visit.error == 0 && leases > 0)
-		visit.error = bury_all(staging);
-	if (r == -ECANCELED || visit.error == -ECANCELED)
-		return -ECANCELED;
-	report(&visit, leases);
+	if (r == 0)
+		r = visit.error;
+	if (r == 0 && leases > 0)
+		r = bury_all(staging, &burial);
+	if (r == -ECANCELED)
+		return r;
+	if (r < 0)
+		keep_all(&burial, r);
+	note_doubtful(&burial);
+	report(&visit, &burial, leases);
 	return 0;
 }

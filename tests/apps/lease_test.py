@@ -411,6 +411,29 @@ def test_names_without_a_lease_are_reported_and_left():
         finish(server, [("f", connection, body)])
 
 
+def test_lease_whose_bucket_cannot_be_opened_stays_and_is_named():
+    with Server("none") as server:
+        server.process.terminate()
+        server.process.wait()
+        away, stays, goes = server.state.parent / "away", "a" * 32, "b" * 32
+        away.symlink_to(away)
+        (server.state / "leases" / stays).write_text(f"{away}\n")
+        (server.state / "leases" / goes).write_text(f"{server.bucket}\n")
+        for start in range(2):
+            server.start()
+            server.wait_log("event=sweep-failed", start + 1)
+            line = [line for line in server.log().splitlines() if "event=sweep-failed" in line][-1]
+            check("1 leases stay" in line and str(away) in line and "symbolic links" in line, line)
+            equal(ingest.end_process(server.process), 0)
+            equal(leases(server.state), [stays])
+        away.unlink()
+        away.mkdir()
+        (away / f".ew-ingest-probe-{stays}").touch()
+        server.start()
+        server.wait_log("event=swept")
+        equal((list(away.iterdir()), leases(server.state)), ([], [lease_of(server)]))
+
+
 def test_write_that_is_reported_by_close():
     """A network filesystem says it last: the bytes are not acknowledged."""
     with Filesystem() as filesystem, Named(filesystem) as server:

@@ -4,55 +4,9 @@
  * The whole of ew-ingest with a moody scanner and clients that leave, on a simulated disk.
  */
 
-#include "ingest_world.h"
-
-#include "driver/system.h"
-
-#include <endwell/testing.h>
+#include "ingest_lives.h"
 
 /* ---- in fair weather ---- */
-
-static int with_server(int (*ask)(void))
-{
-	int r;
-
-	EW_SCOPE(serving, .policy = EW_POLICY_INDEPENDENT);
-	EW_GUARD(stop, &world, .close = stop_server_close, .abort = stop_server);
-
-	world.stopped = false;
-	r = ew_spawn(&serving, serve, NULL);
-	if (r == 0)
-		r = ew_sleep(5 * EW_SECOND);
-	if (r == 0)
-		r = ask();
-	stop_server(NULL);
-	return ew_scope_finish(&serving, r);
-}
-
-static int with_scanner(int (*ask)(void))
-{
-	int r;
-
-	EW_GUARD(listener, &world, .close = close_clamd_close, .abort = close_clamd);
-	EW_SCOPE(scanning, .policy = EW_POLICY_INDEPENDENT);
-	EW_GUARD(stop, &world, .close = stop_clamd_close, .abort = stop_clamd);
-
-	world.clamd_stopped = false;
-	r = start_clamd(&scanning);
-	if (r == 0)
-		r = ask();
-	stop_clamd(NULL);
-	return ew_scope_finish(&scanning, r);
-}
-
-static int expect_status(const char *name, size_t bytes, int status)
-{
-	struct exchange exchange;
-
-	EXPECT_EQ(upload(add_note(name, bytes), &exchange), 0);
-	EXPECT_EQ(exchange.status, status);
-	return 0;
-}
 
 static int ask_for_each(void)
 {
@@ -93,7 +47,6 @@ TEST(ingest_publishes_what_is_clean_on_a_simulated_disk)
 
 /* ---- moods ---- */
 
-static bool calm;
 static uint64_t gentleness; /* of the scanner, in this world */
 
 static enum mood judge(void)
@@ -166,65 +119,9 @@ static int change_servers(void *unused)
 	return stop_by_lot(front_now);
 }
 
-/* ---- what was before ---- */
-
-#define DEAD "00112233445566778899aabbccddeeff"
-
-static int open_in_the_end(const char *path, int flags)
-{
-	int fd;
-
-	do
-		fd = open(path, flags, 0600);
-	while (fd < 0 && errno == EMFILE);
-	EXPECT(fd >= 0);
-	return fd;
-}
-
-static void make_file(const char *path, const char *text)
-{
-	int fd = open_in_the_end(path, O_WRONLY | O_CREAT | O_EXCL);
-
-	EXPECT_EQ(dprintf(fd, "%s", text), strlen(text));
-	EXPECT_EQ(fsync(fd), 0);
-	close(fd);
-}
-
-static void sync_folder(const char *path)
-{
-	int fd = open_in_the_end(path, O_RDONLY | O_DIRECTORY);
-
-	EXPECT_EQ(fsync(fd), 0);
-	close(fd);
-}
-
-/* What a server leaves that was killed: a lease with its names, and a bucket whose own name nobody has synced. */
-static void leave_remains(void)
-{
-	int (*fault)(void) = ew__system_file_fault;
-
-	ew__system_file_fault = NULL;
-	EXPECT_EQ(mkdir(STATE, 0700), 0);
-	sync_folder("/sim");
-	EXPECT_EQ(mkdir(STATE "/leases", 0700), 0);
-	make_file(STATE "/leases/" DEAD, BUCKET "\n");
-	sync_folder(STATE "/leases");
-	sync_folder(STATE);
-	EXPECT_EQ(mkdir(BUCKET, 0755), 0);
-	make_file(BUCKET "/.ew-ingest-probe-" DEAD, "x");
-	EXPECT_EQ(mkdir(STATE "/staging", 0700), 0);
-	EXPECT_EQ(mkdir(STATE "/staging/00", 0700), 0);
-	make_file(STATE "/staging/00/" DEAD "-" DEAD, "staged");
-	sync_folder(STATE "/staging/00");
-	sync_folder(STATE "/staging");
-	ew__system_file_fault = fault;
-}
-
 /* ---- the two halves of a world's life ---- */
 
-static unsigned uploads; /* before a restart */
-static bool sync_fails;	 /* once, in these worlds */
-static bool remains;	 /* there may be some in the beginning */
+static bool remains; /* there may be some in the beginning */
 
 static int storm(void)
 {
@@ -238,25 +135,6 @@ static int storm(void)
 	r = run_visitors(visitor, VISITORS);
 	EXPECT_EQ(r, 0);
 	return ew_scope_finish(&changing, 0);
-}
-
-static int ask_again(void)
-{
-	return expect_status(world.restarted ? "again" : "after", 9000, 201);
-}
-
-/* What has been left is swept. */
-static int calm_again(void)
-{
-	int r;
-
-	calm = true;
-	world.notes_count += is_infected(&(struct note){ .number = world.notes_count + 1 });
-	r = with_server(ask_again);
-	EXPECT_EQ(r, 0);
-	check_bucket();
-	check_disk();
-	return 0;
 }
 
 static int storm_and_calm(void)
@@ -283,23 +161,6 @@ static int scenario(void *unused)
 	if (ew_sim_random(2))
 		ew_sim_calm();
 	return with_scanner(storm_and_calm);
-}
-
-static void prepare(void *unused)
-{
-	(void)unused;
-	world_prepare();
-	calm = false;
-}
-
-/* After a power cut; in each of the disks that it may have left the scanner is a new one. */
-static int restart(void *unused)
-{
-	(void)unused;
-	world.notes_count = uploads;
-	world.restarted = true;
-	world.sync_has_failed = sync_fails;
-	return with_scanner(calm_again);
 }
 
 static const struct ew_sim_filesystem_options strict = { .durability = EW_SIM_STRICT };
@@ -385,16 +246,6 @@ static int life_with_a_fault(void *unused)
 {
 	(void)unused;
 	return with_scanner(begin_badly);
-}
-
-/* Another seed for each, or the second one's servers would have the names of the first one's. */
-static void run_on(struct ew_sim_filesystem *filesystem, uint64_t seed, ew_task_fn *fn)
-{
-	const struct ew_sim_options options = { .seed = seed,
-						.filesystem = filesystem,
-						.report = hush };
-
-	EXPECT_EQ(ew_sim_run(&options, fn, NULL, NULL), 0);
 }
 
 /* Whether the fault was made. */
