@@ -121,6 +121,12 @@ WRAP(ssize_t, pread64, int fd, void *buffer, size_t size, off_t offset)
 	return told(r < 0 ? r : disk->pread(fd, buffer, size, offset));
 }
 
+/* Whoever reads there says from where. */
+WRAP(off_t, lseek64, int fd, off_t offset, int whence)
+{
+	return ew__system_files_of(fd) ? offset : __real_lseek64(fd, offset, whence);
+}
+
 /* Behind what is there. */
 static int append(const struct ew__system_files *disk, int fd, const char *text, size_t size)
 {
