@@ -99,9 +99,13 @@ def test_gateway_replies_to_a_queue_and_a_cancel_goes_out_when_there_is_a_connec
         client = Client(server, b'{"ms": 600000}')
         await_granted(server)
         wait_until(lambda: log.running()[0] == 1, 60, "it runs")
-        broker().control("close_all_connections", "for a test")
+        # The gateway finds both when it goes on.
+        server.stops()
+        close_connection()
         client.closes()
+        server.goes_on()
         wait_until(lambda: log.running()[0] == 0, 60, "it was stopped")
+        wait_until(lambda: server.outcomes("cancels") == {"stopped": 1}, 60, lambda: f"the proof: {server.outcomes('cancels')}")
         server.await_rest()
         await_empty(replies)
 

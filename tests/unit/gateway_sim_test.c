@@ -792,6 +792,37 @@ TEST(gateway_refusal_that_is_not_confirmed_holds_up_no_other_for_ever)
 	run_fair("", MOOD_TAKE, ask_for_refusals);
 }
 
+static enum mood judge_refusals_and_hang_up(struct peer *peer, const struct ew_amqp_message *message)
+{
+	const char *type = message->type ? message->type : "";
+
+	note_message(peer, message);
+	if (strcmp(type, "op") == 0)
+		return MOOD_NACK_AND_TAKE;
+	return strcmp(type, "refuse") == 0 && ++refusals == 1 ? MOOD_LOSE : MOOD_TAKE;
+}
+
+static int ask_and_lose_a_refusal(void)
+{
+	struct exchange exchange;
+
+	refusals = 0;
+	world.broker.judge = judge_refusals_and_hang_up;
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 503);
+	EXPECT_EQ(ew_sleep(5 * EW_SECOND), 0);
+	EXPECT_EQ(refusals, 1);
+	EXPECT_EQ(world.gateway->refused, 0);
+	EXPECT_EQ(world.gateway->refusals_dropped, 1);
+	return 0;
+}
+
+TEST(gateway_refusal_that_is_lost_with_the_connection_is_counted)
+{
+	run_fair("", MOOD_TAKE, ask_and_lose_a_refusal);
+}
+
 static struct peer *gateway_peer;
 
 /* Operations that are not taken are there all the same; and from then on nothing is taken. */
