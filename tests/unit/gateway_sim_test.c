@@ -792,7 +792,8 @@ TEST(gateway_refusal_that_is_not_confirmed_holds_up_no_other_for_ever)
 	run_fair("", MOOD_TAKE, ask_for_refusals);
 }
 
-static enum mood judge_refusals_and_hang_up(struct peer *peer, const struct ew_amqp_message *message)
+static enum mood judge_refusals_and_hang_up(struct peer *peer,
+					    const struct ew_amqp_message *message)
 {
 	const char *type = message->type ? message->type : "";
 
@@ -1207,28 +1208,27 @@ static int one_request(void *unused)
 	return r == 0 ? ask_in_scope(&exchange) : r;
 }
 
-static void prepare_one(void *unused)
+static void prepare_one(void *more)
 {
-	(void)unused;
-	world_prepare("");
+	world_prepare(more);
 }
 
-static const char *check_one(void *unused)
+static const char *check_one(void *more)
 {
-	(void)unused;
+	(void)more;
 	for (unsigned i = 0; i < world.claims_count; i++)
 		if (world.claims[i].running)
 			return "a worker is still at it";
 	return NULL;
 }
 
-static void sweep_one(unsigned modes)
+static void sweep_route(const char *more, unsigned modes)
 {
 	const struct ew_sim_options calm_world = {};
 	const struct ew_sweep_options options = {
 		.prepare = prepare_one, .check = check_one, .modes = modes, .world = &calm_world
 	};
-	struct ew_sweep_result result = ew_sweep(&options, one_request, NULL);
+	struct ew_sweep_result result = ew_sweep(&options, one_request, (void *)more);
 
 	if (result.failed)
 		ew_test_fail(__FILE__, __LINE__, "%s at point %u/%u, %s: %.150s",
@@ -1236,6 +1236,12 @@ static void sweep_one(unsigned modes)
 			     result.site, result.what);
 	printf("# %u points, %u runs\n", result.points, result.runs);
 	EXPECT(result.points > 100);
+}
+
+static void sweep_one(unsigned modes)
+{
+	sweep_route("", modes);
+	sweep_route("replies = queue\n", modes);
 }
 
 #define CANCELS                                                                                    \
