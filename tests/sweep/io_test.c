@@ -77,13 +77,19 @@ static int unlink_name(void *argument)
 	return r == -ENOENT ? 0 : r;
 }
 
+static int call_nothing(void *argument)
+{
+	(void)argument;
+	return 0;
+}
+
 static int write_file(struct ew_file *directory)
 {
 	struct name first = { directory, "first" }, second = { directory, "second" };
 	struct statvfs statvfs;
 	struct stat stat;
 	char bytes[64];
-	int r;
+	int r, called;
 	EW_OWN(ew_file, file);
 	EW_GUARD(undo_first, &first, .close = unlink_name, .abort = unlink_name_now);
 	EW_GUARD(undo_second, &second, .close = unlink_name, .abort = unlink_name_now);
@@ -97,6 +103,10 @@ static int write_file(struct ew_file *directory)
 		r = ew_file_stat(file, &stat);
 	if (r == 0)
 		r = ew_file_statvfs(file, &statvfs);
+	if (r == 0)
+		r = ew_file_chmod(file, 0640);
+	if (r == 0)
+		r = ew_file_offload(file, call_nothing, NULL, &called);
 	if (r == 0)
 		r = ew_file_read(file, bytes, sizeof(bytes), 0);
 	if (r == 11)
@@ -122,7 +132,48 @@ static int files(void *argument)
 
 TEST(sweep_files)
 {
-	expect_sweep_of_files(files, 12);
+	expect_sweep_of_files(files, 14);
+}
+
+static int write_and_read_back(struct ew_file *directory)
+{
+	struct name name = { directory, "lines" };
+	struct ew_reader reader;
+	char buffer[16], bytes[8];
+	int r;
+	EW_OWN(ew_file, file);
+	EW_OWN(ew_writer, writer);
+	EW_GUARD(undo, &name, .close = unlink_name, .abort = unlink_name_now);
+
+	r = ew_file_open(directory, "lines", O_CREAT | O_RDWR | O_EXCL, 0600, &file);
+	if (r == 0)
+		r = ew_writer_open_file(file, 0, 16, &writer);
+	if (r == 0)
+		r = ew_writer_write(writer, "more than fits into 16", 22);
+	if (r == 0)
+		r = ew_writer_close(&writer);
+	if (r < 0)
+		return r;
+	ew_reader_init_file(&reader, file, 0, buffer, sizeof(buffer));
+	do
+		r = ew_reader_read_some(&reader, bytes, sizeof(bytes));
+	while (r > 0);
+	return r;
+}
+
+static int lines_of_a_file(void *argument)
+{
+	int r;
+	EW_OWN(ew_file, directory);
+
+	(void)argument;
+	r = ew_file_open(NULL, directory_path, O_RDONLY | O_DIRECTORY, 0, &directory);
+	return r < 0 ? r : write_and_read_back(directory);
+}
+
+TEST(sweep_reader_and_writer_of_a_file)
+{
+	expect_sweep_of_files(lines_of_a_file, 6);
 }
 
 static int publish(struct ew_file *directory)
@@ -476,6 +527,128 @@ TEST(sweep_select_with_a_socket)
 	expect_sweep(&options, select_a_socket, 7);
 }
 
+/* Takes what another task has filled the socket with, so that it becomes writable. */
+static int empty_socket(void *argument)
+{
+	char bytes[4096];
+	int r = ew_yield();
+
+	while (r == 0 && recv(ew_socket_fd(argument), bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
+		;
+	return r;
+}
+
+static int await_room(struct ew_socket *socket)
+{
+	struct ew_alternative alternatives[] = {
+		ew_select_event(&turn),
+		ew_select_writable(socket),
+	};
+	static const char bytes[4096];
+	BOOKED_GUARD(undo, EW_SECOND);
+	int r;
+
+	while (send(ew_socket_fd(socket), bytes, sizeof(bytes), MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
+		;
+	r = ew_select(alternatives, 2, EW_NEVER);
+	if (r < 0)
+		return r;
+	return alternatives[1].result < 0 ? alternatives[1].result : ew_socket_send(socket, "x", 1);
+}
+
+static int select_room(void *argument)
+{
+	EW_OWN(ew_socket, here);
+	EW_OWN(ew_socket, there);
+	EW_SCOPE(scope);
+	int r = open_pair(&here, &there);
+
+	(void)argument;
+	if (r == 0)
+		r = ew_spawn(&scope, empty_socket, there);
+	if (r == 0)
+		r = await_room(here);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_select_with_a_socket_that_is_full)
+{
+	struct ew_sweep_options options = { .prepare = open_turn, .check = check_turn };
+
+	expect_sweep(&options, select_room, 4);
+	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
+	expect_sweep(&options, select_room, 4);
+}
+
+/* ---- listeners ---- */
+
+static int connect_in_turn(void *argument)
+{
+	const struct sockaddr *address = argument;
+	EW_OWN(ew_socket, socket);
+	int r = ew_yield();
+
+	if (r == 0)
+		ew_event_set(&turn);
+	if (r == 0)
+		r = ew_yield();
+	if (r == 0)
+		r = ew_socket_connect(address, sizeof(struct sockaddr_in), &socket);
+	return r;
+}
+
+/* The connection loses to the event, and comes then. */
+static int await_connection(struct ew_listener *listener)
+{
+	EW_OWN(ew_socket, socket);
+	struct ew_alternative alternatives[] = {
+		ew_select_accept(listener, &socket),
+		ew_select_event(&turn),
+	};
+	BOOKED_GUARD(undo,
+		     0); /* a listener accepts ahead, and virtual time stands still for that */
+	int r = ew_select(alternatives, 2, EW_NEVER);
+
+	if (r < 0)
+		return r;
+	if (r == 0)
+		return alternatives[0].result < 0 ? alternatives[0].result : -EPROTO;
+	ew_event_reset(&turn);
+	r = ew_select(alternatives, 2, EW_NEVER);
+	return r == 0 ? alternatives[0].result : r;
+}
+
+static int select_a_connection(void *argument)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET,
+				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_storage bound;
+	int r;
+	EW_OWN(ew_listener, listener);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = ew_listener_open((const struct sockaddr *)&address, sizeof(address), 16, &listener);
+	if (r == 0)
+		r = ew_listener_address(listener, &bound);
+	if (r == 0)
+		r = ew_spawn(&scope, connect_in_turn, &bound);
+	if (r == 0)
+		r = await_connection(listener);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_select_with_a_listener)
+{
+	struct ew_sweep_options options = { .prepare = open_turn, .check = check_turn };
+
+	expect_sweep(&options, select_a_connection, 5);
+	options.droppable = true;
+	options.modes = MODES_WITHOUT_FAULTS;
+	expect_sweep(&options, select_a_connection, 5);
+}
+
 static int serve(void *argument)
 {
 	struct ew_listener *listener = argument;
@@ -512,7 +685,8 @@ static int listening(const struct sockaddr *address, socklen_t address_bytes)
 		r = ew_spawn(&scope, serve, listener);
 	if (r == 0)
 		r = connect_to((const struct sockaddr *)&bound, address_bytes);
-	return ew_scope_finish(&scope, r);
+	r = ew_scope_finish(&scope, r);
+	return r < 0 ? r : ew_listener_close(&listener);
 }
 
 static int tcp(void *argument)
@@ -768,6 +942,57 @@ TEST(sweep_pipe)
 	expect_sweeps(pipes, 4);
 }
 
+static int write_heading(void *argument, void *place)
+{
+	int r;
+	EW_OWN(ew_writer, writer);
+
+	(void)argument;
+	r = ew_writer_open_pipe(*(struct ew_pipe **)place, 64, &writer);
+	if (r == 0)
+		r = ew_writer_write(writer, "heading: text", 13);
+	return r < 0 ? r : ew_writer_close(&writer);
+}
+
+static int read_heading(struct ew_pipe *pipe)
+{
+	struct ew_reader reader;
+	char buffer[16], text[8];
+	const char *heading;
+	int r;
+
+	ew_reader_init_pipe(&reader, pipe, buffer, sizeof(buffer));
+	r = ew_reader_peek(&reader, 9, &heading);
+	if (r < 9)
+		return r;
+	ew_reader_skip(&reader, 9);
+	do
+		r = ew_reader_read_some(&reader, text, sizeof(text));
+	while (r > 0);
+	return r;
+}
+
+static int piped_heading(void *argument)
+{
+	int r;
+	EW_OWN(ew_pipe, read_end);
+	EW_OWN(ew_pipe, write_end);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = ew_pipe_open(&read_end, &write_end);
+	if (r == 0)
+		r = ew_spawn_take(&scope, write_heading, NULL, &write_end);
+	if (r == 0)
+		r = read_heading(read_end);
+	return ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_reader_and_writer_of_a_pipe)
+{
+	expect_sweeps(piped_heading, 4);
+}
+
 static int start_program(char *const *argv, int stdin_fd, struct ew_process **ret_process)
 {
 	const struct ew_process_options options = { .path = argv[0],
@@ -911,7 +1136,9 @@ static int signals(void *argument)
 		r = ew_spawn(&scope, raise_later, NULL);
 	if (r == 0)
 		r = ew_signals_wait(signals);
-	return ew_scope_finish(&scope, r == SIGUSR1 ? 0 : r);
+	if (r == SIGUSR1)
+		r = ew_signals_close(&signals);
+	return ew_scope_finish(&scope, r);
 }
 
 TEST(sweep_signals)

@@ -657,6 +657,20 @@ static int run_device(void *argument)
 	return r;
 }
 
+/* Beside it an alternative that does not come. */
+static int await_transfer(struct ew_foreign *operation, int64_t deadline_ns, int32_t *ret_result)
+{
+	struct ew_event never = { 0 };
+	struct ew_alternative alternatives[] = {
+		ew_select_event(&never),
+		ew_select_foreign(operation, ret_result),
+	};
+	int r = deadline_ns == EW_NEVER ? ew_foreign_wait(operation, deadline_ns, ret_result)
+					: ew_select(alternatives, 2, deadline_ns);
+
+	return r < 0 ? r : 0;
+}
+
 static int use_device(void *argument)
 {
 	struct ew_foreign_options options = { .name = "a transfer", .dispose = lose_result };
@@ -674,7 +688,7 @@ static int use_device(void *argument)
 	EXPECT_EQ(ew_foreign_begin(device.reaper, &options, &operation), 0);
 	*(struct ew_foreign_ticket *)ew_foreign_memory(operation) =
 		*give(ew_foreign_ticket(operation));
-	r = ew_foreign_wait(operation, argument ? ew_after(EW_SECOND / 2) : EW_NEVER, &result);
+	r = await_transfer(operation, argument ? ew_after(EW_SECOND / 2) : EW_NEVER, &result);
 	if (r == 0)
 		device.ended += result == 1;
 	if (r == 0)
@@ -740,7 +754,9 @@ static int run_plant(void *argument)
 	if (r == 0)
 		ew_scope_cancel(&machine, EW_REASON_REQUESTED);
 	r = ew_scope_finish(&machine, r);
-	return r == -ECANCELED ? 0 : r;
+	if (r == -ECANCELED)
+		r = 0;
+	return r < 0 ? r : ew_reaper_close(&reaper);
 }
 
 TEST(sweep_foreign)
@@ -776,6 +792,31 @@ static int listen_in(void *argument)
 	return r;
 }
 
+/* As above, by a select. */
+static int await_last_news(void *argument)
+{
+	EW_OWN(ew_subscription, subscription);
+	BOOKED_GUARD(undo, EW_SECOND);
+	struct ew_event never = { 0 };
+	int number = 0, last = 0, r;
+	uint64_t missed_count;
+
+	r = ew_broadcast_subscribe(argument, &subscription);
+	if (r < 0)
+		return r;
+
+	struct ew_alternative alternatives[] = {
+		ew_select_event(&never),
+		ew_select_subscription(subscription, &number, &missed_count),
+	};
+
+	while ((r = ew_select(alternatives, 2, EW_NEVER)) == 1 && alternatives[1].result == 1) {
+		EXPECT(last == 0 || number == last + 1 + (int)missed_count);
+		last = number;
+	}
+	return r < 0 ? r : alternatives[1].result;
+}
+
 static int send_news(void *argument)
 {
 	int i, r = 0;
@@ -801,6 +842,8 @@ static int run_station(void *argument)
 		r = ew_spawn(&listeners, listen_in, broadcast);
 	if (r == 0)
 		r = ew_spawn(&listeners, listen_in, broadcast);
+	if (r == 0)
+		r = ew_spawn(&listeners, await_last_news, broadcast);
 	if (r == 0)
 		r = ew_spawn(&speaker, send_news, broadcast);
 	r = ew_scope_finish(&speaker, r);
