@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <endwell/clock.h>
 #include <endwell/scope.h>
 
 #include "common/flags.h"
@@ -83,16 +84,24 @@ int buckets_open(struct buckets *buckets)
 	return r;
 }
 
-static int close_one(struct bucket *bucket)
+/* What is still there then is left for the next start, as its end says in the log. */
+static int remove_last(struct staging *staging)
 {
 	bool again;
-	int r, closed;
+	int r;
 
-	EW_SHIELD(shield, .budget_ns = LAST_BUDGET);
+	EW_SCOPE(patience, .deadline_ns = ew_after(LAST_BUDGET));
 
-	r = staging_reclaim(&bucket->staging, &again);
-	closed = bucket_close(bucket);
-	return r < 0 ? r : closed;
+	r = staging_reclaim(staging, &again);
+	return ew_scope_finish(&patience, r);
+}
+
+static int close_one(struct bucket *bucket)
+{
+	int r = remove_last(&bucket->staging);
+	int closed = bucket_close(bucket);
+
+	return r == -ECANCELED ? r : closed;
 }
 
 int buckets_close(struct buckets *buckets)

@@ -33,7 +33,7 @@ struct ew__system_files {
 		      unsigned flags);
 	int (*unlink)(int dir_fd, const char *path, int flags);
 
-	/* These no room of the library makes, only programs do (tests/unit/ingest_disk.c). */
+	/* These no room of the library makes, only programs do (tests/unit/server_disk.c). */
 	int (*make_folder)(int dir_fd, const char *path, mode_t mode);
 	int (*lock)(int fd); /* flock(2): for this opening alone, or -EWOULDBLOCK */
 	int (*list)(int fd, char *ret_name, size_t size); /* a folder's next name; 0: no more */

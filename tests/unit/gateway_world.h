@@ -330,10 +330,15 @@ static int do_work(struct contract_job *job, struct contract_result *ret_result)
 	int64_t end_ns;
 	unsigned number, ms, steps = 0;
 	char text[64] = "", manner;
-	int r = 0;
+	struct contract_body body;
+	int r;
 
-	EXPECT(claim && message->body_bytes < sizeof(text));
-	memcpy(text, message->body, message->body_bytes);
+	r = contract_body(job, &body);
+	if (r < 0)
+		return r;
+	EXPECT(claim && body.bytes < sizeof(text));
+	memcpy(text, body.data, body.bytes);
+	free(body.data);
 	EXPECT_EQ(sscanf(text, "%u %u %c", &number, &ms, &manner), 3);
 	EXPECT(!note->acknowledged || claim->cut || claim->again);
 	claim->running = true;
@@ -474,29 +479,71 @@ static int stop_peers_close(void *unused)
 
 /* ---- the gateway ---- */
 
-/* A port may be refused, by a world that fails; then it is asked again. */
-static int serve_gateway(void *argument)
+static bool has_bodies(void)
 {
-	struct gateway *gateway = argument;
+	return world.options.config.routes[0].bodies[0];
+}
+
+/* Before it has served, so that it is started again. */
+static bool disk_has_failed(int r)
+{
+	return has_bodies() && r < 0 && r != -ECANCELED &&
+	       !ew_event_is_set(&world.gateway->front.stopped);
+}
+
+/* A disk that fails lets it be made at another time. */
+static int make_gateway(struct gateway **ret_gateway)
+{
 	int r;
 
-	do
-		r = server_serve(gateway);
-	while (r == -EMFILE || r == -ENFILE || r == -ENOBUFS);
-	world.serving = false;
-	world.served = r;
+	while ((r = server_new(&world.options, ret_gateway)) < 0 && has_bodies())
+		if (ew_sleep(EW_SECOND) < 0)
+			return -ECANCELED;
 	return r;
+}
+
+static int replace_gateway(void)
+{
+	struct gateway *next;
+	int r = make_gateway(&next);
+
+	if (r < 0)
+		return r;
+	if (ew_event_is_set(&world.gateway->front.stopped))
+		front_stop(&next->front);
+	server_free(world.gateway);
+	world.gateway = next;
+	return 0;
+}
+
+/* A port may be refused, by a world that fails; then it is asked again. */
+static int serve_gateway(void *unused)
+{
+	bool again;
+	int r;
+
+	(void)unused;
+	do {
+		r = server_serve(world.gateway);
+		again = r == -EMFILE || r == -ENFILE || r == -ENOBUFS;
+		if (disk_has_failed(r))
+			again = replace_gateway() == 0;
+	} while (again);
+	world.serving = false;
+	/* What it could not remove at its end the next one will. */
+	world.served = has_bodies() && r != -ECANCELED ? 0 : r;
+	return world.served;
 }
 
 static int start_gateway(struct ew_scope *scope)
 {
-	int r = server_new(&world.options, &world.gateway);
+	int r = make_gateway(&world.gateway);
 
 	if (r < 0)
 		return r;
 	world.gateways++;
 	world.serving = true;
-	return ew_spawn(scope, serve_gateway, world.gateway);
+	return ew_spawn(scope, serve_gateway, NULL);
 }
 
 static unsigned published_count(void)

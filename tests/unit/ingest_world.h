@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * The whole of ew-ingest in a simulated world: the server as it serves, on a simulated disk (ingest_disk.c), a clamd that
+ * The whole of ew-ingest in a simulated world: the server as it serves, on a simulated disk (server_disk.c), a clamd that
  * reads what it is handed, and clients that upload, as tasks of one run. Who uploaded what is in a book, and so is what
  * the scanner has called clean; the book is held against the bucket: what was answered with 201 is there and whole, and
  * nothing is there that was not called clean.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * ew-ingest on the disk of a simulated world. It makes some calls to the filesystem itself: locks, folders, and what it
+ * A server on the disk of a simulated world. It makes some calls to the filesystem itself: locks, folders, and what it
  * does in one visit to a thread. The linker leads those here (--wrap), and what is the disk's goes there, by the library's
  * seam (driver/system_file.h); everything else goes to the kernel. So the server is the one that is shipped, line for
  * line, and its own calls fail as the library's do.
