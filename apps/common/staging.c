@@ -226,7 +226,7 @@ static void put_left(struct staging *staging, struct staged *staged)
 	pthread_mutex_lock(&staging->lock);
 	staged->next = staging->left;
 	staging->left = staged;
-	if (!staged->holds)
+	if (!staged->holds && staged->folder == staging->names)
 		staging->left_alone++;
 	pthread_mutex_unlock(&staging->lock);
 }

@@ -46,7 +46,7 @@ struct staging {
 
 	pthread_mutex_t lock;
 	struct staged *left;	 /* names that could not be removed when their files ended */
-	unsigned int left_alone; /* of these, without a slot */
+	unsigned int left_alone; /* of these, in staging and without a slot */
 	struct ew_event left_work;
 };
 

@@ -77,9 +77,13 @@ class Stage:
     def leases(self):
         return len(list((self.bucket.with_name(self.bucket.name + ".state") / "leases").iterdir()))
 
+    def staging_names(self):
+        return list(self.bucket.with_name(self.bucket.name + ".state").glob("staging/*/*"))
+
     def is_clean(self, gateways=1):
         wait_until(lambda: not self.bodies(), 60, lambda: f"no body is left of {self.bodies()}")
         wait_until(lambda: self.gateway.staged() == 0, 60, "no nameless file is left")
+        wait_until(lambda: not self.staging_names(), 60, lambda: f"no staging name is left of {self.staging_names()}")
         wait_until(lambda: self.leases() == gateways, 60, "no lease is left")
 
 
@@ -311,6 +315,26 @@ def test_gateway_body_that_cannot_be_removed_is_removed_later():
             check("reclaimed" in place.gateway.log(), "by the task for it")
         finally:
             filesystem.clear()
+
+
+def test_gateway_bodies_where_no_file_is_nameless():
+    with testfs.Filesystem() as filesystem, stage(bucket=filesystem.mount / "bodies") as place:
+        connection = place.gateway.connect()
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % SIZE + bytes(1 << 20))
+        wait_until(place.staging_names, 60, "the body comes")
+        connection.close()
+        place.is_clean()
+        place.start_worker()
+        equal(place.gateway.post(SHORT).json, {"steps": 2})
+        place.is_clean()
+        dead = place.gateway
+        with contextlib.closing(dead.connect()) as uploading:
+            uploading.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % SIZE + SHORT[:-1])
+            wait_until(place.staging_names, 60, "another body comes")
+            dead.process.kill()
+            dead.process.wait()
+        place.gateway = place.start_gateway()
+        place.is_clean()
 
 
 # ---- together with the rest ----
