@@ -471,7 +471,7 @@ static int scenario_with_bodies(void *unused)
 static void prepare_bodies(void *unused)
 {
 	(void)unused;
-	prepare("bodies = /sim/bodies\ninline_body = 8\n");
+	prepare("bodies = /sim/bodies\ninline_body = 0\n");
 }
 
 TEST(gateway_with_bodies_in_files_under_all_faults)
