@@ -259,6 +259,12 @@ int bucket_close(struct bucket *bucket)
 	return first < 0 ? first : r;
 }
 
+void bucket_abort(struct bucket *bucket)
+{
+	staging_abort(&bucket->staging);
+	ew_abort(&bucket->directory);
+}
+
 struct look {
 	int directory;
 	int staging;

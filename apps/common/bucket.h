@@ -72,6 +72,9 @@ EW_SUSPENDS int bucket_open(struct bucket *bucket, const char *path, const char 
 			    struct ew_semaphore *slots, char *error, size_t error_bytes);
 EW_SUSPENDS int bucket_close(struct bucket *bucket);
 
+/* The other ending: what is left is for the next start. */
+void bucket_abort(struct bucket *bucket);
+
 /**
  * bucket_admit() - may a file of this name and size come?
  * @bytes: declared length, reserved on success; 0 when it is not known

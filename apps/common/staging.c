@@ -384,20 +384,36 @@ static void make_removals_durable(struct staging *staging)
 		atomic_fetch_add(&staging->lease.names, 1);
 }
 
-int staging_close(struct staging *staging)
+/* Their names stay on the books, so the lease stays, and the next start sweeps. */
+static void leave_left(struct staging *staging)
 {
 	struct staged *staged = take_left(staging), *next;
-	int r, first;
 
-	/* Their names stay on the books, so the lease stays, and the next start sweeps. */
 	for (; staged; staged = next) {
 		next = staged->next;
 		log_note("warn", "left-for-the-next-start", "%s", staged->name);
 		free(staged);
 	}
+}
+
+int staging_close(struct staging *staging)
+{
+	int r, first;
+
+	leave_left(staging);
 	if (atomic_load(&staging->lease.names) == 0)
 		make_removals_durable(staging);
 	first = ew_file_close(&staging->names);
 	r = ew_file_close(&staging->folder);
 	return first < 0 ? first : r;
+}
+
+/* Nothing was synced: a name could come back. */
+void staging_abort(struct staging *staging)
+{
+	leave_left(staging);
+	if (atomic_load(&staging->used))
+		atomic_fetch_add(&staging->lease.names, 1);
+	ew_abort(&staging->names);
+	ew_abort(&staging->folder);
 }

@@ -63,6 +63,9 @@ EW_SUSPENDS int staging_open(struct staging *staging, const char *state, struct 
 			     mode_t mode, char *error, size_t error_bytes);
 EW_SUSPENDS int staging_close(struct staging *staging);
 
+/* The other ending: the lease stays, if there was a name, for the next start. */
+void staging_abort(struct staging *staging);
+
 /* One line for the start block. */
 const char *staging_describe(const struct staging *staging);
 

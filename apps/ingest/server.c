@@ -136,6 +136,17 @@ static int run_services(struct server *server)
 	return r == 0 && closed < 0 && closed != -ETIMEDOUT && closed != -ECANCELED ? closed : r;
 }
 
+static void close_front(void *front)
+{
+	front_close(front);
+}
+
+static int close_front_close(void *front)
+{
+	front_close(front);
+	return 0;
+}
+
 static int run_with_bucket(struct server *server)
 {
 	int r;
@@ -143,9 +154,20 @@ static int run_with_bucket(struct server *server)
 	r = front_open(&server->front);
 	if (r < 0)
 		return r;
-	r = run_services(server);
-	front_close(&server->front);
-	return r;
+
+	EW_GUARD(front, &server->front, .close = close_front_close, .abort = close_front);
+
+	return run_services(server);
+}
+
+static int close_bucket(void *bucket)
+{
+	return bucket_close(bucket);
+}
+
+static void abort_bucket(void *bucket)
+{
+	bucket_abort(bucket);
 }
 
 int server_serve(void *argument)
@@ -155,13 +177,15 @@ int server_serve(void *argument)
 	char error[FLAGS_ERROR_BYTES];
 	int r, closed;
 
+	EW_GUARD(bucket, &server->bucket, .close = close_bucket, .abort = abort_bucket);
+
 	r = bucket_open(&server->bucket, options->bucket, options->state, options->mode,
 			server->uploads.semaphore, error, sizeof(error));
 	if (r < 0)
 		fprintf(stderr, "ew-ingest: %s\n", error);
 	else
 		r = run_with_bucket(server);
-	closed = bucket_close(&server->bucket);
+	closed = ew_guard_run(&bucket);
 	return r < 0 ? r : closed;
 }
 

@@ -311,4 +311,56 @@ TEST(ingest_is_forced_at_each_point)
 	sweep_one(1U << EW_SWEEP_FORCE);
 }
 
+/* ---- the task that serves panics ---- */
+
+static const char *fatal_event;
+
+static void listen_to_log(const char *event)
+{
+	if (!fatal_event || strcmp(event, fatal_event) != 0)
+		return;
+	fatal_event = NULL;
+	ew_panic("at the event %s, as the test wants", event);
+}
+
+/* What it had is closed, the sessions are cut, and the next one has fair weather. */
+static int lose_and_serve_again(void)
+{
+	int r;
+
+	world.once = true;
+	r = with_server(ask_whatever);
+	EXPECT(!fatal_event);
+	EXPECT(!world.server);
+	world.once = false;
+	return r == 0 ? calm_again() : r;
+}
+
+static int life_with_a_panic(void *event)
+{
+	fatal_event = event;
+	log_listener = listen_to_log;
+	return with_scanner(lose_and_serve_again);
+}
+
+static void panic_at(const char *event)
+{
+	static const struct ew_sim_filesystem_options disk = { .names_only = true };
+	const struct ew_sim_trial trial = { .seeds_count = 10,
+					    .prepare = prepare,
+					    .filesystem = &disk };
+	struct ew_sim_verdict verdict =
+		ew_sim_try(&trial, life_with_a_panic, (void *)(uintptr_t)event);
+
+	if (verdict.failed)
+		ew_test_fail(__FILE__, __LINE__, "seed %" PRIu64 ": %.200s", verdict.seed,
+			     verdict.what);
+}
+
+TEST(ingest_whose_main_task_panics_has_closed_all)
+{
+	panic_at("staging");
+	panic_at("draining");
+}
+
 TEST_MAIN()
