@@ -423,6 +423,30 @@ static void leave_slot(struct reception *reception, struct ew_permit **permit)
 		ew_permit_release(permit);
 }
 
+struct slot_hold {
+	struct reception *reception;
+	struct ew_permit **permit;
+};
+
+/* The session is lost by a panic; its file has been ended. */
+static void lose_slot(void *argument)
+{
+	struct slot_hold *hold = argument;
+	struct upload *upload = &hold->reception->upload;
+
+	spool_unreserve(&hold->reception->spool);
+	spool_end(&hold->reception->spool);
+	if (upload->story.id[0] && !state_is_end(upload->state))
+		upload_move(upload, STATE_FAILED, "the session was lost");
+	leave_slot(hold->reception, hold->permit);
+}
+
+static int lose_slot_close(void *hold)
+{
+	lose_slot(hold);
+	return 0;
+}
+
 /* The line may take a minute, and what was well before it is looked at again, still before the body. */
 static int look_again(struct server *server, const char *name)
 {
@@ -445,14 +469,20 @@ static int receive_in_slot(struct reception *reception, const char *name)
 		spool_unreserve(&reception->spool);
 		return refuse_wait(server, reception->request, r);
 	}
+
+	struct slot_hold hold = { reception, &permit };
+	EW_GUARD(slot, &hold, .close = lose_slot_close, .abort = lose_slot);
+
 	r = waited ? look_again(server, name) : 0;
 	if (r < 0) {
+		ew_guard_disarm(&slot);
 		spool_unreserve(&reception->spool);
 		ew_permit_release(&permit);
 		return refuse_admission(server, reception->request, r);
 	}
 	r = upload_begin(&reception->upload, &server->metrics, server->stories, name);
 	if (r < 0) {
+		ew_guard_disarm(&slot);
 		ew_permit_release(&permit);
 		return routes_problem(server, reception->request, PROBLEM_INTERNAL, strerror(-r),
 				      0);
@@ -463,6 +493,7 @@ static int receive_in_slot(struct reception *reception, const char *name)
 	 * anybody send the next.
 	 */
 	r = receive_upload(reception);
+	ew_guard_disarm(&slot);
 	spool_unreserve(&reception->spool);
 	leave_slot(reception, &permit);
 	return conclude(reception, r);

@@ -311,13 +311,14 @@ TEST(ingest_is_forced_at_each_point)
 	sweep_one(1U << EW_SWEEP_FORCE);
 }
 
-/* ---- the task that serves panics ---- */
+/* ---- a task of the server panics ---- */
 
 static const char *fatal_event;
+static unsigned fatal_number; /* of those of that name, the one that is fatal */
 
 static void listen_to_log(const char *event)
 {
-	if (!fatal_event || strcmp(event, fatal_event) != 0)
+	if (!fatal_event || strcmp(event, fatal_event) != 0 || fatal_number-- > 0)
 		return;
 	fatal_event = NULL;
 	ew_panic("at the event %s, as the test wants", event);
@@ -332,6 +333,7 @@ static int lose_and_serve_again(void)
 	r = with_server(ask_whatever);
 	EXPECT(!fatal_event);
 	EXPECT(!world.server);
+	fatal_event = NULL;
 	world.once = false;
 	return r == 0 ? calm_again() : r;
 }
@@ -339,18 +341,18 @@ static int lose_and_serve_again(void)
 static int life_with_a_panic(void *event)
 {
 	fatal_event = event;
+	fatal_number = 0;
 	log_listener = listen_to_log;
 	return with_scanner(lose_and_serve_again);
 }
 
-static void panic_at(const char *event)
+static void try_panics(ew_task_fn *life, const char *event)
 {
 	static const struct ew_sim_filesystem_options disk = { .names_only = true };
-	const struct ew_sim_trial trial = { .seeds_count = 10,
+	const struct ew_sim_trial trial = { .seeds_count = 30,
 					    .prepare = prepare,
 					    .filesystem = &disk };
-	struct ew_sim_verdict verdict =
-		ew_sim_try(&trial, life_with_a_panic, (void *)(uintptr_t)event);
+	struct ew_sim_verdict verdict = ew_sim_try(&trial, life, (void *)(uintptr_t)event);
 
 	if (verdict.failed)
 		ew_test_fail(__FILE__, __LINE__, "seed %" PRIu64 ": %.200s", verdict.seed,
@@ -359,8 +361,50 @@ static void panic_at(const char *event)
 
 TEST(ingest_whose_main_task_panics_has_closed_all)
 {
-	panic_at("staging");
-	panic_at("draining");
+	try_panics(life_with_a_panic, "staging");
+	try_panics(life_with_a_panic, "draining");
+}
+
+/* The others go on: the one that is beside it is published, and so is the next. */
+static int upload_beside(void *unused)
+{
+	(void)unused;
+	return expect_status("beside", 9000, 201);
+}
+
+static int lose_session(void)
+{
+	struct exchange exchange;
+	int r;
+
+	EW_SCOPE(beside);
+
+	r = upload(add_note("lost", 3000), &exchange);
+	EXPECT(r == -ECONNRESET || exchange.status > 0);
+	EXPECT_EQ(ew_spawn(&beside, upload_beside, NULL), 0);
+	return ew_scope_finish(&beside, 0);
+}
+
+static int lose_sessions(void)
+{
+	int r;
+
+	r = with_server(lose_session);
+	return r == 0 ? calm_again() : r;
+}
+
+/* One state after the other. */
+static int life_with_a_lost_session(void *event)
+{
+	fatal_event = event;
+	fatal_number = (unsigned)ew_sim_random(6);
+	log_listener = listen_to_log;
+	return with_scanner(lose_sessions);
+}
+
+TEST(ingest_whose_session_panics_serves_the_others)
+{
+	try_panics(life_with_a_lost_session, "upload");
 }
 
 TEST_MAIN()

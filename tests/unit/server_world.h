@@ -14,7 +14,7 @@
 
 /* ---- the log ---- */
 
-/* Called with the event of each note, by the task that writes it; NULL: nobody listens. */
+/* Called with the event of each line, by the task that writes it; NULL: nobody listens. */
 static void (*log_listener)(const char *event);
 
 static int log_is_seen(void)
@@ -69,10 +69,22 @@ void log_seconds(struct log_line *line, const char *key, int64_t duration_ns)
 	log_number(line, key, duration_ns);
 }
 
+/* The line has begun with its level and its event. */
+static void tell_listener(const struct log_line *line)
+{
+	const char *event = strchr(line->text, '=') + 1;
+	char name[64];
+
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(event, " "), event);
+	log_listener(name);
+}
+
 void log_end(struct log_line *line)
 {
 	if (log_is_seen())
 		fprintf(stderr, "%12" PRId64 "%s\n", ew_now(), line->text);
+	if (log_listener)
+		tell_listener(line);
 }
 
 void log_note(const char *level, const char *event, const char *format, ...)
@@ -87,8 +99,6 @@ void log_note(const char *level, const char *event, const char *format, ...)
 	log_begin(&line, level, event);
 	log_text(&line, "note", note);
 	log_end(&line);
-	if (log_listener)
-		log_listener(event);
 }
 
 /* Of reports: that a goodbye met a connection that was lost. */
