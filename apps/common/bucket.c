@@ -437,13 +437,19 @@ static int sync_loop(void *argument)
 	return r;
 }
 
-int bucket_start(struct bucket *bucket, struct ew_scope *scope)
+int bucket_start(struct bucket *bucket, struct front *front, struct ew_scope *scope)
 {
 	int r;
 
-	r = ew_spawn(scope, sync_loop, bucket);
+	bucket->syncing = (struct front_needed){ .name = "the syncs of the bucket's folder",
+						 .run = sync_loop,
+						 .argument = bucket };
+	bucket->reclaiming = (struct front_needed){ .name = "the removal of names that stayed",
+						    .run = staging_reclaim_loop,
+						    .argument = &bucket->staging };
+	r = front_spawn_needed(front, &bucket->syncing, scope);
 	if (r == 0)
-		r = ew_spawn(scope, staging_reclaim_loop, &bucket->staging);
+		r = front_spawn_needed(front, &bucket->reclaiming, scope);
 	if (r == 0)
 		r = ew_spawn(scope, sweep_run, &bucket->staging);
 	return r;

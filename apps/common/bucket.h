@@ -16,6 +16,7 @@
 #include <endwell/file.h>
 #include <endwell/tempfile.h>
 
+#include "front.h"
 #include "staging.h"
 
 #define BUCKET_DISK_FLOOR_PERCENT 5
@@ -42,6 +43,7 @@ struct bucket {
 	pthread_mutex_t sync_lock;
 	struct sync_batch *sync_open; /* links that wait for the next sync */
 	struct ew_event sync_work;
+	struct front_needed syncing, reclaiming;
 };
 
 /* Nothing is open, and bucket_release() is due. */
@@ -133,4 +135,4 @@ EW_SUSPENDS int bucket_publish_leased(struct bucket *bucket, const char *id,
 				      struct ew_tempfile *file, struct staged **ret_staged);
 
 /* Spawns what the bucket does beside uploads: syncs, the sweep, and what could not be removed. */
-int bucket_start(struct bucket *bucket, struct ew_scope *scope);
+int bucket_start(struct bucket *bucket, struct front *front, struct ew_scope *scope);

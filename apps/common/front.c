@@ -232,7 +232,7 @@ static int run_needed(void *argument)
 int front_spawn_needed(struct front *front, struct front_needed *needed, struct ew_scope *scope)
 {
 	needed->front = front;
-	return ew_spawn(scope, run_needed, needed);
+	return ew_spawn(scope, run_needed, needed, .worker = needed->worker);
 }
 
 static int heed_signals(void *argument)
@@ -248,8 +248,9 @@ static int heed_signals(void *argument)
 int front_heed_signals(struct front *front, struct ew_signals *signals, struct ew_scope *scope)
 {
 	front->signals = signals;
-	front->heeding =
-		(struct front_needed){ "the watch over signals", heed_signals, front, NULL };
+	front->heeding = (struct front_needed){ .name = "the watch over signals",
+						.run = heed_signals,
+						.argument = front };
 	return front_spawn_needed(front, &front->heeding, scope);
 }
 

@@ -28,12 +28,14 @@ struct front_worker;
 
 /**
  * struct front_needed - a task without which the server is not to go on; the caller's, until its scope has ended
- * @name: for the log
+ * @name:   for the log
+ * @worker: 0: the caller's
  */
 struct front_needed {
 	const char *name;
 	ew_task_fn *run;
 	void *argument;
+	unsigned int worker;
 	struct front *front; /* set by front_spawn_needed() */
 };
 

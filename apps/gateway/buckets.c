@@ -116,11 +116,11 @@ int buckets_close(struct buckets *buckets)
 	return r;
 }
 
-int buckets_start(struct buckets *buckets, struct ew_scope *scope)
+int buckets_start(struct buckets *buckets, struct front *front, struct ew_scope *scope)
 {
 	int r = 0;
 
 	for (size_t i = 0; i < buckets->count && r == 0; i++)
-		r = bucket_start(&buckets->entries[i]->bucket, scope);
+		r = bucket_start(&buckets->entries[i]->bucket, front, scope);
 	return r;
 }

@@ -31,4 +31,4 @@ EW_SUSPENDS int buckets_open(struct buckets *buckets);
 EW_SUSPENDS int buckets_close(struct buckets *buckets);
 
 /* Spawns what they do beside requests. */
-int buckets_start(struct buckets *buckets, struct ew_scope *scope);
+int buckets_start(struct buckets *buckets, struct front *front, struct ew_scope *scope);

@@ -113,15 +113,19 @@ static int run_front(struct gateway *gateway)
 static int run_services(struct gateway *gateway)
 {
 	struct front_needed all[] = {
-		{ "the connection to the broker", broker_run, gateway, NULL },
-		{ "the watch over presumed permits", permits_run, gateway, NULL },
-		{ "the watch over waiting rooms", submit_watch, gateway, NULL },
+		{ .name = "the connection to the broker", .run = broker_run, .argument = gateway },
+		{ .name = "the watch over presumed permits",
+		  .run = permits_run,
+		  .argument = gateway },
+		{ .name = "the watch over waiting rooms",
+		  .run = submit_watch,
+		  .argument = gateway },
 	};
 	int r, closed;
 
 	EW_SCOPE(services, .policy = EW_POLICY_INDEPENDENT, .budget_ns = FRONT_ENDING_BUDGET);
 
-	r = buckets_start(&gateway->buckets, &services);
+	r = buckets_start(&gateway->buckets, &gateway->front, &services);
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]) && r == 0; i++)
 		r = front_spawn_needed(&gateway->front, &all[i], &services);
 	if (r == 0)

@@ -68,6 +68,7 @@ struct scan_slot {
 	unsigned int number;
 	struct ew_event wake;
 	struct scan_slot *next_idle;
+	struct front_needed needed;
 	struct scan_job *job; /* handed over, not yet picked up */
 	struct ew_scope *run; /* while a program runs that may be stopped */
 };
@@ -85,6 +86,7 @@ struct scanner {
 	struct trial trial;
 	struct ew_event test_now;
 	struct ew_event check_now;
+	struct front_needed testing, checking;
 	_Atomic unsigned int scans_since_check;
 
 	pthread_mutex_t
@@ -665,20 +667,33 @@ static int slot_loop(void *argument)
 	do {
 		r = next_job(slot, &job);
 	} while (r == 0 && run_job(slot, job));
-	return r;
+	return r < 0 ? r : ew_sleep_until(EW_NEVER); /* it is presumed, and not granted again */
 }
 
-int scanner_start(struct scanner *scanner, struct ew_scope *scope, struct staging *staging)
+int scanner_start(struct scanner *scanner, struct front *front, struct ew_scope *scope,
+		  struct staging *staging)
 {
 	int r = 0;
 
 	scanner->trial.staging = staging;
-	for (unsigned int i = 0; i < scanner->slots_count && r == 0; i++)
-		r = ew_spawn(scope, slot_loop, &scanner->slots[i],
-			     .worker = i % ew_workers_count() + 1);
+	scanner->testing = (struct front_needed){ .name = "the scanner's test",
+						  .run = test_loop,
+						  .argument = scanner };
+	scanner->checking = (struct front_needed){ .name = "the scanner's spot check",
+						   .run = spot_check_loop,
+						   .argument = scanner };
+	for (unsigned int i = 0; i < scanner->slots_count && r == 0; i++) {
+		struct scan_slot *slot = &scanner->slots[i];
+
+		slot->needed = (struct front_needed){ .name = "a scan slot",
+						      .run = slot_loop,
+						      .argument = slot,
+						      .worker = i % ew_workers_count() + 1 };
+		r = front_spawn_needed(front, &slot->needed, scope);
+	}
 	if (scanner->slots_count > 0 && r == 0)
-		r = ew_spawn(scope, test_loop, scanner);
+		r = front_spawn_needed(front, &scanner->testing, scope);
 	if (scanner->slots_count > 0 && r == 0)
-		r = ew_spawn(scope, spot_check_loop, scanner);
+		r = front_spawn_needed(front, &scanner->checking, scope);
 	return r;
 }

@@ -13,6 +13,7 @@
 #include <endwell/file.h>
 #include <endwell/scope.h>
 
+#include "common/front.h"
 #include "common/staging.h"
 
 #include "metrics.h"
@@ -36,14 +37,15 @@ struct scanner *scanner_new(const struct options *options, struct metrics *metri
 struct scanner *scanner_free(struct scanner *scanner);
 
 /**
- * scanner_start() - spawn the slots, over all workers, and the tester
+ * scanner_start() - spawn the slots, over all workers, and the testers; all are needed
  * @scope:   of the server: it must outlive every upload, because a slot outlives the upload that
  *           left it
  * @staging: where test files are made; borrowed
  *
  * Return: 0 or what ew_spawn() says.
  */
-int scanner_start(struct scanner *scanner, struct ew_scope *scope, struct staging *staging);
+int scanner_start(struct scanner *scanner, struct front *front, struct ew_scope *scope,
+		  struct staging *staging);
 
 /**
  * scanner_scan() - have a sealed file scanned, in line

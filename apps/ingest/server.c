@@ -125,11 +125,12 @@ static int run_services(struct server *server)
 
 	EW_SCOPE(services, .policy = EW_POLICY_INDEPENDENT, .budget_ns = FRONT_ENDING_BUDGET);
 
-	r = bucket_start(&server->bucket, &services);
+	r = bucket_start(&server->bucket, &server->front, &services);
 	if (r == 0)
-		r = volume_start(&server->volume, &server->bucket, &services);
+		r = volume_start(&server->volume, &server->bucket, &server->front, &services);
 	if (r == 0)
-		r = scanner_start(server->scanner, &services, &server->bucket.staging);
+		r = scanner_start(server->scanner, &server->front, &services,
+				  &server->bucket.staging);
 	if (r == 0)
 		r = front_run(&server->front, say_ready, await_scanner, server);
 	closed = ew_scope_close(&services, EW_NOW, EW_REASON_SHUTDOWN);

@@ -66,10 +66,14 @@ static int look_when_wanted(void *argument)
 	return r;
 }
 
-int volume_start(struct volume *volume, struct bucket *bucket, struct ew_scope *scope)
+int volume_start(struct volume *volume, struct bucket *bucket, struct front *front,
+		 struct ew_scope *scope)
 {
 	volume->bucket = bucket;
-	return ew_spawn(scope, look_when_wanted, volume);
+	volume->looking = (struct front_needed){ .name = "the watch over the volume",
+						 .run = look_when_wanted,
+						 .argument = volume };
+	return front_spawn_needed(front, &volume->looking, scope);
 }
 
 int volume_look(struct volume *volume)

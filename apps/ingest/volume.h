@@ -12,6 +12,7 @@
 #include <endwell/scope.h>
 
 #include "common/bucket.h"
+#include "common/front.h"
 
 struct volume {
 	struct bucket *bucket;
@@ -21,10 +22,11 @@ struct volume {
 	int64_t since_ns; /* when the look that is under way was asked for; 0: none is */
 	uint64_t looks;	  /* that have ended */
 	int result;	  /* of the last */
+	struct front_needed looking;
 };
 
-/* Starts the task that looks, in @scope. @volume is zeroed. */
-EW_MUST_CHECK int volume_start(struct volume *volume, struct bucket *bucket,
+/* Starts the task that looks, in @scope, and is needed. @volume is zeroed. */
+EW_MUST_CHECK int volume_start(struct volume *volume, struct bucket *bucket, struct front *front,
 			       struct ew_scope *scope);
 
 /**

@@ -53,7 +53,9 @@ static int heed(struct ew_scope *scope, struct ew_signals **ret_signals)
 
 static int serve(void *unused)
 {
-	struct front_needed task = { "the one of the test", needed, NULL, NULL };
+	struct front_needed task = { .name = "the one of the test",
+				     .run = needed,
+				     .argument = NULL };
 	struct sockaddr_in any = loopback(0);
 	EW_OWN(ew_signals, signals);
 	EW_SCOPE(services, .policy = EW_POLICY_INDEPENDENT);

@@ -365,6 +365,39 @@ TEST(ingest_whose_main_task_panics_has_closed_all)
 	try_panics(life_with_a_panic, "draining");
 }
 
+static int find_it_gone(void)
+{
+	int r = ask_whatever();
+
+	EXPECT(!world.server); /* nobody has told it to stop */
+	return r;
+}
+
+static int lose_service(void)
+{
+	int r;
+
+	world.once = true;
+	r = with_server(find_it_gone);
+	EXPECT(!fatal_event);
+	world.once = false;
+	return r == 0 ? calm_again() : r;
+}
+
+static int life_with_a_lost_service(void *event)
+{
+	fatal_event = event;
+	fatal_number = 0;
+	log_listener = listen_to_log;
+	return with_scanner(lose_service);
+}
+
+/* Half a server is none: it drains, and whoever watches it starts another. */
+TEST(ingest_whose_service_panics_drains_and_ends)
+{
+	try_panics(life_with_a_lost_service, "scanner-ready");
+}
+
 /* The others go on: the one that is beside it is published, and so is the next. */
 static int upload_beside(void *unused)
 {
