@@ -54,7 +54,7 @@ static int error_of_call(bool ours, const char *name, const int errors[ERRORS_MA
 	result_ faulty_##name_ parameters_ __asm__(#name_);                                        \
 	result_ faulty_##name_ parameters_                                                         \
 	{                                                                                          \
-		static result_(*real) parameters_;                                                 \
+		static void *_Atomic real; /* the name server has a thread of its own */           \
 		static const int errors[ERRORS_MAX] = { __VA_ARGS__ };                             \
 		int error = error_of_call(ours_, #name_, errors);                                  \
                                                                                                    \
@@ -62,9 +62,9 @@ static int error_of_call(bool ours, const char *name, const int errors[ERRORS_MA
 			errno = error;                                                             \
 			return failed_;                                                            \
 		}                                                                                  \
-		if (!real)                                                                         \
-			*(void **)&real = dlsym(RTLD_NEXT, #name_);                                \
-		return real arguments_;                                                            \
+		if (!atomic_load(&real))                                                           \
+			atomic_store(&real, dlsym(RTLD_NEXT, #name_));                             \
+		return ((result_(*) parameters_)atomic_load(&real))arguments_;                     \
 	}
 
 #define OF_C_ARES is_of_c_ares(__builtin_return_address(0))
