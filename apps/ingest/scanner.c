@@ -413,6 +413,26 @@ static void give_up(struct scanner *scanner, struct scan_job *job)
 		job_let_go(job); /* for the queue */
 }
 
+struct interest {
+	struct scanner *scanner;
+	struct scan_job *job;
+};
+
+/* The file is about to be closed, whether there is a verdict or not. */
+static void lose_interest(void *argument)
+{
+	struct interest *interest = argument;
+
+	give_up(interest->scanner, interest->job);
+	job_let_go(interest->job);
+}
+
+static int lose_interest_close(void *interest)
+{
+	lose_interest(interest);
+	return 0;
+}
+
 int scanner_scan(struct scanner *scanner, struct ew_file *file, uint64_t size_bytes,
 		 const uint8_t *sha256, struct verdict *verdict)
 {
@@ -430,17 +450,18 @@ int scanner_scan(struct scanner *scanner, struct ew_file *file, uint64_t size_by
 	atomic_init(&job->holders, 2);
 	job->borrowed_fd = ew_file_fd(file);
 	submit(scanner, job);
+
+	struct interest interest = { scanner, job };
+	EW_GUARD(guard, &interest, .close = lose_interest_close, .abort = lose_interest);
+
 	r = ew_event_wait(&job->done, ew_after(PATIENCE));
-	if (r < 0)
-		give_up(scanner, job);
-	else
+	if (r == 0)
 		r = job->result;
 	if (r == 0) {
 		*verdict = job->verdict;
 		verdict->size_bytes = size_bytes;
 		memcpy(verdict->sha256, sha256, sizeof(verdict->sha256));
 	}
-	job_let_go(job);
 	return r;
 }
 

@@ -6,6 +6,8 @@
 
 #include "ingest_one.h"
 
+#include "scope/cancel.h"
+
 /* ---- in fair weather ---- */
 
 static int ask_for_each(void)
@@ -438,6 +440,72 @@ static int life_with_a_lost_session(void *event)
 TEST(ingest_whose_session_panics_serves_the_others)
 {
 	try_panics(life_with_a_lost_session, "upload");
+}
+
+/* ---- a session panics while its scan is in the queue ---- */
+
+#define LONG_SCAN (100 * EW_SECOND)
+
+static bool queue_is_fatal;
+static bool scans_are_long;
+
+/* At a suspension: whoever has put something into the queue is the first. */
+static void panic_in_queue(struct ew_task *task)
+{
+	(void)task;
+	if (!queue_is_fatal || atomic_load(&world.server->metrics.scans_waiting) == 0)
+		return;
+	queue_is_fatal = false;
+	ew_panic("in the scanner's queue, as the test wants");
+}
+
+static int64_t long_or_not(void)
+{
+	return scans_are_long ? LONG_SCAN : 0;
+}
+
+/* The only slot is taken. */
+static int lose_queued(void)
+{
+	struct exchange exchange;
+
+	EW_SCOPE(beside);
+
+	scans_are_long = true;
+	EXPECT_EQ(ew_spawn(&beside, upload_beside, NULL), 0);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	queue_is_fatal = true;
+	EXPECT_EQ(upload(add_note("lost", 3000), &exchange), -ECONNRESET);
+	EXPECT(!queue_is_fatal);
+	EXPECT_EQ(atomic_load(&world.server->metrics.scans_waiting), 0);
+	return ew_scope_finish(&beside, 0);
+}
+
+static int lose_queued_and_calm(void)
+{
+	int r = with_server(lose_queued);
+
+	scans_are_long = false;
+	return r == 0 ? calm_again() : r;
+}
+
+static int life_with_a_lost_scan(void *unused)
+{
+	int r;
+
+	(void)unused;
+	world.options.scan_slots = 1;
+	world.delays = long_or_not;
+	ew__current->refuse |= EW__REFUSE_SWEEP;
+	ew__sweep_point = panic_in_queue;
+	r = with_scanner(lose_queued_and_calm);
+	ew__sweep_point = NULL;
+	return r;
+}
+
+TEST(ingest_whose_session_panics_leaves_the_queue)
+{
+	try_panics(life_with_a_lost_scan, NULL);
 }
 
 TEST_MAIN()
