@@ -455,6 +455,17 @@ int bucket_start(struct bucket *bucket, struct front *front, struct ew_scope *sc
 	return r;
 }
 
+static void leave_batch(void *batch)
+{
+	batch_let_go(batch);
+}
+
+static int leave_batch_close(void *batch)
+{
+	batch_let_go(batch);
+	return 0;
+}
+
 static int link_and_sync(struct bucket *bucket, struct publication *publication,
 			 struct ew_tempfile *file, struct sync_batch **spare)
 {
@@ -473,11 +484,11 @@ static int link_and_sync(struct bucket *bucket, struct publication *publication,
 
 	batch = batch_join(bucket, *spare);
 	*spare = NULL;
+
+	EW_GUARD(member, batch, .close = leave_batch_close, .abort = leave_batch);
+
 	r = ew_event_wait(&batch->done, EW_NEVER);
-	if (r == 0)
-		r = batch->result;
-	batch_let_go(batch);
-	return r;
+	return r == 0 ? batch->result : r;
 }
 
 static int sync_bytes(struct ew_tempfile *file)
@@ -485,6 +496,17 @@ static int sync_bytes(struct ew_tempfile *file)
 	if (hook_bug("no-file-sync"))
 		return 0;
 	return ew_file_sync(ew_tempfile_file(file), true);
+}
+
+static void free_spare(void *place)
+{
+	free(*(struct sync_batch **)place);
+}
+
+static int free_spare_close(void *place)
+{
+	free_spare(place);
+	return 0;
 }
 
 int bucket_publish(struct bucket *bucket, struct publication *publication, struct ew_tempfile *file)
@@ -508,11 +530,12 @@ int bucket_publish(struct bucket *bucket, struct publication *publication, struc
 	spare = calloc(1, sizeof(*spare));
 	if (!spare)
 		return -ENOMEM;
-	r = publication->commit(publication->argument)
-		    ? link_and_sync(bucket, publication, file, &spare)
-		    : -ECANCELED;
-	free(spare);
-	return r;
+
+	EW_GUARD(unused, &spare, .close = free_spare_close, .abort = free_spare);
+
+	return publication->commit(publication->argument)
+		       ? link_and_sync(bucket, publication, file, &spare)
+		       : -ECANCELED;
 }
 
 static bool is_wanted(void *unused)

@@ -442,21 +442,31 @@ TEST(ingest_whose_session_panics_serves_the_others)
 	try_panics(life_with_a_lost_session, "upload");
 }
 
-/* ---- a session panics while its scan is in the queue ---- */
+/* ---- a session panics while its scan is in the queue, or while its name is about to become durable ---- */
 
 #define LONG_SCAN (100 * EW_SECOND)
 
-static bool queue_is_fatal;
+static bool (*is_fatal)(void); /* NULL: nobody is to panic any more */
 static bool scans_are_long;
 
-/* At a suspension: whoever has put something into the queue is the first. */
-static void panic_in_queue(struct ew_task *task)
+static bool has_queue(void)
+{
+	return atomic_load(&world.server->metrics.scans_waiting) > 0;
+}
+
+static bool has_batch(void)
+{
+	return world.server->bucket.sync_open;
+}
+
+/* At a suspension: whoever has brought it about is the first. */
+static void panic_if_fatal(struct ew_task *task)
 {
 	(void)task;
-	if (!queue_is_fatal || atomic_load(&world.server->metrics.scans_waiting) == 0)
+	if (!is_fatal || !is_fatal())
 		return;
-	queue_is_fatal = false;
-	ew_panic("in the scanner's queue, as the test wants");
+	is_fatal = NULL;
+	ew_panic("where it waits, as the test wants");
 }
 
 static int64_t long_or_not(void)
@@ -474,38 +484,75 @@ static int lose_queued(void)
 	scans_are_long = true;
 	EXPECT_EQ(ew_spawn(&beside, upload_beside, NULL), 0);
 	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
-	queue_is_fatal = true;
+	is_fatal = has_queue;
 	EXPECT_EQ(upload(add_note("lost", 3000), &exchange), -ECONNRESET);
-	EXPECT(!queue_is_fatal);
+	EXPECT(!is_fatal);
 	EXPECT_EQ(atomic_load(&world.server->metrics.scans_waiting), 0);
 	return ew_scope_finish(&beside, 0);
 }
 
-static int lose_queued_and_calm(void)
+/* Its name is there, and becomes durable with the next. */
+static int lose_named(void)
 {
-	int r = with_server(lose_queued);
+	struct exchange exchange;
+
+	is_fatal = has_batch;
+	EXPECT_EQ(upload(add_note("lost", 3000), &exchange), -ECONNRESET);
+	EXPECT(!is_fatal);
+	return expect_status("beside", 9000, 201);
+}
+
+static int lose_and_calm(int (*lose)(void))
+{
+	int r = with_server(lose);
 
 	scans_are_long = false;
 	return r == 0 ? calm_again() : r;
 }
 
-static int life_with_a_lost_scan(void *unused)
+static int lose_queued_and_calm(void)
+{
+	return lose_and_calm(lose_queued);
+}
+
+static int lose_named_and_calm(void)
+{
+	return lose_and_calm(lose_named);
+}
+
+static int life_with_panics(int (*ask)(void))
 {
 	int r;
 
-	(void)unused;
-	world.options.scan_slots = 1;
 	world.delays = long_or_not;
 	ew__current->refuse |= EW__REFUSE_SWEEP;
-	ew__sweep_point = panic_in_queue;
-	r = with_scanner(lose_queued_and_calm);
+	ew__sweep_point = panic_if_fatal;
+	r = with_scanner(ask);
 	ew__sweep_point = NULL;
 	return r;
+}
+
+static int life_with_a_lost_scan(void *unused)
+{
+	(void)unused;
+	world.options.scan_slots = 1;
+	return life_with_panics(lose_queued_and_calm);
+}
+
+static int life_with_a_lost_name(void *unused)
+{
+	(void)unused;
+	return life_with_panics(lose_named_and_calm);
 }
 
 TEST(ingest_whose_session_panics_leaves_the_queue)
 {
 	try_panics(life_with_a_lost_scan, NULL);
+}
+
+TEST(ingest_whose_session_panics_leaves_the_batch)
+{
+	try_panics(life_with_a_lost_name, NULL);
 }
 
 TEST_MAIN()
