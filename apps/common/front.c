@@ -166,7 +166,7 @@ static void begin_drain(struct front *front)
 	log_note("info", "draining", "no new connections; running requests have %lld s",
 		 (long long)(front->grace_ns / EW_SECOND));
 	atomic_store(&front->grace_end_ns, ew_after(front->grace_ns));
-	ew_end_by(ew_after(front->grace_ns + FRONT_ENDING_BUDGET));
+	ew_end_by(ew_after(front->grace_ns + FRONT_ENDING_BUDGET + front->last_ns));
 	atomic_store(&front->draining, true);
 	ew_event_set(&front->drain);
 }
@@ -269,7 +269,7 @@ static int await_second_stop(void *argument)
 		return r;
 	log_note("warn", "forced", "second signal: everything is cut now");
 	atomic_store(&force->front->forced, true);
-	ew_end_by(ew_after(FRONT_ENDING_BUDGET));
+	ew_end_by(ew_after(FRONT_ENDING_BUDGET + force->front->last_ns));
 	ew_scope_cancel(force->workers, EW_REASON_SHUTDOWN);
 	return 0;
 }

@@ -45,6 +45,7 @@ struct front_needed {
  * @service:     of each worker; copied
  * @connections: a permit for each connection, acquired before it is taken
  * @grace_ns:    what a shutdown gives connections that are busy
+ * @last_ns:     what the server needs after their endings, which have FRONT_ENDING_BUDGET
  */
 struct front {
 	const char *program;
@@ -54,6 +55,7 @@ struct front {
 	struct http_service service;
 	struct ew_semaphore *connections;
 	int64_t grace_ns;
+	int64_t last_ns;
 	/* -- read from here -- */
 	_Atomic int64_t grace_end_ns; /* set before @draining */
 	_Atomic bool draining;

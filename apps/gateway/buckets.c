@@ -17,7 +17,7 @@
 
 #define STATE_SUFFIX ".state"
 
-/* For names that were left at the end. */
+/* For names that were left at the end, of each. */
 #define LAST_BUDGET (5 * EW_SECOND)
 
 struct buckets_entry {
@@ -114,6 +114,11 @@ int buckets_close(struct buckets *buckets)
 			r = closed;
 	}
 	return r;
+}
+
+int64_t buckets_last_ns(const struct buckets *buckets)
+{
+	return (int64_t)buckets->count * LAST_BUDGET;
 }
 
 int buckets_start(struct buckets *buckets, struct front *front, struct ew_scope *scope)

@@ -27,8 +27,10 @@ void buckets_release(struct buckets *buckets);
 /* -errno: a message has gone to standard error. buckets_close() is due in both cases. */
 EW_SUSPENDS int buckets_open(struct buckets *buckets);
 
-/* What is left is removed, as far as that can be done. */
+/* What is left is removed, as far as that can be done within buckets_last_ns(). */
 EW_SUSPENDS int buckets_close(struct buckets *buckets);
+
+int64_t buckets_last_ns(const struct buckets *buckets);
 
 /* Spawns what they do beside requests. */
 int buckets_start(struct buckets *buckets, struct front *front, struct ew_scope *scope);

@@ -63,7 +63,8 @@ static void print_block(struct gateway *gateway)
 	fprintf(block, "  driver   %s\n", ew_driver_name());
 	fprintf(block, "  limits   %u operations, shutdown within %lld s\n",
 		gateway->table.capacity,
-		(long long)((options->grace_ns + FRONT_ENDING_BUDGET) / EW_SECOND));
+		(long long)((options->grace_ns + FRONT_ENDING_BUDGET + gateway->front.last_ns) /
+			    EW_SECOND));
 	fprintf(block, "  try      curl -d '{}' %s/ops/%s\n", address,
 		gateway->routes[0].config->name);
 	if (fclose(block) == 0)
@@ -270,6 +271,7 @@ static int prepare(struct gateway *gateway)
 	gateway->presumed_end = &gateway->presumed;
 	prepare_front(gateway);
 	r = prepare_routes(gateway, &permits, &connections, &files);
+	gateway->front.last_ns = buckets_last_ns(&gateway->buckets);
 	if (r == 0)
 		r = table_init(&gateway->table, (uint32_t)permits);
 	if (r < 0)
@@ -348,7 +350,7 @@ int server_run(const struct options *options)
 		fprintf(stderr, "ew-gateway: out of memory\n");
 	if (r < 0)
 		return SERVER_FAILED;
-	r = process_run(serve, gateway, 1, FRONT_ENDING_BUDGET, say_end);
+	r = process_run(serve, gateway, 1, FRONT_ENDING_BUDGET + gateway->front.last_ns, say_end);
 	status = exit_status(gateway, r);
 	server_free(gateway);
 	return status;
