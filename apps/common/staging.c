@@ -412,7 +412,7 @@ int staging_close(struct staging *staging)
 void staging_abort(struct staging *staging)
 {
 	leave_left(staging);
-	if (atomic_load(&staging->used))
+	if (atomic_load(&staging->used) || staging->leased)
 		atomic_fetch_add(&staging->lease.names, 1);
 	ew_abort(&staging->names);
 	ew_abort(&staging->folder);

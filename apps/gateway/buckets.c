@@ -116,6 +116,12 @@ int buckets_close(struct buckets *buckets)
 	return r;
 }
 
+void buckets_abort(struct buckets *buckets)
+{
+	for (size_t i = 0; i < buckets->count; i++)
+		bucket_abort(&buckets->entries[i]->bucket);
+}
+
 int64_t buckets_last_ns(const struct buckets *buckets)
 {
 	return (int64_t)buckets->count * LAST_BUDGET;

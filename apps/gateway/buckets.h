@@ -30,6 +30,9 @@ EW_SUSPENDS int buckets_open(struct buckets *buckets);
 /* What is left is removed, as far as that can be done within buckets_last_ns(). */
 EW_SUSPENDS int buckets_close(struct buckets *buckets);
 
+/* Without waiting: what is left is the next start's. */
+void buckets_abort(struct buckets *buckets);
+
 int64_t buckets_last_ns(const struct buckets *buckets);
 
 /* Spawns what they do beside requests. */

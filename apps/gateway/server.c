@@ -163,15 +163,27 @@ static int serve_front(struct gateway *gateway)
 	return run_services(gateway);
 }
 
+static int close_buckets(void *buckets)
+{
+	return buckets_close(buckets);
+}
+
+static void abort_buckets(void *buckets)
+{
+	buckets_abort(buckets);
+}
+
 int server_serve(void *argument)
 {
 	struct gateway *gateway = argument;
 	int r, closed;
 
+	EW_GUARD(buckets, &gateway->buckets, .close = close_buckets, .abort = abort_buckets);
+
 	r = buckets_open(&gateway->buckets);
 	if (r == 0)
 		r = serve_front(gateway);
-	closed = buckets_close(&gateway->buckets);
+	closed = ew_guard_run(&buckets);
 	return r < 0 ? r : closed;
 }
 
@@ -225,15 +237,15 @@ static int prepare_routes(struct gateway *gateway, uint64_t *ret_permits, uint64
 
 		*ret_permits += route->concurrency;
 		*ret_connections += route->concurrency + route->waiting_room;
-		if (route->bodies[0])
-			*ret_files += route->concurrency + route->waiting_room;
 		r = prepare_route(gateway, route, &gateway->routes[i]);
 		gateway->routes_count++;
 		if (r == 0 && route->bodies[0])
 			r = buckets_prepare(&gateway->buckets, route->bodies,
 					    &gateway->routes[i].bucket);
 	}
-	*ret_files += gateway->buckets.count * BUCKETS_DESCRIPTORS;
+	/* A body comes before its permit, and from any connection. */
+	if (gateway->buckets.count > 0)
+		*ret_files = *ret_connections + gateway->buckets.count * BUCKETS_DESCRIPTORS;
 	return r;
 }
 
