@@ -130,12 +130,24 @@ void answer_log_refusal(const struct http_head *head, int status, const char *id
 	log_end(&line);
 }
 
+static void deinit(void *answer)
+{
+	answer_deinit(answer);
+}
+
+static int deinit_close(void *answer)
+{
+	answer_deinit(answer);
+	return 0;
+}
+
 int answer_send(struct http_request *request, struct answer *answer)
 {
 	struct http_field fields[ANSWER_FIELDS_MAX + 4];
 	char retry_after[16];
 	size_t count = 0;
-	int r;
+
+	EW_GUARD(body, answer, .close = deinit_close, .abort = deinit);
 
 	if (answer->location[0])
 		fields[count++] = (struct http_field){ "Location", answer->location };
@@ -151,10 +163,8 @@ int answer_send(struct http_request *request, struct answer *answer)
 	}
 	fields[count] = (struct http_field){};
 
-	r = http_respond(request, answer->status, answer->content_type, fields, answer->body,
-			 answer->body_bytes);
-	answer_deinit(answer);
-	return r;
+	return http_respond(request, answer->status, answer->content_type, fields, answer->body,
+			    answer->body_bytes);
 }
 
 void answer_deinit(struct answer *answer)

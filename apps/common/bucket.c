@@ -324,19 +324,9 @@ int bucket_check(struct bucket *bucket, const char *name)
 	return atomic_load(&bucket->suspect) ? -EIO : look(bucket, name);
 }
 
-int bucket_admit(struct bucket *bucket, const char *name, uint64_t bytes)
+void bucket_reserve(struct bucket *bucket, uint64_t bytes)
 {
-	int r;
-
-	/*
-	 * Reserved before the look, so that two who look at the same time do not both find the last
-	 * gap free.
-	 */
 	atomic_fetch_add(&bucket->counts.reserved_bytes, bytes);
-	r = bucket_check(bucket, name);
-	if (r < 0)
-		bucket_unreserve(bucket, bytes);
-	return r;
 }
 
 void bucket_unreserve(struct bucket *bucket, uint64_t bytes)
@@ -419,6 +409,37 @@ static int sync_directory(struct bucket *bucket)
 	return r < 0 ? r : ew_file_stat(bucket->directory, &state);
 }
 
+struct syncing {
+	struct bucket *bucket;
+	struct sync_batch *batch;
+};
+
+/* By a panic of the task that syncs: nobody knows whether it has been done. */
+static void lose_sync(void *argument)
+{
+	struct syncing *syncing = argument;
+
+	batch_end(syncing->bucket, syncing->batch, -EIO);
+}
+
+static int lose_sync_close(void *syncing)
+{
+	lose_sync(syncing);
+	return 0;
+}
+
+static void sync_batch(struct bucket *bucket, struct sync_batch *batch)
+{
+	struct syncing syncing = { bucket, batch };
+	int r;
+
+	EW_GUARD(lost, &syncing, .close = lose_sync_close, .abort = lose_sync);
+
+	r = sync_directory(bucket);
+	ew_guard_disarm(&lost);
+	batch_end(bucket, batch, r);
+}
+
 /* Runs until it is cancelled; one sync for all links that are finished. */
 static int sync_loop(void *argument)
 {
@@ -432,7 +453,7 @@ static int sync_loop(void *argument)
 			ew_event_reset(&bucket->sync_work);
 		batch = batch_take(bucket);
 		if (batch)
-			batch_end(bucket, batch, sync_directory(bucket));
+			sync_batch(bucket, batch);
 	}
 	return r;
 }

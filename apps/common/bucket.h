@@ -77,18 +77,16 @@ EW_SUSPENDS int bucket_close(struct bucket *bucket);
 /* The other ending: what is left is for the next start. */
 void bucket_abort(struct bucket *bucket);
 
+/* What is to come, on the disk floor; bucket_unreserve() is due as it arrives, or does not. */
+void bucket_reserve(struct bucket *bucket, uint64_t bytes);
+void bucket_unreserve(struct bucket *bucket, uint64_t bytes);
+
 /**
- * bucket_admit() - may a file of this name and size come?
- * @bytes: declared length, reserved on success; 0 when it is not known
+ * bucket_check() - may a file of this name come, beside all that is reserved?
  *
- * Return: 0: bucket_unreserve() is due for what has not arrived.
  * Errors: -EEXIST the name is taken, -ENOSPC the disk floor would be reached, -EIO the volume is
  *         suspect.
  */
-EW_SUSPENDS int bucket_admit(struct bucket *bucket, const char *name, uint64_t bytes);
-void bucket_unreserve(struct bucket *bucket, uint64_t bytes);
-
-/* Whether what bucket_admit() has let in would still be; its errors. */
 EW_SUSPENDS int bucket_check(struct bucket *bucket, const char *name);
 
 /*

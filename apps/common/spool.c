@@ -10,15 +10,14 @@
 
 int spool_admit(struct spool *spool, const char *name, int64_t declared)
 {
-	uint64_t bytes = declared > 0 ? (uint64_t)declared : 0;
-	int r;
-
-	r = bucket_admit(spool->bucket, name, bytes);
-	if (r < 0)
-		return r;
-	spool->reserved_bytes = bytes;
+	/*
+	 * Reserved before the look, so that two who look at the same time do not both find the last
+	 * gap free.
+	 */
+	spool->reserved_bytes = declared > 0 ? (uint64_t)declared : 0;
+	bucket_reserve(spool->bucket, spool->reserved_bytes);
 	spool->is_unsized = declared < 0;
-	return 0;
+	return bucket_check(spool->bucket, name);
 }
 
 void spool_unreserve(struct spool *spool)

@@ -26,7 +26,7 @@ struct spool {
  * @name:     that the file will get
  * @declared: its length; -1: not known
  *
- * As bucket_admit(). After success spool_unreserve() is due.
+ * Errors: as bucket_check(). After them, as after success, spool_unreserve() is due.
  */
 EW_SUSPENDS int spool_admit(struct spool *spool, const char *name, int64_t declared);
 

@@ -499,6 +499,17 @@ static int receive_in_slot(struct reception *reception, const char *name)
 	return conclude(reception, r);
 }
 
+static void unreserve(void *spool)
+{
+	spool_unreserve(spool);
+}
+
+static int unreserve_close(void *spool)
+{
+	spool_unreserve(spool);
+	return 0;
+}
+
 int receive_file(struct server *server, struct http_request *request)
 {
 	struct reception reception = { .server = server,
@@ -510,12 +521,14 @@ int receive_file(struct server *server, struct http_request *request)
 	if (refuse_head(server, request, name, &r))
 		return r;
 
+	EW_GUARD(reserved, &reception.spool, .close = unreserve_close, .abort = unreserve);
+
 	r = spool_admit(&reception.spool, name, request->head->body_bytes);
-	if (r < 0)
+	if (r < 0) {
+		spool_unreserve(&reception.spool);
 		return refuse_admission(server, request, r);
+	}
 
 	request->body_bytes_max = (int64_t)server_size_max(server);
-	r = receive_in_slot(&reception, name);
-	spool_unreserve(&reception.spool);
-	return r;
+	return receive_in_slot(&reception, name);
 }

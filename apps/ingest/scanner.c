@@ -538,17 +538,38 @@ static void set_run(struct scan_slot *slot, struct scan_job *job, struct ew_scop
 	pthread_mutex_unlock(&slot->scanner->lock);
 }
 
+struct run {
+	struct scan_slot *slot;
+	struct scan_job *job;
+};
+
+static void end_run(void *argument)
+{
+	struct run *run = argument;
+
+	set_run(run->slot, run->job, NULL);
+}
+
+static int end_run_close(void *run)
+{
+	end_run(run);
+	return 0;
+}
+
 /* A program is stopped when its job is given up; clamd cannot be. */
 static int attempt_stoppable(struct scan_slot *slot, struct scan_job *job)
 {
+	struct run run = { slot, job };
 	int r;
 
-	EW_SCOPE(run);
+	EW_SCOPE(scope);
+	EW_GUARD(running, &run, .close = end_run_close, .abort = end_run);
 
-	set_run(slot, job, &run);
+	set_run(slot, job, &scope);
 	r = attempt(slot, job);
-	set_run(slot, job, NULL);
-	return ew_scope_finish(&run, r);
+	ew_guard_disarm(&running);
+	end_run(&run);
+	return ew_scope_finish(&scope, r);
 }
 
 /* clamd may have been restarted, and that is nobody's fault. */
@@ -604,22 +625,47 @@ static bool is_presumed(const struct scan_slot *slot, int r)
 	       (r == -ECANCELED && slot->scanner->options->scanner_kind == SCANNER_CLAMD);
 }
 
+/* The slot's task is lost by a panic: nobody knows any more what the scanner is at. */
+static void lose_job(void *argument)
+{
+	struct run *run = argument;
+
+	if (!run->job->finished)
+		publish_result(run->slot, run->job, -EHOSTDOWN);
+	if (run->job->fd >= 0)
+		close(run->job->fd);
+	ew_permit_presume(&run->job->permit);
+	job_let_go(run->job);
+}
+
+static int lose_job_close(void *run)
+{
+	lose_job(run);
+	return 0;
+}
+
 /* Returns whether the slot is free again. */
 static bool run_job(struct scan_slot *slot, struct scan_job *job)
 {
-	EW_OWN(ew_file, file);
-	int fd = job->fd, r, closed = 0;
+	struct run run = { slot, job };
+	int fd, r, closed = 0;
 	bool presumed;
+
+	EW_OWN(ew_file, file);
+	EW_GUARD(lost, &run, .close = lose_job_close, .abort = lose_job);
 
 	r = scan_job(slot, job);
 	presumed = is_presumed(slot, r);
 	publish_result(slot, job, r);
 
 	/* The last close of a large file takes long, so it is the library's business. */
+	fd = job->fd;
+	job->fd = -1;
 	if (fd >= 0 && ew_file_adopt(fd, &file) < 0)
 		close(fd);
 	else
 		closed = ew_file_close(&file);
+	ew_guard_disarm(&lost);
 	if (closed < 0)
 		log_note("warn", "close-failed", "the scanned file: %s", strerror(-closed));
 

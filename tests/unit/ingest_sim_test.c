@@ -313,6 +313,11 @@ TEST(ingest_is_forced_at_each_point)
 	sweep_one(1U << EW_SWEEP_FORCE);
 }
 
+TEST(ingest_panics_at_each_point)
+{
+	sweep_one(1U << EW_SWEEP_PANIC);
+}
+
 /* ---- a task of the server panics ---- */
 
 static const char *fatal_event;

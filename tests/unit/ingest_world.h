@@ -220,17 +220,31 @@ static int clamd_session(void *unused, void *place)
 	return r == -ECANCELED ? r : 0;
 }
 
+static void forget_scanning(void *unused)
+{
+	(void)unused;
+	world.scanning = NULL;
+}
+
+static int forget_scanning_close(void *unused)
+{
+	forget_scanning(unused);
+	return 0;
+}
+
 static int clamd_accept(void)
 {
 	int r;
 
 	EW_SCOPE(scanning, .policy = EW_POLICY_INDEPENDENT);
+	EW_GUARD(forget, &world, .close = forget_scanning_close, .abort = forget_scanning);
 
 	world.scanning = &scanning;
 	if (world.clamd_stopped)
 		ew_scope_cancel(&scanning, EW_REASON_REQUESTED);
 	r = accept_all(world.scanner, clamd_session);
-	world.scanning = NULL;
+	ew_guard_disarm(&forget);
+	forget_scanning(NULL);
 	return ew_scope_finish(&scanning, r);
 }
 
