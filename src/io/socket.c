@@ -159,7 +159,7 @@ static void cancel_on_hangup(struct ew__chore *chore)
 {
 	struct ew_socket *socket = ew__container_of(chore, struct ew_socket, hangup_cancel);
 
-	/* The request may be another by now. */
+	/* It is being closed, or the request is another by now. */
 	if (socket->hangup_scope && peer_has_gone(socket))
 		ew__scope_cancel_here(socket->hangup_scope, EW_REASON_PEER, NULL,
 				      socket->resource.site);
@@ -186,7 +186,7 @@ static void hangup_seen(struct ew__op *op, int32_t events)
 	struct ew_socket *socket = socket_of(op);
 
 	note_events(socket, events);
-	if (peer_has_gone(socket) && !socket->hangup_cancel.link)
+	if (socket->hangup_scope && peer_has_gone(socket) && !socket->hangup_cancel.link)
 		ew__chore_add(socket->worker, &socket->hangup_cancel);
 }
 
@@ -236,8 +236,6 @@ static void hangup_completed(struct ew__op *op)
 	socket->armed = false;
 	if (!ew__thread_is_plain())
 		ew__standing_remove(&socket->standing);
-	if (socket->aborted || socket->away || socket->closing)
-		ew__chore_remove(socket->worker, &socket->hangup_cancel);
 	if (socket->aborted)
 		finish(socket);
 	else if (socket->away)
@@ -258,16 +256,22 @@ static struct ew_worker *elsewhere(const struct ew_socket *socket)
 	return worker == ew__worker ? NULL : worker;
 }
 
+/* On the socket's worker: what it was to do for a scope, of which there is none. A runtime that ends leaves such things. */
+static void unschedule(struct ew_socket *socket)
+{
+	if (!socket->worker)
+		return;
+	ew__timer_cancel(socket->worker, &socket->watch_again);
+	ew__chore_remove(socket->worker, &socket->hangup_cancel);
+}
+
 /* On the socket's worker: what it has of it goes. The poll may still have to be awaited. */
 static void detach(struct ew_socket *socket)
 {
 	ew_socket_release(socket);
 	socket->hangup_scope = NULL;
 	ew__standing_remove(&socket->standing);
-	if (socket->worker) {
-		ew__timer_cancel(socket->worker, &socket->watch_again);
-		ew__chore_remove(socket->worker, &socket->hangup_cancel);
-	}
+	unschedule(socket);
 	if (socket->armed)
 		ew__driver_cancel(socket->worker->driver, &socket->hangup);
 }
@@ -820,8 +824,7 @@ void ew_socket_forget_hangup(struct ew_socket *socket)
 	socket->hangup_scope = NULL;
 	if (ew__thread_is_plain())
 		ew__standing_remove(&socket->standing);
-	if (socket->worker)
-		ew__timer_cancel(socket->worker, &socket->watch_again);
+	unschedule(socket);
 	rest(socket);
 }
 

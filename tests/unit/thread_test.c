@@ -652,7 +652,6 @@ TEST(listener_between_calls_of_a_thread_is_anybodys)
 struct outliving {
 	struct ew_channel *channel;
 	struct sockaddr_storage address;
-	struct ew_event never;
 	bool one_by_one;
 };
 
@@ -800,6 +799,50 @@ TEST(socket_that_outlives_its_runtime_with_the_watch_armed_is_the_next_ones)
 	EXPECT(peer >= 0);
 	ew_channel_free(&channel);
 	close(peer);
+}
+
+/* More than a worker tells of in the turns that it has left. */
+#define CROWD 600
+
+/* All have the same peer, which leaves at last. */
+static int watch_many_and_send_them_away(void *argument)
+{
+	struct ew_channel *channel = argument;
+	EW_OWN(ew_socket, first);
+	int peer = unix_peer(&first), i;
+	EW_SCOPE(scope);
+
+	for (i = 0; i < CROWD; i++) {
+		EW_OWN(ew_socket, socket);
+
+		EXPECT_EQ(ew_socket_adopt(dup(ew_socket_fd(first)), &socket), 0);
+		ew_socket_cancel_on_hangup(socket, &scope, false);
+		ew_socket_forget_hangup(socket);
+		EXPECT_EQ(ew_channel_try_send(channel, &socket), 0);
+	}
+	EXPECT_EQ(ew_yield(), 0);
+	close(peer);
+	EXPECT_EQ(ew_yield(), 0);
+	return ew_scope_finish(&scope, 0);
+}
+
+/* What the last turns hear of a peer is for a scope that is no more. */
+TEST(sockets_that_outlive_their_runtime_and_whose_peer_leaves_just_then_are_the_next_ones)
+{
+	EW_OWN(ew_channel, channel);
+	char byte;
+	int i;
+
+	EXPECT_EQ(ew_channel_new_of_resources(CROWD, &channel), 0);
+	EXPECT_EQ(run_workers(1, watch_many_and_send_them_away, channel), 0);
+	EXPECT_EQ(reports.count, 0);
+	for (i = 0; i < CROWD; i++) {
+		EW_OWN(ew_socket, socket);
+
+		EXPECT_EQ(ew_channel_receive(channel, EW_NOW, &socket), 1);
+		EXPECT_EQ(ew_socket_recv(socket, &byte, 1), 0);
+		EXPECT_EQ(ew_socket_close(&socket), 0);
+	}
 }
 
 /* ---- another worker ends it ---- */
