@@ -133,14 +133,6 @@ static void accept_completed(struct ew__op *op)
 		rest(listener);
 }
 
-/* The other worker that has something of it; NULL: there is none. */
-static struct ew_worker *elsewhere(const struct ew_listener *listener)
-{
-	struct ew_worker *worker = listener->worker;
-
-	return worker == ew__worker ? NULL : worker;
-}
-
 static void deliver_close(struct ew__message *message)
 {
 	struct ew__away *away = ew__away_of(message);
@@ -173,7 +165,7 @@ static void stop(struct ew_listener *listener)
 static int listener_close(void *resource)
 {
 	struct ew_listener *listener = resource;
-	struct ew_worker *worker = elsewhere(listener);
+	struct ew_worker *worker = ew__away_hold(&listener->worker);
 
 	if (worker)
 		ew__away_ask(worker, deliver_close, listener, "a listener's other worker");
@@ -204,7 +196,7 @@ static void deliver_abort(struct ew__message *message)
 static void listener_abort(void *resource)
 {
 	struct ew_listener *listener = resource;
-	struct ew_worker *worker = elsewhere(listener);
+	struct ew_worker *worker = ew__away_hold(&listener->worker);
 
 	ew_resource_deinit(&listener->resource);
 	if (!worker) {
@@ -212,7 +204,7 @@ static void listener_abort(void *resource)
 		return;
 	}
 	listener->abort_message.deliver = deliver_abort;
-	ew__post(worker, &listener->abort_message);
+	ew__away_post(worker, &listener->abort_message);
 }
 
 static const struct ew_resource_type listener_type = {

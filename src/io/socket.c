@@ -248,14 +248,6 @@ static void hangup_completed(struct ew__op *op)
 		rest(socket); /* armed again by the next request */
 }
 
-/* The other worker that has something of it; NULL: there is none. */
-static struct ew_worker *elsewhere(const struct ew_socket *socket)
-{
-	struct ew_worker *worker = socket->worker;
-
-	return worker == ew__worker ? NULL : worker;
-}
-
 /* On the socket's worker: what it was to do for a scope, of which there is none. A runtime that ends leaves such things. */
 static void unschedule(struct ew_socket *socket)
 {
@@ -288,14 +280,15 @@ static void deliver_close(struct ew__message *message)
 		ew__away_answer(away);
 }
 
-static void socket_abort(void *resource);
+static void abort_elsewhere(struct ew_socket *socket, struct ew_worker *worker);
 
 /* A plain thread may not be heard of for long: it ends the rest with its next call, or at its own end. */
 static int close_elsewhere(struct ew_socket *socket, struct ew_worker *worker)
 {
 	(void)ew__system_shutdown(socket->fd, SHUT_RDWR);
 	if (ew__worker_is_plain(worker)) {
-		socket_abort(socket);
+		ew_resource_deinit(&socket->resource);
+		abort_elsewhere(socket, worker);
 		return 0;
 	}
 	ew__away_ask(worker, deliver_close, socket, "a socket's other worker");
@@ -307,7 +300,7 @@ static int close_elsewhere(struct ew_socket *socket, struct ew_worker *worker)
 static int socket_close(void *resource)
 {
 	struct ew_socket *socket = resource;
-	struct ew_worker *worker = elsewhere(socket);
+	struct ew_worker *worker = ew__away_hold(&socket->worker);
 	struct ew__wait wait = { .cancel = NULL };
 
 	if (worker)
@@ -345,18 +338,22 @@ static void deliver_abort(struct ew__message *message)
 	abort_here(ew__container_of(message, struct ew_socket, abort_message));
 }
 
+static void abort_elsewhere(struct ew_socket *socket, struct ew_worker *worker)
+{
+	socket->abort_message.deliver = deliver_abort;
+	ew__away_post(worker, &socket->abort_message);
+}
+
 static void socket_abort(void *resource)
 {
 	struct ew_socket *socket = resource;
-	struct ew_worker *worker = elsewhere(socket);
+	struct ew_worker *worker = ew__away_hold(&socket->worker);
 
 	ew_resource_deinit(&socket->resource);
-	if (!worker) {
+	if (worker)
+		abort_elsewhere(socket, worker);
+	else
 		abort_here(socket);
-		return;
-	}
-	socket->abort_message.deliver = deliver_abort;
-	ew__post(worker, &socket->abort_message);
 }
 
 static const struct ew_resource_type socket_type = {

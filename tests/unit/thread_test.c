@@ -845,6 +845,38 @@ TEST(sockets_that_outlive_their_runtime_and_whose_peer_leaves_just_then_are_the_
 	}
 }
 
+#define PARTINGS 1000
+
+static void *end_runtime_after_runtime(void *argument)
+{
+	int i, peer;
+
+	for (i = 0; i < PARTINGS; i++) {
+		peer = run_workers(1, watch_and_send_away, argument);
+		EXPECT(peer >= 0);
+		close(peer);
+	}
+	return NULL;
+}
+
+/* Whoever closes it may have seen which worker has it, and a moment later that ends. */
+TEST(close_of_what_outlives_its_runtime_may_meet_the_end_of_that)
+{
+	EW_OWN(ew_channel, channel);
+	pthread_t other;
+	int i;
+
+	EXPECT_EQ(ew_channel_new_of_resources(PARTINGS, &channel), 0);
+	EXPECT_EQ(pthread_create(&other, NULL, end_runtime_after_runtime, channel), 0);
+	for (i = 0; i < PARTINGS; i++) {
+		EW_OWN(ew_socket, socket);
+
+		EXPECT_EQ(ew_channel_receive(channel, EW_NEVER, &socket), 1);
+		EXPECT_EQ(ew_socket_close(&socket), 0);
+	}
+	EXPECT_EQ(pthread_join(other, NULL), 0);
+}
+
 /* ---- another worker ends it ---- */
 
 #define ROUNDS 300
