@@ -15,10 +15,10 @@
  * is left: by its owner who has counted them, or by a sweep that has removed them, when either has
  * synced their folders. So a power cut keeps it at least as long as a name.
  *
- * It is locked: a lease is made and locked under STATE/lock, and only whoever holds that asks
- * leases for their locks. So nobody meets a lease between its making and its locking. Whoever gets
- * the lock of another's lease has proof that the owner is gone, and keeps it while he sweeps:
- * STATE/lock is long free then, and a third server that starts finds the lease locked.
+ * It is locked: a lease is made and locked under STATE/lock, and only those that were there when one
+ * held that are asked for their locks. So nobody meets a lease between its making and its locking.
+ * Whoever gets the lock of another's lease has proof that the owner is gone, and keeps it while he
+ * sweeps; whoever else asks meanwhile finds the lease locked.
  *
  * flock(2) and not fcntl(2): the lock belongs to the open file, as with OFD locks, so it goes with
  * the process however that ends, and not because the process closed another descriptor of the same
@@ -164,7 +164,23 @@ static void take_over_or_note(struct lease *lease, const char *id)
 		lease->doubtful_error = r;
 }
 
-static int take_over_dead(struct lease *lease)
+static int note_other(struct lease *lease, const char *id)
+{
+	size_t room = lease->others_count;
+	void *others;
+
+	/* Doubled when it is full, at each power of two. */
+	if ((room & (room - 1)) == 0) {
+		others = realloc(lease->others, (room ? 2 * room : 1) * sizeof(*lease->others));
+		if (!others)
+			return -ENOMEM;
+		lease->others = others;
+	}
+	memcpy(lease->others[lease->others_count++], id, LEASE_ID_TEXT);
+	return 0;
+}
+
+static int note_others(struct lease *lease)
 {
 	int fd = openat(lease->folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r;
 	DIR *folder = fd < 0 ? NULL : fdopendir(fd);
@@ -175,12 +191,28 @@ static int take_over_dead(struct lease *lease)
 		close(fd);
 		return r;
 	}
-	while (errno = 0, lease->dead_count < LEASE_DEAD_MAX && (entry = readdir(folder)))
+	r = 0;
+	while (r == 0 && (errno = 0, entry = readdir(folder)))
 		if (is_id(entry->d_name) && strcmp(entry->d_name, lease->id) != 0)
-			take_over_or_note(lease, entry->d_name);
-	r = -errno;
+			r = note_other(lease, entry->d_name);
+	if (r == 0)
+		r = -errno;
 	closedir(folder);
 	return r;
+}
+
+void lease_take_over(struct lease *lease)
+{
+	while (lease->dead_count < LEASE_DEAD_MAX && lease->asked_count < lease->others_count)
+		take_over_or_note(lease, lease->others[lease->asked_count++]);
+}
+
+void lease_let_go(struct lease *lease)
+{
+	for (size_t i = 0; i < lease->dead_count; i++)
+		if (lease->dead[i].fd >= 0)
+			close(lease->dead[i].fd);
+	lease->dead_count = 0;
 }
 
 static int take_inside(struct lease *lease, int state_fd, const char *state, const char *bucket,
@@ -202,7 +234,7 @@ static int take_inside(struct lease *lease, int state_fd, const char *state, con
 	else if (r < 0)
 		say(error, error_bytes, r, "cannot make a lease in", state);
 	if (r == 0) {
-		r = take_over_dead(lease);
+		r = note_others(lease);
 		if (r < 0)
 			say(error, error_bytes, r, "cannot read the leases in", state);
 	}
@@ -295,10 +327,9 @@ int lease_bury(struct lease *lease, struct lease_dead *dead, char *error, size_t
 
 void lease_release(struct lease *lease)
 {
-	for (size_t i = 0; i < lease->dead_count; i++)
-		if (lease->dead[i].fd >= 0)
-			close(lease->dead[i].fd);
-	lease->dead_count = 0;
+	lease_let_go(lease);
+	free(lease->others);
+	lease->others = NULL;
 	if (lease->fd >= 0 && atomic_load(&lease->names) == 0)
 		unlinkat(lease->folder_fd, lease->id, 0);
 	if (lease->fd >= 0)

@@ -12,7 +12,7 @@
 
 #define LEASE_ID_BYTES 16
 #define LEASE_ID_TEXT  (2 * LEASE_ID_BYTES + 1) /* hex digits and NUL */
-#define LEASE_DEAD_MAX 16 /* taken over by one start; each takes a descriptor until it is swept */
+#define LEASE_DEAD_MAX 16 /* swept together; each takes a descriptor meanwhile */
 
 /* A lease whose owner is gone. We hold its lock, so nobody else sweeps it. */
 struct lease_dead {
@@ -24,7 +24,10 @@ struct lease {
 	int folder_fd; /* of the lease files */
 	int fd;	       /* of our own, locked */
 	char id[LEASE_ID_TEXT];
-	_Atomic int64_t names; /* that may exist under it; raised before each is made */
+	_Atomic int64_t names;	       /* that may exist under it; raised before each is made */
+	char (*others)[LEASE_ID_TEXT]; /* that were there when ours was made */
+	size_t others_count;
+	size_t asked_count; /* of these, for their locks */
 	struct lease_dead dead[LEASE_DEAD_MAX];
 	size_t dead_count;
 	size_t doubtful_count; /* that could be neither opened nor asked for their locks */
@@ -38,7 +41,7 @@ struct lease {
 void lease_probe_name(const char *id, char *ret_name);
 
 /**
- * lease_take() - make a lease, and take over those of servers that are gone
+ * lease_take() - make a lease, and note which others there are
  * @state:  folder that the servers share, which exists
  * @bucket: absolute path, kept in the lease for whoever removes a test file
  * @error:  receives one sentence when it fails
@@ -48,6 +51,17 @@ void lease_probe_name(const char *id, char *ret_name);
  */
 int lease_take(struct lease *lease, const char *state, const char *bucket, char *error,
 	       size_t error_bytes);
+
+/**
+ * lease_take_over() - of the others, the next up to LEASE_DEAD_MAX whose servers are gone
+ *
+ * They are in @lease->dead; lease_bury() or lease_let_go() is due for all before the next call. None: there are no more.
+ * Blocks.
+ */
+void lease_take_over(struct lease *lease);
+
+/* Their locks are free again, and the next start may take them over. Blocks. */
+void lease_let_go(struct lease *lease);
 
 /* Lets go of all; our own file stays for the next start to sweep if a name may be left. Blocks. */
 void lease_release(struct lease *lease);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * By lease, never by age: a name is removed if its lease is one that we hold the dead owner's lock
- * of, in the folders of staging, and in a bucket whose files end with their server. Names are only unlinked, not truncated: one that was published and killed before its end has
+ * of, in the folders of staging, and in a bucket whose files end with their server. A few leases at a
+ * time, until each that was there at the start has been asked: those that stay are in nobody's way.
+ * Names are only unlinked, not truncated: one that was published and killed before its end has
  * the same bytes as the name in the bucket.
  *
  * It runs beside the uploads, a folder at a time on a thread, because a slow filesystem may need
@@ -32,9 +34,10 @@ struct visit {
 	int error; /* the first, of a name that could not be removed */
 };
 
-/* Of the leases, on a thread; those that stay, and why the first does. */
+/* Of the leases, on a thread; those that went, those that stay, and why the first does. */
 struct burial {
 	struct lease *lease;
+	size_t buried;
 	size_t stay;
 	char why[512];
 };
@@ -139,8 +142,9 @@ static int bury(void *argument)
 	char error[sizeof(burial->why)];
 
 	for (size_t i = 0; i < lease->dead_count; i++)
-		if (lease_bury(lease, &lease->dead[i], error, sizeof(error)) < 0 &&
-		    burial->stay++ == 0)
+		if (lease_bury(lease, &lease->dead[i], error, sizeof(error)) == 0)
+			burial->buried++;
+		else if (burial->stay++ == 0)
 			memcpy(burial->why, error, sizeof(error));
 	lease->dead_count = 0;
 	return 0;
@@ -155,9 +159,31 @@ static int bury_all(struct staging *staging, struct burial *burial)
 
 static void keep_all(struct burial *burial, int error)
 {
-	burial->stay = burial->lease->dead_count;
-	snprintf(burial->why, sizeof(burial->why), "cannot remove all their names: %s",
-		 strerror(-error));
+	if (burial->stay == 0)
+		snprintf(burial->why, sizeof(burial->why), "cannot remove all their names: %s",
+			 strerror(-error));
+	burial->stay += burial->lease->dead_count;
+}
+
+/* Those that have not been asked for their locks. */
+static void keep_rest(struct burial *burial, int error)
+{
+	if (burial->stay == 0)
+		snprintf(burial->why, sizeof(burial->why), "cannot look at it: %s",
+			 strerror(-error));
+	burial->stay += burial->lease->others_count - burial->lease->asked_count;
+}
+
+static int take_over(void *lease)
+{
+	lease_take_over(lease);
+	return 0;
+}
+
+static int let_go(void *lease)
+{
+	lease_let_go(lease);
+	return 0;
 }
 
 static void note_doubtful(struct burial *burial)
@@ -170,7 +196,7 @@ static void note_doubtful(struct burial *burial)
 	burial->stay += lease->doubtful_count;
 }
 
-static void report(const struct visit *visit, const struct burial *burial, size_t leases)
+static void report(const struct visit *visit, const struct burial *burial)
 {
 	if (visit->orphans > 0)
 		log_note("warn", "sweep-orphans",
@@ -181,29 +207,47 @@ static void report(const struct visit *visit, const struct burial *burial, size_
 		log_note("error", "sweep-failed",
 			 "%zu leases stay for the next start, %u names were removed; the first: %s",
 			 burial->stay, visit->removed, burial->why);
-	else if (leases > 0)
-		log_note("info", "swept", "%zu leases of servers that are gone, %u names", leases,
-			 visit->removed);
+	else if (burial->buried > 0)
+		log_note("info", "swept", "%zu leases of servers that are gone, %u names",
+			 burial->buried, visit->removed);
+}
+
+/* Of those that have been taken over, and of what belongs to nobody. */
+static int sweep_taken(struct staging *staging, struct visit *visit, struct burial *burial)
+{
+	int result, r;
+
+	visit->error = 0;
+	visit->orphans = 0;
+	r = visit_all(staging, visit);
+	if (r == 0)
+		r = visit->error;
+	if (r == 0 && visit->lease->dead_count > 0)
+		r = bury_all(staging, burial);
+	if (r == 0 || r == -ECANCELED)
+		return r;
+	keep_all(burial, r);
+	return ew_file_offload(staging->folder, let_go, burial->lease, &result);
 }
 
 int sweep_run(void *argument)
 {
 	struct staging *staging = argument;
-	struct visit visit = { .lease = &staging->lease };
-	struct burial burial = { .lease = &staging->lease };
-	size_t leases = visit.lease->dead_count;
-	int r;
+	struct lease *lease = &staging->lease;
+	struct visit visit = { .lease = lease };
+	struct burial burial = { .lease = lease };
+	int result, r;
 
-	r = visit_all(staging, &visit);
-	if (r == 0)
-		r = visit.error;
-	if (r == 0 && leases > 0)
-		r = bury_all(staging, &burial);
+	do {
+		r = ew_file_offload(staging->folder, take_over, lease, &result);
+		if (r == 0)
+			r = sweep_taken(staging, &visit, &burial);
+	} while (r == 0 && lease->asked_count < lease->others_count);
 	if (r == -ECANCELED)
 		return r;
 	if (r < 0)
-		keep_all(&burial, r);
+		keep_rest(&burial, r);
 	note_doubtful(&burial);
-	report(&visit, &burial, leases);
+	report(&visit, &burial);
 	return 0;
 }

@@ -255,4 +255,77 @@ TEST(ingest_recovery_whose_calls_to_a_disk_without_nameless_files_fail_in_turn)
 	fail_each_call_once(&(struct ew_sim_filesystem_options){ .names_only = true });
 }
 
+/* ---- more leases that stay than are swept together ---- */
+
+#define STUCK_LEASES (LEASE_DEAD_MAX + 4)
+
+/* Longer than a name can be: it cannot be told whether their buckets have gone. */
+#define NO_BUCKET                                                                                  \
+	"/sim/"                                                                                    \
+	"0123456789012345678901234567890123456789012345678901234567890123456789"                   \
+	"0123456789012345678901234567890123456789012345678901234567890123456789"                   \
+	"0123456789012345678901234567890123456789012345678901234567890123456789"                   \
+	"0123456789012345678901234567890123456789012345678901234567890123456789"
+
+static void path_of_stuck(unsigned number, char path[PATH_BYTES])
+{
+	snprintf(path, PATH_BYTES, STATE "/leases/%032u", number);
+}
+
+/* They are met before the one that can go. */
+static void leave_stuck(void)
+{
+	char path[PATH_BYTES];
+
+	leave_remains();
+	for (unsigned i = 0; i < STUCK_LEASES; i++) {
+		path_of_stuck(i, path);
+		make_file(path, NO_BUCKET "\n");
+	}
+}
+
+static void remove_stuck(void)
+{
+	char path[PATH_BYTES];
+
+	for (unsigned i = 0; i < STUCK_LEASES; i++) {
+		path_of_stuck(i, path);
+		EXPECT_EQ(unlinkat(AT_FDCWD, path, 0), 0);
+	}
+}
+
+static int sweep_past_them(void)
+{
+	int r;
+
+	leave_stuck();
+	has_told = false;
+	log_listener = listen_to_log;
+	r = with_server(ask_again);
+	log_listener = NULL;
+	EXPECT_EQ(r, 0);
+	EXPECT(has_told);
+	remove_stuck();
+	check_bucket();
+	check_disk();
+	return 0;
+}
+
+static int life_with_stuck(void *unused)
+{
+	(void)unused;
+	return with_scanner(sweep_past_them);
+}
+
+TEST(ingest_sweeps_what_is_behind_leases_that_stay)
+{
+	struct ew_sim_filesystem *filesystem;
+
+	prepare(NULL);
+	sync_fails = false;
+	EXPECT_EQ(ew_sim_filesystem_new(NULL, &filesystem), 0);
+	run_on(filesystem, 1, life_with_stuck);
+	ew_sim_filesystem_free(filesystem);
+}
+
 TEST_MAIN()
