@@ -195,13 +195,15 @@ static int make_named(struct staging *staging, struct ew_tempfile **ret_file,
 		return r;
 	}
 	staged->folder = staging->names;
+	staged->doubtful = true;
 	atomic_fetch_add(&staging->lease.names, 1);
+	*ret_staged = staged;
 	r = ew_tempfile_open_named(staging->names, staged->name, ret_file);
 	staged->doubtful = r < 0;
-	if (r < 0 && is_certain(r))
+	if (r < 0 && is_certain(r)) {
+		*ret_staged = NULL;
 		strike_off(staging, staged);
-	else
-		*ret_staged = staged;
+	}
 	return r;
 }
 

@@ -30,7 +30,7 @@ struct staged {
 	struct staged *next;
 	struct ew_file *folder; /* where it is */
 	bool holds;		/* a slot, which is presumed until it is gone */
-	bool doubtful;		/* the open failed in a way that may have made it all the same */
+	bool doubtful;		/* whatever its file's end says: how its open went is not known */
 	char name[STAGING_NAME_BYTES];
 };
 

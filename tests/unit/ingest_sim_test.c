@@ -496,6 +496,29 @@ static int lose_queued(void)
 	return ew_scope_finish(&beside, 0);
 }
 
+static unsigned points_left; /* of sessions, before the one that is fatal */
+static bool was_fatal;
+
+static bool is_point_of_session(void)
+{
+	return strcmp(ew__task()->site->name, "serve_session") == 0 && points_left-- == 0;
+}
+
+/* The name that it was about to make is off the books, and its slot is free, while the server goes on. */
+static int lose_at_a_point(void)
+{
+	struct exchange exchange;
+
+	is_fatal = is_point_of_session;
+	(void)upload(add_note("lost", 3000), &exchange);
+	was_fatal = !is_fatal;
+	is_fatal = NULL;
+	EXPECT_EQ(ew_sleep(10 * EW_SECOND), 0);
+	EXPECT_EQ(atomic_load(&world.server->bucket.staging.lease.names), 0);
+	check_semaphore(world.server->uploads.semaphore);
+	return 0;
+}
+
 /* Its name is there, and becomes durable with the next. */
 static int lose_named(void)
 {
@@ -525,6 +548,11 @@ static int lose_named_and_calm(void)
 	return lose_and_calm(lose_named);
 }
 
+static int lose_at_a_point_and_calm(void)
+{
+	return lose_and_calm(lose_at_a_point);
+}
+
 static int life_with_panics(int (*ask)(void))
 {
 	int r;
@@ -548,6 +576,36 @@ static int life_with_a_lost_name(void *unused)
 {
 	(void)unused;
 	return life_with_panics(lose_named_and_calm);
+}
+
+static int life_with_a_lost_point(void *unused)
+{
+	(void)unused;
+	return life_with_panics(lose_at_a_point_and_calm);
+}
+
+/* Whether it has come to that point. */
+static bool panic_at_point(unsigned number)
+{
+	const struct ew_sim_filesystem_options disk = { .names_only = true };
+	struct ew_sim_filesystem *filesystem;
+
+	prepare(NULL);
+	points_left = number;
+	EXPECT_EQ(ew_sim_filesystem_new(&disk, &filesystem), 0);
+	run_on(filesystem, 1, life_with_a_lost_point);
+	ew_sim_filesystem_free(filesystem);
+	return was_fatal;
+}
+
+TEST(ingest_whose_session_panics_at_a_point_leaves_no_name_on_the_books)
+{
+	unsigned number = 0;
+
+	while (panic_at_point(number))
+		number++;
+	printf("# %u points\n", number);
+	EXPECT(number > 10);
 }
 
 TEST(ingest_whose_session_panics_leaves_the_queue)
