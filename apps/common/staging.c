@@ -382,8 +382,13 @@ static void make_removals_durable(struct staging *staging)
 			r = sync_folder(staging, i);
 	if (r == 0 && staging->leased)
 		r = ew_file_sync(staging->leased, false);
-	if (r < 0)
-		atomic_fetch_add(&staging->lease.names, 1);
+	if (r == 0)
+		return;
+	log_note("warn", "left-for-the-next-start",
+		 "the lease: a removed staging name may be back after a power cut, its folder "
+		 "cannot be synced: %s",
+		 strerror(-r));
+	atomic_fetch_add(&staging->lease.names, 1);
 }
 
 /* Their names stay on the books, so the lease stays, and the next start sweeps. */

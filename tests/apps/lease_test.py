@@ -385,6 +385,24 @@ def test_end_with_a_name_that_cannot_be_removed_leaves_the_lease():
         equal((names(server.state), len(leases(server.state))), ([], 1))
 
 
+def test_end_whose_removals_cannot_be_synced_leaves_the_lease_and_says_so():
+    with Filesystem() as filesystem, Named(filesystem) as server:
+        equal(server.put("f", b"x").status, 201)
+        rule = filesystem.rule("fsyncdir", error="EIO", path="/bucket.state/staging/*")
+        equal(ingest.end_process(server.process), 0)
+        server.wait_log("event=left-for-the-next-start")
+        equal((names(server.state), len(leases(server.state))), ([], 1))
+        # So does a sweep.
+        server.start()
+        server.wait_log("event=sweep-failed")
+        equal(len(leases(server.state)), 2)
+        filesystem.clear(rule)
+        equal(ingest.end_process(server.process), 0)
+        server.start()
+        server.wait_log("event=swept")
+        equal(len(leases(server.state)), 1)
+
+
 def test_staging_name_that_was_replaced_is_not_published():
     with ingest.folder() as place, Filesystem() as filesystem, \
             Named(filesystem, place=place, expected=FAILED) as server:
