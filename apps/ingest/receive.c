@@ -40,7 +40,8 @@ struct reception {
 	struct server *server;
 	struct http_request *request;
 	struct upload upload;
-	struct staged *staged; /* its staging name; NULL: it has none */
+	struct staged *staged;		/* its staging name; NULL: it has none */
+	struct publication publication; /* its name in the bucket */
 	struct spool spool;
 	enum ew_reason reason; /* it was cancelled for; none: it was not */
 };
@@ -139,17 +140,16 @@ static bool commit(void *argument)
 }
 
 /* Its end is the slot's business only: its bytes are synced. */
-static int publish(struct server *server, struct upload *upload, struct ew_tempfile **file)
+static int publish(struct reception *reception, struct ew_tempfile **file)
 {
-	struct publication publication = { .name = upload->name,
-					   .commit = commit,
-					   .argument = upload };
+	struct upload *upload = &reception->upload;
 	int r;
 
 	ew_assert(verdict_lets_pass(&upload->verdict, upload->size_bytes, upload->sha256));
 	upload_move(upload, STATE_PUBLISHING, "");
-	r = bucket_publish(&server->bucket, &publication, *file);
-	upload->named = publication.named;
+	reception->publication =
+		(struct publication){ .name = upload->name, .commit = commit, .argument = upload };
+	r = bucket_publish(&reception->server->bucket, &reception->publication, *file);
 	if (r < 0)
 		return r;
 	upload_move(upload, STATE_PUBLISHED, "");
@@ -172,7 +172,7 @@ static int receive_scan_publish(struct reception *reception, struct ew_tempfile 
 	r = scan(server, upload, *file);
 	if (r < 0)
 		return r;
-	return publish(server, upload, file);
+	return publish(reception, file);
 }
 
 static int receive_upload(struct reception *reception)
@@ -230,7 +230,7 @@ static struct end end_of(struct reception *reception, int r)
 	bool receiving = upload->state == STATE_RECEIVING,
 	     scanning = upload->state == STATE_SCANNING;
 
-	if (upload->named)
+	if (reception->publication.named)
 		return (struct end){ STATE_FAILED, PROBLEM_DURABILITY,
 				     "the name exists, but could not be made durable" };
 	if (r == -ECANCELED && upload_cancel(upload))
@@ -437,7 +437,10 @@ static void lose_slot(void *argument)
 	spool_unreserve(&hold->reception->spool);
 	spool_end(&hold->reception->spool);
 	if (upload->story.id[0] && !state_is_end(upload->state))
-		upload_move(upload, STATE_FAILED, "the session was lost");
+		upload_move(upload, STATE_FAILED,
+			    hold->reception->publication.named
+				    ? "the session was lost; the name exists"
+				    : "the session was lost");
 	leave_slot(hold->reception, hold->permit);
 }
 

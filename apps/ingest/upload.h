@@ -23,7 +23,6 @@ struct upload {
 	int64_t entered_ns;
 	_Atomic int word; /* undecided, then for ever committed or cancelled */
 
-	bool named; /* its name exists in the bucket */
 	int ending; /* how its file ended, once it was published: 0 or -errno */
 
 	uint64_t size_bytes;

@@ -96,9 +96,11 @@ def test_when_page_and_tests_agree():
         equal(row.title, TITLES[event], row.test)
     for state, section in sections.items():
         equal(section.state, holds.STATES[state].state, f"{state}: what is in the log")
-    sources = "".join(path.read_text() for path in (ingest.ROOT / "tests" / "apps").glob("*_test.py"))
+    tests = ingest.ROOT / "tests"
+    sources = "".join(path.read_text() for path in (*tests.glob("apps/*_test.py"), *tests.glob("unit/*_test.c")))
     named = [name for section in sections.values() for name in section.more_tests]
-    equal([name for name in named if f"def test_{name}(" not in sources], [], "tests that do not exist")
+    missing = [name for name in named if f"def test_{name}(" not in sources and f"TEST({name})" not in sources]
+    equal(missing, [], "tests that do not exist")
     with Server() as server:
         states = re.findall(r'ingest_uploads\{state="(\w+)"\}', "\n".join(server.metrics()))
     check("RECEIVING" in states and all(f"`{state}`" in PAGE.read_text() for state in states), f"{states} are on the page")

@@ -519,13 +519,26 @@ static int lose_at_a_point(void)
 	return 0;
 }
 
-/* Its name is there, and becomes durable with the next. */
+static bool has_told_the_name;
+
+static void listen_for_the_name(const char *event)
+{
+	if (strcmp(event, "upload") == 0 && strstr(log_heard, "name=lost") &&
+	    strstr(log_heard, "to=FAILED"))
+		has_told_the_name = strstr(log_heard, "the session was lost; the name exists");
+}
+
+/* Its name is there, which its story says, and becomes durable with the next. */
 static int lose_named(void)
 {
 	struct exchange exchange;
 
 	is_fatal = has_batch;
+	has_told_the_name = false;
+	log_listener = listen_for_the_name;
 	EXPECT_EQ(upload(add_note("lost", 3000), &exchange), -ECONNRESET);
+	log_listener = NULL;
+	EXPECT(has_told_the_name);
 	EXPECT(!is_fatal);
 	return expect_status("beside", 9000, 201);
 }

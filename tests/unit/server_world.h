@@ -16,6 +16,7 @@
 
 /* Called with the event of each line, by the task that writes it; NULL: nobody listens. */
 static void (*log_listener)(const char *event);
+static const char *log_heard; /* the whole line, meanwhile */
 
 static int log_is_seen(void)
 {
@@ -76,6 +77,7 @@ static void tell_listener(const struct log_line *line)
 	char name[64];
 
 	snprintf(name, sizeof(name), "%.*s", (int)strcspn(event, " "), event);
+	log_heard = line->text;
 	log_listener(name);
 }
 
