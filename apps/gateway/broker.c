@@ -29,7 +29,7 @@
 #include "events.h"
 #include "permits.h"
 
-#define RECEIVE_MAX    64
+#define RECEIVE_MAX    CLAIMS_KNOWN
 #define NOTICES_MAX    1024
 #define REOPEN_DELAY   EW_SECOND
 #define LEAVING_BUDGET (5 * EW_SECOND)

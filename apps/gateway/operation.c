@@ -12,6 +12,8 @@
 
 #include <endwell/clock.h>
 
+#include "common/hash.h"
+
 #include "gateway.h"
 
 struct table_slot {
@@ -168,6 +170,17 @@ static bool is_redelivered(const struct ew_amqp_message *message)
 	return value && strcmp(value, "1") == 0;
 }
 
+/* The newest one; of those before it enough is kept to know them again. */
+static void take_claim(struct operation *operation, const struct claim *claim)
+{
+	const char *before = operation->claim.token;
+
+	if (*before)
+		operation->claims_before[operation->attempt % CLAIMS_KNOWN] = hash_text(0, before);
+	operation->claim = *claim;
+	operation->attempt++;
+}
+
 /* Of one that is presumed, or about to be, and comes again or at last. Whoever needs no grant works on it already. */
 static enum heard hear_claim_afterwards(struct operation *operation, const struct claim *claim)
 {
@@ -175,7 +188,7 @@ static enum heard hear_claim_afterwards(struct operation *operation, const struc
 		return HEARD_REFUSE;
 	if (!operation->route->config->grant_none)
 		return HEARD_REFUSE_LAST;
-	operation->claim = *claim;
+	take_claim(operation, claim);
 	operation->started = true;
 	return HEARD_STOP;
 }
@@ -183,8 +196,14 @@ static enum heard hear_claim_afterwards(struct operation *operation, const struc
 /* What comes from a queue may come twice, and in the order in which it came before. */
 static bool is_known(const struct operation *operation, const struct claim *claim)
 {
-	return strcmp(operation->claim.token, claim->token) == 0 ||
-	       strcmp(operation->claim_before, claim->token) == 0;
+	uint64_t hash = hash_text(0, claim->token);
+
+	if (strcmp(operation->claim.token, claim->token) == 0)
+		return true;
+	for (size_t i = 0; i < CLAIMS_KNOWN; i++)
+		if (operation->claims_before[i] == hash)
+			return true;
+	return false;
 }
 
 static enum heard hear_claim(struct operation *operation, const struct ew_amqp_message *message)
@@ -199,10 +218,8 @@ static enum heard hear_claim(struct operation *operation, const struct ew_amqp_m
 		return HEARD_REFUSE;
 	if (operation->outcome != OUTCOME_NONE)
 		return hear_claim_afterwards(operation, &claim);
-	strcpy(operation->claim_before, operation->claim.token);
-	operation->claim = claim;
+	take_claim(operation, &claim);
 	operation->claim_due = true;
-	operation->attempt++;
 	operation->sequence = 0;
 	operation->started = operation->route->config->grant_none;
 	ew_event_set(&operation->news);

@@ -20,6 +20,9 @@
 #define CLAIM_BYTES   129
 #define ADDRESS_BYTES 256
 
+/* What comes again from a queue is among so many: the broker delivers no more that are not acknowledged. */
+#define CLAIMS_KNOWN 64
+
 struct route;
 struct tenant;
 
@@ -36,7 +39,7 @@ struct claim {
  * @permit:      of the route; NULL: not admitted, or given back
  * @own_permit:  of the tenant, with it
  * @claim:       the newest one
- * @claim_before: the token of the one before it
+ * @claims_before: hashes of the tokens of those before it
  * @claim_due:   it has not been answered yet
  * @started:     the worker may have started: it was granted, or needs no grant
  * @confirming:  it is being published, and while nobody has claimed it that may be repeated
@@ -63,7 +66,7 @@ struct operation {
 	struct body body;
 
 	struct claim claim;
-	char claim_before[CLAIM_BYTES];
+	uint64_t claims_before[CLAIMS_KNOWN];
 	bool claim_due;
 	bool started;
 	bool cancelling;

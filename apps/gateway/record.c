@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/hash.h"
+
 static struct record **bucket_of(struct records *records, const char *id)
 {
 	char digits[4] = { id[0], id[1], id[2] };
@@ -70,13 +72,10 @@ void record_hold_abort(void *record)
 	record_put(record);
 }
 
-/* FNV-1a, with a start of this process, so that nobody chooses keys that meet. */
 static struct record **key_bucket_of(struct records *records, const char *key)
 {
-	uint64_t hash = UINT64_C(14695981039346656037) ^ records->seed;
+	uint64_t hash = hash_text(records->seed, key);
 
-	for (; *key; key++)
-		hash = (hash ^ (unsigned char)*key) * UINT64_C(1099511628211);
 	return &records->keys[(hash >> 32 ^ hash) % RECORD_BUCKETS];
 }
 

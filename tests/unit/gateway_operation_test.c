@@ -142,6 +142,34 @@ TEST(gateway_claim_that_comes_twice_is_known)
 	table_deinit(&table);
 }
 
+/* After a lost connection all come again that were not acknowledged, in their order: the newest stays the newest. */
+TEST(gateway_claim_is_known_however_many_came_after_it)
+{
+	struct operation *operation;
+	char token[8];
+
+	EXPECT_EQ(table_init(&table, 1), 0);
+	operation = begin();
+	for (unsigned i = 0; i < CLAIMS_KNOWN; i++) {
+		snprintf(token, sizeof(token), "c%u", i);
+		EXPECT_EQ(hear(operation, "claim", token, "1"), HEARD_NEWS);
+		grant(operation);
+	}
+	for (unsigned i = 0; i < CLAIMS_KNOWN; i++) {
+		snprintf(token, sizeof(token), "c%u", i);
+		EXPECT_EQ(hear(operation, "claim", token, "1"), HEARD_DUPLICATE);
+	}
+	EXPECT_EQ(operation->attempt, CLAIMS_KNOWN);
+	EXPECT(operation->started);
+	/* A refusal of one of them would prove nothing. */
+	operation->outcome = OUTCOME_SILENT;
+	operation->presumed = true;
+	EXPECT_EQ(hear(operation, "claim", "c1", "1"), HEARD_DUPLICATE);
+	EXPECT_EQ(hear(operation, "reply", token, "0"), HEARD_PROOF);
+	end(operation);
+	table_deinit(&table);
+}
+
 TEST(gateway_table_knows_no_token_of_another_start)
 {
 	struct operation *operation;
