@@ -22,6 +22,7 @@
 static int grant(struct operation *operation)
 {
 	struct gateway *gateway = operation->route->gateway;
+	bool told = operation->started;
 	int r;
 
 	/* From here on the worker may start, also if nobody hears whether it was told. */
@@ -29,7 +30,8 @@ static int grant(struct operation *operation)
 	r = broker_say(&gateway->grants, "grant", &operation->claim, operation->correlation,
 		       operation->id);
 	operation->route->granted += r == 0;
-	if ((r == -EHOSTUNREACH && !operation->claim_due) || r == -EBUSY)
+	/* One that was said before may have come: then this one proves nothing by not coming. */
+	if (!told && ((r == -EHOSTUNREACH && !operation->claim_due) || r == -EBUSY))
 		operation->started = false;
 	return r == -EHOSTUNREACH ? 0 : r;
 }

@@ -54,6 +54,7 @@ struct unacked {
 };
 
 struct peer_channel {
+	bool is_open;	   /* it was asked for */
 	char reply_to[64]; /* "": it consumes no direct replies */
 	unsigned prefetch;
 	uint64_t seen, sent; /* tags */
@@ -521,6 +522,7 @@ static int on_method(struct broker *broker, unsigned channel, const amqp_method_
 	const amqp_basic_reject_t *reject = method->decoded;
 
 	switch (method->id) {
+	case AMQP_CHANNEL_OPEN_METHOD: peer->channels[channel].is_open = true; return 0;
 	case AMQP_BASIC_QOS_METHOD:
 		peer->channels[channel].prefetch = qos->prefetch_count;
 		return 0;

@@ -474,14 +474,22 @@ static void prepare_bodies(void *unused)
 	prepare("bodies = /sim/bodies\ninline_body = 0\n");
 }
 
+static void prepare_bodies_and_replies(void *unused)
+{
+	(void)unused;
+	prepare("bodies = /sim/bodies\ninline_body = 0\nreplies = queue\n");
+}
+
 TEST(gateway_with_bodies_in_files_under_all_faults)
 {
 	const struct ew_sim_filesystem_options disk = {};
+	struct ew_sim_trial trial = { .seeds_count = 50,
+				      .filesystem = &disk,
+				      .prepare = prepare_bodies };
 
-	try_trial(&(struct ew_sim_trial){ .seeds_count = 50,
-					  .filesystem = &disk,
-					  .prepare = prepare_bodies },
-		  scenario_with_bodies);
+	try_trial(&trial, scenario_with_bodies);
+	trial.prepare = prepare_bodies_and_replies;
+	try_trial(&trial, scenario_with_bodies);
 }
 
 static void prepare_tenants(void *more)
@@ -981,6 +989,112 @@ static int ask_for_grants(void)
 TEST(gateway_grant_that_the_broker_does_not_take_is_said_again)
 {
 	run_fair("", MOOD_TAKE, ask_for_grants);
+}
+
+static bool is_grant(const struct ew_amqp_message *message)
+{
+	return strcmp(message->type ? message->type : "", "grant") == 0;
+}
+
+/* The worker has been told, and the gateway does not know. */
+static enum mood judge_told(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	return is_grant(message) && grants++ == 0 ? MOOD_HANG_UP : MOOD_TAKE;
+}
+
+/* Of the gateway's next connection nothing is taken, from before it can say the grant again. */
+static void block_next(struct peer *peer, struct ew_amqp_output *output)
+{
+	amqp_connection_blocked_t blocked = { amqp_cstring_bytes("low on memory") };
+
+	if (grants == 0 || gateway_peer || !peer->channels[3].is_open)
+		return;
+	gateway_peer = peer;
+	EXPECT_EQ(ew_amqp_output_method(output, 0, AMQP_CONNECTION_BLOCKED_METHOD, &blocked), 0);
+}
+
+static void begin_told(void)
+{
+	grants = 0;
+	gateway_peer = NULL;
+	world.broker.judge = judge_told;
+	world.broker.tampers = block_next;
+}
+
+static int ask_the_told(void)
+{
+	struct exchange exchange;
+
+	begin_told();
+	say_post(&exchange, "1 3000 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	EXPECT_EQ(grants, 1);
+	EXPECT(gateway_peer && gateway_peer->number > 3);
+	return 0;
+}
+
+/* What it says is heard, though the grant cannot be said again. */
+TEST(gateway_worker_that_was_granted_is_heard_while_the_grant_waits_to_be_said_again)
+{
+	run_fair("replies = queue\n", MOOD_TAKE, ask_the_told);
+}
+
+static enum mood judge_told_and_gone(struct peer *peer, const struct ew_amqp_message *message)
+{
+	enum mood mood = judge_told(peer, message);
+
+	return grants == 2 && is_grant(message) ? MOOD_RETURN : mood;
+}
+
+static int ask_the_gone(void)
+{
+	struct exchange exchange;
+
+	grants = 0;
+	world.broker.judge = judge_told_and_gone;
+	say_post(&exchange, "1 3000 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	EXPECT_EQ(grants, 2);
+	return 0;
+}
+
+/* As one that ends with its work: what it has said is still in the queue when the grant is said again, to nobody. */
+TEST(gateway_worker_that_was_granted_is_heard_after_it_has_gone)
+{
+	run_fair("replies = queue\n", MOOD_TAKE, ask_the_gone);
+}
+
+static int cancel_the_told(void)
+{
+	struct exchange exchange;
+	char path[64];
+
+	EW_SCOPE(asking);
+
+	begin_told();
+	say_post(&exchange, "1 8000 s", "Prefer: respond-async\r\n");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 202);
+	snprintf(path, sizeof(path), "/ops/%s", exchange.id);
+	EXPECT_EQ(ew_sleep(3 * EW_SECOND), 0);
+	EXPECT(gateway_peer && gateway_peer->number > 3);
+	say_about(&exchange, "DELETE", path);
+	EXPECT_EQ(ew_spawn(&asking, ask_in_background, &exchange), 0);
+	EXPECT_EQ(ew_sleep(EW_SECOND / 2), 0);
+	say_unblocked(gateway_peer);
+	EXPECT_EQ(ew_scope_join(&asking), 0);
+	EXPECT(says(&exchange, "\"stopped\""));
+	EXPECT_EQ(grants, 1);
+	return ew_scope_finish(&asking, 0);
+}
+
+/* A refusal would be no proof: it runs. */
+TEST(gateway_worker_that_was_granted_is_cancelled_and_not_refused)
+{
+	run_fair("replies = queue\n", MOOD_TAKE, cancel_the_told);
 }
 
 static unsigned ended_channel;

@@ -226,7 +226,8 @@ static void check_law(void)
 {
 	struct ew_semaphore_counts counts;
 
-	if (!world.serving)
+	/* Whoever has closed its front has nothing left but files. */
+	if (!world.serving || !world.gateway->front.workers)
 		return;
 	for (unsigned i = 0; i < world.gateway->routes_count; i++) {
 		counts = ew_semaphore_count(world.gateway->routes[i].permits);
@@ -333,6 +334,8 @@ static int do_work(struct contract_job *job, struct contract_result *ret_result)
 	struct contract_body body;
 	int r;
 
+	/* Also what has its body to read, and fails at it. */
+	note->begun++;
 	r = contract_body(job, &body);
 	if (r < 0)
 		return r;
@@ -342,7 +345,6 @@ static int do_work(struct contract_job *job, struct contract_result *ret_result)
 	EXPECT_EQ(sscanf(text, "%u %u %c", &number, &ms, &manner), 3);
 	EXPECT(!note->acknowledged || claim->cut || claim->again);
 	claim->running = true;
-	note->begun++;
 
 	EW_GUARD(end, claim, .close = run_end_close, .abort = run_end);
 
