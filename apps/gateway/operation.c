@@ -30,8 +30,7 @@ static void operation_abort(void *resource)
 	/* One that was never published ends here, and nothing was said of it. */
 	if (operation->record->stream)
 		operation->record->stream->ended = true;
-	record_end(&operation->route->gateway->records, operation->record, OUTCOME_UNSENT, 0,
-		   &operation->result);
+	record_forgo(&operation->route->gateway->records, operation->record);
 	record_put(operation->record);
 	ew_permit_release(&operation->permit);
 	ew_permit_release(&operation->own_permit);

@@ -130,24 +130,32 @@ int record_set_key(struct records *records, struct record *record, const char *k
 	return 0;
 }
 
-static void forget_oldest(struct records *records)
+/* Neither its id nor its key finds it any more. */
+static void forget(struct records *records, struct record *record)
 {
-	struct record *record = records->oldest, **link = bucket_of(records, record->id);
+	struct record **link = bucket_of(records, record->id);
 
 	while (*link != record)
 		link = &(*link)->next;
 	*link = record->next;
 	drop_key(records, record);
+	record->forgotten = true;
+	record_put(record);
+}
+
+static void forget_oldest(struct records *records)
+{
+	struct record *record = records->oldest;
+
 	records->oldest = record->newer;
 	if (!records->oldest)
 		records->newest = NULL;
 	records->count--;
-	record->forgotten = true;
 	if (record->result)
 		records->bytes -= record->result->message.body_bytes;
 	if (record->stream)
 		records->bytes -= record->stream->bytes;
-	record_put(record);
+	forget(records, record);
 }
 
 static void keep_within_bounds(struct records *records)
@@ -191,6 +199,20 @@ void record_end(struct records *records, struct record *record, enum outcome out
 		records->bytes += record->stream->bytes;
 	ew_event_set(&record->ended);
 	remember(records, record);
+}
+
+void record_forgo(struct records *records, struct record *record)
+{
+	if (ew_event_is_set(&record->ended))
+		return;
+	if (record->cancelled) {
+		record_end(records, record, OUTCOME_UNSENT, 0, NULL);
+		return;
+	}
+	record->outcome = OUTCOME_UNSENT;
+	record->scope = NULL;
+	ew_event_set(&record->ended);
+	forget(records, record);
 }
 
 void record_prove(struct records *records, struct record *record, enum outcome outcome,

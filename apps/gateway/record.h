@@ -99,6 +99,12 @@ void record_hold_abort(void *record);
 void record_end(struct records *records, struct record *record, enum outcome outcome,
 		int64_t cancel_ns, struct ew_amqp_delivery **result);
 
+/*
+ * Nothing was begun, and nothing will be: its key is free, and it pushes out none that is remembered. One that somebody has
+ * cancelled is, for whoever asks again. No-op if it has ended.
+ */
+void record_forgo(struct records *records, struct record *record);
+
 /* One whose outcome was no proof has one after all. @result: the word itself; taken as above if it is a result; or NULL */
 void record_prove(struct records *records, struct record *record, enum outcome outcome,
 		  struct ew_amqp_delivery **result);

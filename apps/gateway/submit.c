@@ -60,21 +60,30 @@ static int say_no_broker(struct submission *submission, const char *trouble, boo
 			      id, BROKER_RETRY_SECONDS);
 }
 
-/* True, or the answer has been given and its result is in @ret_r. */
-static bool may_start(struct submission *submission, struct route *route, int *ret_r)
+/* It will not begin. Before the answer: whoever has that may come again with the key. */
+static void forgo(struct operation *operation)
+{
+	record_forgo(&operation->route->gateway->records, operation->record);
+}
+
+/* True, or the answer has been given and its result is in @ret_r. @operation: NULL: there is none yet */
+static bool may_start(struct submission *submission, struct route *route,
+		      struct operation *operation, int *ret_r)
 {
 	struct gateway *gateway = submission->gateway;
-	bool blocked;
+	bool blocked, draining = atomic_load(&gateway->front.draining);
 	const char *trouble = broker_trouble(route, &blocked);
 
-	if (atomic_load(&gateway->front.draining))
-		*ret_r = routes_problem(gateway, submission->request, PROBLEM_DRAINING, NULL, NULL,
-					BROKER_RETRY_SECONDS);
-	else if (trouble)
-		*ret_r = say_no_broker(submission, trouble, blocked, NULL);
-	else
+	if (!draining && !trouble)
 		return true;
 	route->shed++;
+	if (operation)
+		forgo(operation);
+	if (draining)
+		*ret_r = routes_problem(gateway, submission->request, PROBLEM_DRAINING, NULL, NULL,
+					BROKER_RETRY_SECONDS);
+	else
+		*ret_r = say_no_broker(submission, trouble, blocked, NULL);
 	return false;
 }
 
@@ -142,6 +151,7 @@ static int say_busy(struct submission *submission, struct operation *operation, 
 	int seconds = line_wait_seconds(tenant ? &tenant->line : &route->line);
 	char detail[320];
 
+	forgo(operation);
 	route->shed++;
 	if (operation->tenant)
 		operation->tenant->shed++;
@@ -179,6 +189,7 @@ static int say_unstored(struct submission *submission, struct operation *operati
 	enum problem problem = r == -ENOSPC || r == -EDQUOT ? PROBLEM_NO_SPACE : PROBLEM_STORAGE;
 	char detail[96];
 
+	forgo(operation);
 	if (r == -ECANCELED)
 		return say_cut(submission, operation);
 	operation->route->shed++;
@@ -404,9 +415,10 @@ static int enter_line(struct operation *operation, struct waiter *waiter,
 }
 
 /* The broker takes nothing, and waiting is no use. */
-static int say_shed(struct submission *submission, const struct operation *operation,
+static int say_shed(struct submission *submission, struct operation *operation,
 		    const struct waiter *waiter)
 {
+	forgo(operation);
 	operation->route->shed++;
 	return say_no_broker(submission, waiter->trouble, waiter->blocked, operation->id);
 }
@@ -424,11 +436,13 @@ static int admit(struct submission *submission, struct operation *operation)
 	r = enter_line(operation, &waiter, &own_permit, &permit, &waited);
 	if (waiter.is_shed && !ew_cancel_requested())
 		return say_shed(submission, operation, &waiter);
-	if (r == -ECANCELED)
+	if (r == -ECANCELED) {
+		forgo(operation);
 		return say_cut(submission, operation);
+	}
 	if (r < 0)
 		return say_busy(submission, operation, waiter.limit, r);
-	if (waited && !may_start(submission, route, &r))
+	if (waited && !may_start(submission, route, operation, &r))
 		return r;
 	operation->permit = permit;
 	operation->own_permit = own_permit;
@@ -558,7 +572,7 @@ int submit(struct gateway *gateway, struct http_request *request)
 	has_tenants = route->config->tenant_header[0];
 	if (has_tenants && !read_tenant(request, route->config->tenant_header, tenant))
 		return routes_problem(gateway, request, PROBLEM_TENANT, NULL, NULL, 0);
-	if (!may_start(&submission, route, &r))
+	if (!may_start(&submission, route, NULL, &r))
 		return r;
 	return serve(&submission, route, has_tenants ? tenant : NULL);
 }

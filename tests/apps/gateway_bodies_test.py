@@ -351,6 +351,23 @@ def test_gateway_key_compares_bodies_in_files():
         equal(place.gateway.outcomes()["replied"], 1)
 
 
+def test_gateway_key_of_a_body_that_was_not_stored_is_free_with_the_answer():
+    with testfs.Filesystem(nameless=True) as filesystem, stage(bucket=filesystem.mount / "bodies") as place:
+        try:
+            place.start_worker()
+            key = {"Idempotency-Key": "one"}
+            filesystem.rule("link", error="ENOSPC", times=1)
+            # What there is of the first body is not gone when the second one comes.
+            held = filesystem.rule("flush", hang=True, times=1)
+            place.gateway.post(SHORT, headers=key).problem(507, "no-space")
+            filesystem.wait_waiting("flush")
+            equal(place.gateway.post(SHORT, headers=key).json, {"steps": 2})
+            filesystem.clear(held)
+            place.is_clean()
+        finally:
+            filesystem.clear()
+
+
 def test_gateway_body_of_an_operation_without_its_client_stays_as_long_as_it():
     with stage() as place:
         answer = place.gateway.post(SHORT, headers={"Prefer": "respond-async"})

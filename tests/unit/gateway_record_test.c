@@ -86,6 +86,40 @@ TEST(gateway_record_is_found_by_route_and_key)
 	EXPECT(record_find_key(&records, ROUTE, "k") == NULL);
 }
 
+TEST(gateway_record_that_is_forgone_is_nobodys_and_pushes_out_none)
+{
+	struct record *first = ended("k", OUTCOME_REPLIED), *held, *found;
+	char id[ID_BYTES];
+
+	for (int i = 0; i < RECORDS_MAX + 1; i++) {
+		struct record *refused = record_new(&records, ROUTE);
+
+		EXPECT_EQ(record_set_key(&records, refused, "j", digest), 0);
+		record_forgo(&records, refused);
+		EXPECT(record_find_key(&records, ROUTE, "j") == NULL);
+		EXPECT(record_find(&records, refused->id, strlen(refused->id)) == NULL);
+		record_put(refused);
+	}
+	found = record_find_key(&records, ROUTE, "k");
+	EXPECT(found == first);
+	record_put(found);
+	record_put(first);
+	/* Whoever holds it hears of its end, and who has cancelled it may ask again. */
+	held = record_new(&records, ROUTE);
+	strcpy(id, held->id);
+	record_cancel(held);
+	record_forgo(&records, held);
+	record_forgo(&records, held);
+	EXPECT(ew_event_is_set(&held->ended));
+	EXPECT_EQ(held->outcome, OUTCOME_UNSENT);
+	record_put(held);
+	found = record_find(&records, id, strlen(id));
+	EXPECT(found == held);
+	record_put(found);
+	EXPECT_EQ(records.count, 2);
+	records_deinit(&records);
+}
+
 TEST(gateway_record_ends_once)
 {
 	struct record *record = ended(NULL, OUTCOME_STOPPED);

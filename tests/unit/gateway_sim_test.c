@@ -614,6 +614,32 @@ TEST(gateway_operation_that_is_stopped_at_last_has_no_result)
 	run_fair("grant = none\n", MOOD_NACK_AND_TAKE, ask_twice);
 }
 
+static int ask_too_often(void)
+{
+	struct exchange exchange;
+	char first[ID_BYTES];
+
+	EXPECT_EQ(ask_with_key(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	strcpy(first, exchange.id);
+	for (unsigned i = 0; i < RECORDS_MAX + 1; i++) {
+		say_post(&exchange, "2 500 s", "Idempotency-Key: k\r\n");
+		EXPECT_EQ(converse(&exchange), 0);
+		EXPECT_EQ(exchange.status, 422);
+	}
+	EXPECT_EQ(ask_with_key(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	EXPECT_STR(exchange.id, first);
+	EXPECT_EQ(world.notes_count, 1);
+	return 0;
+}
+
+/* Or whoever asks again and again would have done twice what was to be done once. */
+TEST(gateway_requests_that_are_refused_push_out_no_result)
+{
+	run_fair("", MOOD_TAKE, ask_too_often);
+}
+
 static int ask_and_hear_why(void)
 {
 	struct exchange exchange;
@@ -1356,9 +1382,39 @@ static int one_request(void *unused)
 	return r == 0 ? ask_in_scope(&exchange) : r;
 }
 
+static struct ew_sim_options swept; /* the world, with a disk of its own for each run if bodies go there */
+
 static void prepare_one(void *more)
 {
 	world_prepare(more);
+	swept.filesystem = NULL;
+	if (has_bodies())
+		EXPECT_EQ(ew_sim_filesystem_new(NULL, &swept.filesystem), 0);
+}
+
+static int serve_next(void)
+{
+	int r;
+
+	EW_GUARD(gateway, &world, .close = free_gateway_close, .abort = free_gateway);
+	EW_SCOPE(serving);
+
+	r = start_gateway(&serving);
+	EXPECT_EQ(r, 0);
+	r = ew_sleep(3 * EW_SECOND);
+	EXPECT_EQ(r, 0);
+	front_stop(&world.gateway->front);
+	return ew_scope_finish(&serving, 0);
+}
+
+/* What one has left that did not end well, the next one sweeps. */
+static int look_after_one(void *unused)
+{
+	(void)unused;
+	EXPECT_EQ(serve_next(), 0);
+	check_empty("/sim/bodies");
+	check_empty("/sim/bodies.state/leases");
+	return 0;
 }
 
 static const char *check_one(void *more)
@@ -1367,14 +1423,22 @@ static const char *check_one(void *more)
 	for (unsigned i = 0; i < world.claims_count; i++)
 		if (world.claims[i].running)
 			return "a worker is still at it";
+	if (swept.filesystem) {
+		/* Another seed, or its names would be those of the first one. */
+		const struct ew_sim_options next = { .seed = 2,
+						     .filesystem = swept.filesystem,
+						     .report = hush };
+
+		EXPECT_EQ(ew_sim_run(&next, look_after_one, NULL, NULL), 0);
+		ew_sim_filesystem_free(swept.filesystem);
+	}
 	return NULL;
 }
 
 static void sweep_route(const char *more, unsigned modes)
 {
-	const struct ew_sim_options calm_world = {};
 	const struct ew_sweep_options options = {
-		.prepare = prepare_one, .check = check_one, .modes = modes, .world = &calm_world
+		.prepare = prepare_one, .check = check_one, .modes = modes, .world = &swept
 	};
 	struct ew_sweep_result result = ew_sweep(&options, one_request, (void *)more);
 
@@ -1390,6 +1454,7 @@ static void sweep_one(unsigned modes)
 {
 	sweep_route("", modes);
 	sweep_route("replies = queue\n", modes);
+	sweep_route("replies = queue\nbodies = /sim/bodies\ninline_body = 0\n", modes);
 }
 
 #define CANCELS                                                                                    \
