@@ -315,25 +315,53 @@ static void reclaimed(struct staging *staging, struct staged *staged)
 	strike_off(staging, staged);
 }
 
+/* Those whose removal has not been tried yet. */
+struct reclaiming {
+	struct staging *staging;
+	struct staged *rest;
+};
+
+static void put_back(void *argument)
+{
+	struct reclaiming *reclaiming = argument;
+	struct staged *staged;
+
+	while ((staged = reclaiming->rest)) {
+		reclaiming->rest = staged->next;
+		put_left(reclaiming->staging, staged);
+	}
+}
+
+static int put_back_close(void *reclaiming)
+{
+	put_back(reclaiming);
+	return 0;
+}
+
 int staging_reclaim(struct staging *staging, bool *ret_again)
 {
-	struct staged *staged = take_left(staging), *next;
-	int r = 0, removed;
+	struct reclaiming reclaiming = { staging, take_left(staging) };
+	struct staged *staged;
+	int r;
+
+	EW_GUARD(back, &reclaiming, .close = put_back_close, .abort = put_back);
 
 	*ret_again = false;
-	for (; staged; staged = next) {
-		next = staged->next;
-		removed = r == -ECANCELED ? r : ew_file_unlink(staged->folder, staged->name, 0);
-		if (removed == 0 || removed == -ENOENT) {
-			reclaimed(staging, staged);
-			continue;
+	while ((staged = reclaiming.rest)) {
+		r = ew_file_unlink(staged->folder, staged->name, 0);
+		if (r == -ECANCELED) {
+			*ret_again = true;
+			return r;
 		}
-		put_left(staging, staged);
-		*ret_again = true;
-		if (removed == -ECANCELED)
-			r = removed;
+		reclaiming.rest = staged->next;
+		if (r == 0 || r == -ENOENT) {
+			reclaimed(staging, staged);
+		} else {
+			put_left(staging, staged);
+			*ret_again = true;
+		}
 	}
-	return r;
+	return 0;
 }
 
 int staging_reclaim_loop(void *argument)

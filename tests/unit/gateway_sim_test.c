@@ -474,10 +474,12 @@ static void prepare_bodies(void *unused)
 	prepare("bodies = /sim/bodies\ninline_body = 0\n");
 }
 
+static const char bodies_and_replies[] = "replies = queue\nbodies = /sim/bodies\ninline_body = 0\n";
+
 static void prepare_bodies_and_replies(void *unused)
 {
 	(void)unused;
-	prepare("bodies = /sim/bodies\ninline_body = 0\nreplies = queue\n");
+	prepare((void *)bodies_and_replies);
 }
 
 TEST(gateway_with_bodies_in_files_under_all_faults)
@@ -1274,6 +1276,7 @@ static struct {
 	bool gateway_stays; /* nor of the gateway, which is told to stop instead */
 	int64_t then_ns;    /* so long after the cancel */
 	const char *operation;
+	const char *fields; /* NULL: none more */
 } one;
 
 static enum mood judge_one(struct peer *peer, const struct ew_amqp_message *message)
@@ -1321,7 +1324,7 @@ static int ask_in_scope(struct exchange *exchange)
 
 	EW_SCOPE(asking, .policy = EW_POLICY_INDEPENDENT);
 
-	say_post(exchange, one.operation, "");
+	say_post(exchange, one.operation, one.fields ? one.fields : "");
 	r = ew_spawn(&asking, ask_one, exchange);
 	if (r < 0)
 		return r;
@@ -1382,7 +1385,8 @@ static int one_request(void *unused)
 	return r == 0 ? ask_in_scope(&exchange) : r;
 }
 
-static struct ew_sim_options swept; /* the world, with a disk of its own for each run if bodies go there */
+static struct ew_sim_options
+	swept; /* the world, with a disk of its own for each run if bodies go there */
 
 static void prepare_one(void *more)
 {
@@ -1454,7 +1458,7 @@ static void sweep_one(unsigned modes)
 {
 	sweep_route("", modes);
 	sweep_route("replies = queue\n", modes);
-	sweep_route("replies = queue\nbodies = /sim/bodies\ninline_body = 0\n", modes);
+	sweep_route(bodies_and_replies, modes);
 }
 
 #define CANCELS                                                                                    \
@@ -1493,6 +1497,14 @@ TEST(gateway_panics_at_each_point)
 {
 	one.operation = "1 200 s";
 	sweep_one(1U << EW_SWEEP_PANIC);
+}
+
+/* Its body may still be there when the gateway ends. */
+TEST(gateway_with_an_operation_without_its_client_panics_at_each_point)
+{
+	one.operation = "1 200 s";
+	one.fields = "Prefer: respond-async\r\n";
+	sweep_route(bodies_and_replies, 1U << EW_SWEEP_PANIC);
 }
 
 TEST_MAIN()
