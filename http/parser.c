@@ -131,6 +131,8 @@ static void begin_message(struct http_parser *parser)
 {
 	parser->state = HTTP_STATE_REQUEST_LINE;
 	parser->number = 0;
+	parser->head.headers_count = 0;
+	parser->head.authority = (struct http_slice){};
 	parser->text_len = 0;
 	parser->line_start = 0;
 	parser->side_len = 0;

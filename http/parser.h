@@ -51,7 +51,8 @@ enum http_parser_state {
 
 /**
  * struct http_parser - one direction of one connection
- * @head:         of the current message, from HTTP_EVENT_HEAD until the next message begins
+ * @head:         of the current message, from HTTP_EVENT_HEAD until the next message begins; of one that is refused before
+ *                its head is complete, the header fields that were read, and no more
  * @body:         of the last HTTP_EVENT_BODY, until the caller's input goes
  * @body_bytes:   body of the current message so far
  * @status:       after HTTP_EVENT_BAD: 400, 413, 414, 417, 431, 501 or 505

@@ -57,6 +57,12 @@ static void add_field(struct text *text, const char *name, const char *value)
 	add(text, "%s: %s\r\n", name, value);
 }
 
+static void add_fields(struct text *text, const struct http_field *fields)
+{
+	for (const struct http_field *field = fields; field && field->name; field++)
+		add_field(text, field->name, field->value);
+}
+
 /* RFC 9110 section 5.6.7, with names that no locale changes. */
 static void add_date(struct text *text, int64_t unix_time_s)
 {
@@ -88,8 +94,8 @@ int http_response_format(const struct http_response_head *head, char *buffer, si
 		add(&text, "Transfer-Encoding: chunked\r\n");
 	else if (head->framing == HTTP_FRAMING_LENGTH && head->status != 204 && head->status != 304)
 		add(&text, "Content-Length: %llu\r\n", (unsigned long long)head->body_bytes);
-	for (const struct http_field *field = head->fields; field && field->name; field++)
-		add_field(&text, field->name, field->value);
+	add_fields(&text, head->fields);
+	add_fields(&text, head->extras);
 	if (head->close)
 		add(&text, "Connection: close\r\n");
 	add(&text, "\r\n");

@@ -36,6 +36,7 @@ enum http_framing {
  * @body_bytes:   for Content-Length; left out with 204 and 304, which have no body
  * @framing:      how the end of the body is told
  * @fields:       further fields, ending with a NULL name; NULL for none
+ * @extras:       the same
  * @close:        adds `Connection: close`
  */
 struct http_response_head {
@@ -45,6 +46,7 @@ struct http_response_head {
 	uint64_t body_bytes;
 	enum http_framing framing;
 	const struct http_field *fields;
+	const struct http_field *extras;
 	bool close;
 };
 

@@ -262,11 +262,16 @@ static int send_all(struct http_session *session, const void *data, size_t len)
 }
 
 /* Head and body in one piece: two would wait for each other's acknowledgement. */
-static int prepare(struct http_session *session, const struct http_response_head *head,
-		   const void *body, size_t body_len)
+static int prepare(struct http_session *session, struct http_response_head *head, const void *body,
+		   size_t body_len)
 {
+	const struct http_service *service = session->service;
+	struct http_extras extras = {};
 	int r;
 
+	if (service->extras)
+		service->extras(service->userdata, &session->parser.head, &extras);
+	head->extras = extras.fields;
 	free(session->output);
 	session->output = malloc(HTTP_RESPONSE_HEAD_BYTES_MAX + body_len);
 	if (!session->output)
@@ -307,7 +312,7 @@ static int prepare_response(struct http_request *request, int status, const char
 {
 	struct http_session *session = request->session;
 	bool without = request->head->method == HTTP_METHOD_HEAD || status == 204 || status == 304;
-	const struct http_response_head head = {
+	struct http_response_head head = {
 		.status = status,
 		.unix_time_s = time(NULL),
 		.content_type = content_type,

@@ -47,13 +47,34 @@ typedef int http_handler_fn(struct http_request *request, void *userdata);
  */
 typedef void http_refused_fn(void *userdata, int status, const char *reason);
 
+#define HTTP_EXTRAS_MAX	       4
+#define HTTP_EXTRAS_TEXT_BYTES 300
+
+/**
+ * struct http_extras - header fields that a service adds to an answer
+ * @fields: zero before; at most HTTP_EXTRAS_MAX
+ * @text:   for a value that is kept nowhere else
+ */
+struct http_extras {
+	struct http_field fields[HTTP_EXTRAS_MAX + 1];
+	char text[HTTP_EXTRAS_TEXT_BYTES];
+};
+
+/**
+ * http_extras_fn - adds header fields to each answer, those included that the session gives by itself
+ * @head: what was asked; of a request that could not be read only the fields that came before its fault
+ */
+typedef void http_extras_fn(void *userdata, const struct http_head *head,
+			    struct http_extras *extras);
+
 /**
  * struct http_service - what all connections of one worker share; caller's memory, outlives them
  *
  * Zero means the default in parentheses.
  * @handler:             answers requests
  * @refused:             may be NULL
- * @userdata:            for both
+ * @extras:              may be NULL
+ * @userdata:            for all of them
  * @header_timeout_ns:   from a request's first byte, or from accept, to the end of its head (20 s)
  * @idle_timeout_ns:     a connection without a request (60 s)
  * @body_timeout_ns:     silence inside a body (60 s)
@@ -70,6 +91,7 @@ typedef void http_refused_fn(void *userdata, int status, const char *reason);
 struct http_service {
 	http_handler_fn *handler;
 	http_refused_fn *refused;
+	http_extras_fn *extras;
 	void *userdata;
 	int64_t header_timeout_ns;
 	int64_t idle_timeout_ns;

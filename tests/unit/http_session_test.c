@@ -911,6 +911,85 @@ TEST(http_session_handler_that_does_not_respond_is_500)
 	EXPECT_EQ(world.refused_status, 500);
 }
 
+/* The name that the client has given itself, if that was read. */
+static void add_name(void *userdata, const struct http_head *head, struct http_extras *extras)
+{
+	const struct http_slice *name = http_head_find(head, "X-Name");
+
+	(void)userdata;
+	snprintf(extras->text, sizeof(extras->text), "%.*s", name ? (int)name->len : 0,
+		 name ? name->data : "");
+	extras->fields[0] = (struct http_field){ "X-Extra", "1" };
+	extras->fields[1] = (struct http_field){ "X-Name", name ? extras->text : "nobody" };
+}
+
+#define NAMED(name) HEAD "X-Name: " name "\r\n"
+
+/* Answers of the handler, in pieces and of the session's own, and the name of the one before is not the next one's. */
+static int client_extras(struct world *world)
+{
+	char *text;
+
+	say(world->socket, "GET /pieces HTTP/1.1\r\n" NAMED("one") "\r\n");
+	text = hear(world->socket, "0\r\n\r\n", 1);
+	EXPECT(strstr(text, "\r\nX-Own: yes\r\nX-Extra: 1\r\nX-Name: one\r\n"));
+	say(world->socket, "GET /silent HTTP/1.1\r\n" NAMED("two") "\r\n");
+	text = hear_end(world->socket);
+	EXPECT(!strncmp(text, "HTTP/1.1 500 ", 13));
+	EXPECT(strstr(text, "\r\nX-Extra: 1\r\nX-Name: two\r\n"));
+	return 0;
+}
+
+static int client_extras_of_no_request(struct world *world)
+{
+	char *text;
+
+	say(world->socket, "GET / HTTP/1.1\r\n" NAMED("one") "\r\n");
+	text = hear(world->socket, "0\r\n\r\n", 1);
+	EXPECT(strstr(text, "\r\nX-Name: one\r\n"));
+	say(world->socket, "no request\r\n\r\n");
+	text = hear_end(world->socket);
+	EXPECT(!strncmp(text, "HTTP/1.1 400 ", 13));
+	EXPECT(strstr(text, "\r\nX-Extra: 1\r\nX-Name: nobody\r\n"));
+	return 0;
+}
+
+static int client_extras_of_half_a_head(struct world *world)
+{
+	char *text;
+
+	say(world->socket, "GET / HTTP/1.1\r\n" NAMED("one") "X Bad: 1\r\n\r\n");
+	text = hear_end(world->socket);
+	EXPECT(!strncmp(text, "HTTP/1.1 400 ", 13));
+	EXPECT(strstr(text, "\r\nX-Extra: 1\r\nX-Name: one\r\n"));
+	return 0;
+}
+
+static int handle_extras(struct http_request *request, void *userdata)
+{
+	const struct http_field fields[] = { { "X-Own", "yes" }, {} };
+
+	(void)userdata;
+	if (http_slice_equal(request->head->path, "/silent"))
+		return 0;
+	EXPECT_EQ(http_respond_begin(request, 200, NULL, fields), 0);
+	EXPECT_EQ(http_respond_piece(request, "x", 1), 0);
+	return http_respond_end(request);
+}
+
+TEST(http_session_adds_the_services_fields_to_each_answer_its_own_included)
+{
+	int (*const clients[])(struct world *) = { client_extras, client_extras_of_no_request,
+						   client_extras_of_half_a_head };
+
+	for (size_t i = 0; i < sizeof(clients) / sizeof(clients[0]); i++) {
+		struct world world = { .service = { .extras = add_name } };
+
+		run(&world, handle_extras, clients[i]);
+		EXPECT_EQ(world.serve_result, 0);
+	}
+}
+
 /* Two pieces, an empty one that is none, and no more behind the end. */
 static int handle_pieces(struct http_request *request, void *userdata)
 {
