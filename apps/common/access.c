@@ -15,7 +15,7 @@
 #include <strings.h>
 
 #define HOST_BYTES_MAX	  256
-#define HEADER_TEXT_BYTES ACCESS_ORIGIN_BYTES
+#define HEADER_TEXT_BYTES HTTP_EXTRAS_TEXT_BYTES
 
 /* Cuts `:port` off; false when what is there is no host and port. */
 static bool cut_port(const char *host, char *ret_name)
@@ -103,8 +103,9 @@ static const char *text_of(const struct http_slice *slice, char *buffer)
 	return buffer;
 }
 
-bool access_origin_of_guest(const struct access *access, const struct http_head *head,
-			    char ret_origin[ACCESS_ORIGIN_BYTES])
+/* Whether it comes from a page of a foreign origin that is welcome; then that origin, as the browser has written it. */
+static bool is_guest(const struct access *access, const struct http_head *head,
+		     char ret_origin[HEADER_TEXT_BYTES])
 {
 	char host_text[HEADER_TEXT_BYTES];
 	const char *host = text_of(&head->authority, host_text);
@@ -125,4 +126,28 @@ enum access_verdict access_check(const struct access *access, const struct http_
 		return ACCESS_UNKNOWN_HOST;
 	return access_origin_allowed(access, host, origin, site) ? ACCESS_WELCOME
 								 : ACCESS_FOREIGN_ORIGIN;
+}
+
+bool access_is_preflight(const struct access *access, const struct http_head *head)
+{
+	char origin[HEADER_TEXT_BYTES];
+
+	return head->method == HTTP_METHOD_OPTIONS &&
+	       http_head_find(head, "Access-Control-Request-Method") &&
+	       is_guest(access, head, origin);
+}
+
+/* Also the answers to others vary by it, for caches. */
+void access_add_fields(const struct access *access, const struct http_head *head,
+		       struct http_extras *extras)
+{
+	struct http_field *field = extras->fields;
+
+	if (access->origins_count == 0)
+		return;
+	*field++ = (struct http_field){ "Vary", "Origin" };
+	if (!is_guest(access, head, extras->text))
+		return;
+	*field++ = (struct http_field){ "Access-Control-Allow-Origin", extras->text };
+	*field = (struct http_field){ "Access-Control-Expose-Headers", access->exposed };
 }

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* Who may talk to this server: the check of Host, Origin and Sec-Fetch-Site. */
+/*
+ * Who may talk to this server: the check of Host, Origin and Sec-Fetch-Site; and what a browser is told, so that a page
+ * that may can (the Fetch standard, "CORS protocol").
+ */
 
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "http/head.h"
+#include "http/session.h"
 
 struct access {
 	bool hosts_checked;	  /* the listener is on loopback */
@@ -14,6 +17,7 @@ struct access {
 	size_t hosts_count;
 	const char *const *origins; /* foreign origins that are welcome */
 	size_t origins_count;
+	const char *exposed; /* names of header fields that their pages may read, with commas */
 };
 
 /* Whether a request with this Host header (not NULL) is meant for this server. */
@@ -38,11 +42,12 @@ enum access_verdict {
 	ACCESS_FOREIGN_ORIGIN,
 };
 
-#define ACCESS_ORIGIN_BYTES 300
-
-/* Whether it comes from a page of a foreign origin that is welcome; then that origin, as the browser has written it. */
-bool access_origin_of_guest(const struct access *access, const struct http_head *head,
-			    char ret_origin[ACCESS_ORIGIN_BYTES]);
-
 /* Both checks, of a request's head */
 enum access_verdict access_check(const struct access *access, const struct http_head *head);
+
+/* Is it what a browser asks before a request that a form could not send: whether a page of a welcome origin may? */
+bool access_is_preflight(const struct access *access, const struct http_head *head);
+
+/* What a browser must read in an answer before it shows it to such a page; for http_service.extras. */
+void access_add_fields(const struct access *access, const struct http_head *head,
+		       struct http_extras *extras);

@@ -10,6 +10,12 @@
 
 #define TARGET_TEXT_BYTES 300
 
+/* Of an answer's own: Location, Allow, Retry-After, and three of a preflight. */
+#define OWN_FIELDS_MAX 6
+
+/* How long a browser may remember what it was told before it asks again. */
+#define PREFLIGHT_SECONDS "600"
+
 static const char no_memory[] = "{\"type\":\"urn:endwell:problem:internal\",\"status\":500,"
 				"\"title\":\"The server has no memory left\"}";
 
@@ -94,6 +100,11 @@ void answer_ready(struct answer *answer, const struct answer_check *checks, size
 		    json_pack("{s:b, s:o}", "ready", ready, "checks", list));
 }
 
+void answer_preflight(struct answer *answer, const char *methods)
+{
+	*answer = (struct answer){ .status = 204, .preflight = methods };
+}
+
 void answer_text(struct answer *answer, const char *text)
 {
 	*answer = (struct answer){};
@@ -143,7 +154,7 @@ static int deinit_close(void *answer)
 
 int answer_send(struct http_request *request, struct answer *answer)
 {
-	struct http_field fields[ANSWER_FIELDS_MAX + 4];
+	struct http_field fields[OWN_FIELDS_MAX + ANSWER_FIELDS_MAX + 1];
 	char retry_after[16];
 	size_t count = 0;
 
@@ -156,6 +167,13 @@ int answer_send(struct http_request *request, struct answer *answer)
 	if (answer->retry_after_seconds > 0) {
 		snprintf(retry_after, sizeof(retry_after), "%d", answer->retry_after_seconds);
 		fields[count++] = (struct http_field){ "Retry-After", retry_after };
+	}
+	if (answer->preflight) {
+		fields[count++] =
+			(struct http_field){ "Access-Control-Allow-Methods", answer->preflight };
+		fields[count++] = (struct http_field){ "Access-Control-Allow-Headers", "*" };
+		fields[count++] =
+			(struct http_field){ "Access-Control-Max-Age", PREFLIGHT_SECONDS };
 	}
 	for (size_t i = 0; answer->fields && answer->fields[i].name; i++) {
 		ew_assert(i < ANSWER_FIELDS_MAX);

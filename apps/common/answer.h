@@ -14,13 +14,14 @@
 
 #define ANSWER_LOCATION_BYTES 64
 
-/* What answer_send() has room for beside an answer's own three. */
-#define ANSWER_FIELDS_MAX 6
+/* What answer_send() has room for beside an answer's own. */
+#define ANSWER_FIELDS_MAX 3
 
 struct answer {
 	int status;
 	const char *content_type;
 	const char *allow;	 /* NULL: no such header */
+	const char *preflight;	 /* methods that a page may use; NULL: that was not asked */
 	int retry_after_seconds; /* 0: no such header */
 	const struct http_field
 		*fields; /* further ones, ending with a NULL name; borrowed; NULL: none */
@@ -52,6 +53,9 @@ json_t *answer_foreign_text(const char *text);
 
 /* 200 when every check is well, else 503 with the reasons. */
 void answer_ready(struct answer *answer, const struct answer_check *checks, size_t checks_count);
+
+/* 204 to a browser that has asked what its page may: these methods of the path, with any header fields. */
+void answer_preflight(struct answer *answer, const char *methods);
 
 /* 200 with text that is the caller's and lives as long as the program. */
 void answer_text(struct answer *answer, const char *text);

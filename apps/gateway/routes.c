@@ -43,6 +43,21 @@ void routes_refused(void *argument, int status, const char *reason)
 	answer_log_refusal(NULL, status, NULL, reason);
 }
 
+void routes_add_fields(void *argument, const struct http_head *head, struct http_extras *extras)
+{
+	const struct gateway *gateway = argument;
+
+	access_add_fields(&gateway->access, head, extras);
+}
+
+static int answer_page(struct gateway *gateway, struct http_request *request, const char *methods)
+{
+	struct answer answer;
+
+	answer_preflight(&answer, methods);
+	return routes_answer(gateway, request, &answer);
+}
+
 static int method_not_allowed(struct gateway *gateway, struct http_request *request,
 			      const char *allow)
 {
@@ -163,5 +178,7 @@ int routes_handle(struct http_request *request, void *argument)
 		return resource->post(gateway, request);
 	if (resource->remove && method == HTTP_METHOD_DELETE)
 		return resource->remove(gateway, request);
+	if (access_is_preflight(&gateway->access, request->head))
+		return answer_page(gateway, request, resource->allow);
 	return method_not_allowed(gateway, request, resource->allow);
 }

@@ -11,6 +11,9 @@ int routes_handle(struct http_request *request, void *gateway);
 /* Hears of what the HTTP session refused by itself. */
 void routes_refused(void *gateway, int status, const char *reason);
 
+/* What goes with every answer, so that pages of other origins can read it. */
+void routes_add_fields(void *gateway, const struct http_head *head, struct http_extras *extras);
+
 /* Sends an answer and frees it; counts it. */
 EW_SUSPENDS int routes_answer(struct gateway *gateway, struct http_request *request,
 			      struct answer *answer);

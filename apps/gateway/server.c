@@ -37,6 +37,10 @@
 #define FIRST_CONNECTION_WAIT (2 * EW_SECOND)
 #define LOOK_INTERVAL	      (10 * EW_MILLISECOND)
 
+/* Header fields that pages of other origins may read. */
+#define EXPOSED                                                                                    \
+	"Location, Retry-After, Allow, X-Operation-Id, Idempotency-Replayed, Preference-Applied"
+
 static void print_block(struct gateway *gateway)
 {
 	const struct options *options = gateway->options;
@@ -259,6 +263,7 @@ static void prepare_front(struct gateway *gateway)
 		.hosts_count = options->hosts.count,
 		.origins = options->origins.items,
 		.origins_count = options->origins.count,
+		.exposed = EXPOSED,
 	};
 	gateway->front = (struct front){
 		.program = "ew-gateway",
@@ -267,6 +272,7 @@ static void prepare_front(struct gateway *gateway)
 		.address_bytes = options->listen.bytes,
 		.service = { .handler = routes_handle,
 			     .refused = routes_refused,
+			     .extras = routes_add_fields,
 			     .userdata = gateway,
 			     .dead_link_ns = options->dead_link_ns,
 			     /* A route that means something else says so. */

@@ -13,36 +13,8 @@
 /* How soon it is worth asking again while the server drains or starts. */
 #define RETRY_AFTER_SECONDS 5
 
-/* How long a browser may remember what it was told before it asks again. */
-#define PREFLIGHT_SECONDS "600"
-
-/*
- * What a browser must read in an answer before it shows it to a page of another origin (the Fetch standard, "CORS
- * protocol"). Also the others vary by it, for caches.
- */
-static void add_cors(const struct server *server, const struct http_head *head,
-		     char origin[ACCESS_ORIGIN_BYTES], struct http_field *fields)
-{
-	if (server->access.origins_count == 0)
-		return;
-	*fields++ = (struct http_field){ "Vary", "Origin" };
-	if (!access_origin_of_guest(&server->access, head, origin))
-		return;
-	*fields++ = (struct http_field){ "Access-Control-Allow-Origin", origin };
-	*fields = (struct http_field){ "Access-Control-Expose-Headers",
-				       "Location, Retry-After, Allow" };
-}
-
 int routes_answer(struct server *server, struct http_request *request, struct answer *answer)
 {
-	struct http_field fields[ANSWER_FIELDS_MAX + 1] = {};
-	char origin[ACCESS_ORIGIN_BYTES];
-	size_t count = 0;
-
-	for (; answer->fields && answer->fields[count].name; count++)
-		fields[count] = answer->fields[count];
-	add_cors(server, request->head, origin, &fields[count]);
-	answer->fields = fields;
 	metrics_answered(&server->metrics, answer->status);
 	return answer_send(request, answer);
 }
@@ -65,6 +37,13 @@ void routes_refused(void *argument, int status, const char *reason)
 
 	metrics_answered(&server->metrics, status);
 	answer_log_refusal(NULL, status, NULL, reason);
+}
+
+void routes_add_fields(void *argument, const struct http_head *head, struct http_extras *extras)
+{
+	const struct server *server = argument;
+
+	access_add_fields(&server->access, head, extras);
 }
 
 static int method_not_allowed(struct server *server, struct http_request *request,
@@ -197,27 +176,11 @@ static bool is_welcome(struct server *server, struct http_request *request, int 
 	}
 }
 
-/* What a browser asks before a request that a form could not send: whether a page of a welcome origin may. */
-static bool is_preflight(const struct server *server, const struct http_head *head)
+static int answer_page(struct server *server, struct http_request *request, const char *methods)
 {
-	char origin[ACCESS_ORIGIN_BYTES];
+	struct answer answer;
 
-	return head->method == HTTP_METHOD_OPTIONS &&
-	       http_head_find(head, "Access-Control-Request-Method") &&
-	       access_origin_of_guest(&server->access, head, origin);
-}
-
-static int answer_preflight(struct server *server, struct http_request *request,
-			    const char *methods)
-{
-	const struct http_field fields[] = {
-		{ "Access-Control-Allow-Methods", methods },
-		{ "Access-Control-Allow-Headers", "*" },
-		{ "Access-Control-Max-Age", PREFLIGHT_SECONDS },
-		{},
-	};
-	struct answer answer = { .status = 204, .fields = fields };
-
+	answer_preflight(&answer, methods);
 	return routes_answer(server, request, &answer);
 }
 
@@ -237,7 +200,7 @@ int routes_handle(struct http_request *request, void *argument)
 		return route->get(server, request);
 	if (route->put && method == HTTP_METHOD_PUT)
 		return route->put(server, request);
-	if (is_preflight(server, request->head))
-		return answer_preflight(server, request, route->allow);
+	if (access_is_preflight(&server->access, request->head))
+		return answer_page(server, request, route->allow);
 	return method_not_allowed(server, request, route->allow);
 }

@@ -14,6 +14,9 @@ int routes_handle(struct http_request *request, void *server);
 /* Hears of what the HTTP session refused by itself. */
 void routes_refused(void *server, int status, const char *reason);
 
+/* What goes with every answer, so that pages of other origins can read it. */
+void routes_add_fields(void *server, const struct http_head *head, struct http_extras *extras);
+
 /* Sends an answer and frees it; counts it. */
 EW_SUSPENDS int routes_answer(struct server *server, struct http_request *request,
 			      struct answer *answer);

@@ -29,6 +29,9 @@
 #define FIRST_TEST_WAIT (3 * EW_SECOND)
 #define LOOK_INTERVAL	(10 * EW_MILLISECOND)
 
+/* Header fields that pages of other origins may read. */
+#define EXPOSED "Location, Retry-After, Allow"
+
 uint64_t server_size_max(const struct server *server)
 {
 	uint64_t most = server->options->size_max_bytes;
@@ -230,6 +233,7 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 		.hosts_count = options->hosts.count,
 		.origins = options->origins.items,
 		.origins_count = options->origins.count,
+		.exposed = EXPOSED,
 	};
 	server->stories =
 		story_ring_new(2 * (size_t)slots > STORIES_MIN ? 2 * (size_t)slots : STORIES_MIN);
@@ -246,6 +250,7 @@ static int prepare(struct server *server, char *error, size_t error_bytes)
 		.address_bytes = options->listen.bytes,
 		.service = { .handler = routes_handle,
 			     .refused = routes_refused,
+			     .extras = routes_add_fields,
 			     .userdata = server,
 			     .dead_link_ns = options->dead_link_ns,
 			     .half_close_finish = options->half_close_finish },

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real Chromium without a screen, spoken to by the DevTools protocol over its pipe: two descriptors, JSON, a NUL behind each."""
 
+import contextlib
+import http.server
 import json
 import os
 import select
@@ -8,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 
 import ingest
@@ -17,6 +20,30 @@ PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
          "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-pipe")
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """An empty one."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def origin():
+    """One that has that page, and an address of its own."""
+    pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{pages.server_port}"
+    finally:
+        pages.shutdown()
+        pages.server_close()
 
 
 class Browser:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import signal
 
+import browser
 import gateway
 import ingest
 from gateway import Gateway
@@ -331,6 +332,101 @@ def test_gateway_tells_the_worker_whose_operation_it_is():
         connection.close()
         equal(told, ["a", "none"])
         server.process.kill()
+
+
+# ---- pages of other origins ----
+
+GUEST = "https://app.example.org"
+EXPOSED = "Location, Retry-After, Allow, X-Operation-Id, Idempotency-Replayed, Preference-Applied"
+
+
+def told(answer, status, **more):
+    """What a browser reads before it shows an answer to a page, is for that page, and for no other."""
+    found = {name: value for name, value in answer.headers.items() if name.startswith("Access-Control") or name == "Vary"}
+    equal((answer.status, found), (status, {"Vary": "Origin", **more}))
+
+
+def test_gateway_pages_of_an_allowed_origin_are_told_what_they_may():
+    common = {"Access-Control-Allow-Origin": GUEST, "Access-Control-Expose-Headers": EXPOSED}
+    preflight = {**common, "Access-Control-Allow-Headers": "*", "Access-Control-Max-Age": "600"}
+
+    with running("--origin", GUEST) as server:
+        def ask(path, method="POST", origin=GUEST):
+            return server.request("OPTIONS", path, headers={
+                "Origin": origin, "Access-Control-Request-Method": method,
+                "Access-Control-Request-Headers": "content-type,idempotency-key,prefer,traceparent"})
+
+        def of(origin, method, path, body=None, **headers):
+            return server.request(method, path, body, headers={"Origin": origin, **headers})
+
+        methods = {"Access-Control-Allow-Methods": "POST, GET, HEAD, DELETE"}
+        told(ask("/ops/render"), 204, **preflight, **methods)
+        told(ask("/ops/1", "DELETE"), 204, **preflight, **methods)
+        told(ask("/permits", "GET"), 204, **{**preflight, "Access-Control-Allow-Methods": "GET, HEAD"})
+        told(ask("/nowhere"), 404, **common)
+
+        # A result, which is passed on, and one that comes as events; a state, a cancel, a refusal.
+        told(of(GUEST, "POST", "/ops/render", job(1)), 200, **common)
+        told(of(GUEST, "POST", "/ops/render", job(1), Accept="text/event-stream"), 200, **common)
+        answer = of(GUEST, "POST", "/ops/render", LONG, **ASYNC)
+        told(answer, 202, **common)
+        told(of(GUEST, "GET", answer.headers["Location"]), 200, **common)
+        told(of(GUEST, "DELETE", answer.headers["Location"]), 200, **common)
+        told(of(GUEST, "POST", "/ops/render", job(1), **{"Idempotency-Key": ""}), 400, **common)
+        # What HTTP alone refuses.
+        told(of(GUEST, "POST", "/ops/render", b"no number\r\n", **{"Transfer-Encoding": "chunked"}), 400, **common)
+        told(of(GUEST, "POST", "/ops/render", b"x" * (2 << 20)), 413, **common)
+        told(of(GUEST, "GET", "/healthz", **{"X-Long": "x" * 20000}), 431, **common)
+
+        # An OPTIONS that is no preflight, and those who are no page, or none of these.
+        told(of(GUEST, "OPTIONS", "/ops/render"), 405, **common)
+        told(ask("/ops/render", origin="https://evil.example"), 403)
+        told(of("https://evil.example", "GET", "/healthz"), 403)
+        told(ask("/ops/render", origin=f"http://127.0.0.1:{server.port}"), 405)
+        told(server.request("GET", "/healthz"), 200)
+
+    with running() as server:
+        equal(server.request("GET", "/healthz").headers["Vary"], None)
+        equal(server.request("GET", "/healthz", headers={"Origin": GUEST}).status, 403)
+
+
+# A page's day: one operation to be asked for later, its events by EventSource, the key again, events of one that is fetched, and
+# a cancel.
+PAGE = """
+(async base => {
+    const read = ["X-Operation-Id", "Preference-Applied", "Idempotency-Replayed"];
+    const of = answer => [answer.status, ...read.map(name => answer.headers.get(name))];
+    const post = (job, headers) => fetch(base + "/ops/render", {method: "POST", body: JSON.stringify(job), headers: {
+        "Content-Type": "application/x-job", "traceparent": "00-" + "a".repeat(32) + "-" + "b".repeat(16) + "-01", ...headers}});
+    const begun = await post({ms: 1}, {"Prefer": "respond-async", "Idempotency-Key": "1", "Accept": "text/event-stream"});
+    const path = begun.headers.get("Location");
+    const source = new EventSource(base + path + "/events");
+    const result = await new Promise((resolve, reject) => {
+        source.addEventListener("result", event => resolve(JSON.parse(event.data).status));
+        source.addEventListener("error", () => reject(new Error("no events")));
+    });
+    source.close();
+    const again = of(await post({ms: 1}, {"Idempotency-Key": "1"}));
+    const events = await (await post({ms: 1}, {"Accept": "text/event-stream"})).text();
+    const long = await post({ms: 600000}, {"Prefer": "respond-async"});
+    const cancel = await fetch(base + long.headers.get("Location"), {method: "DELETE"});
+    return {begun: of(begun), path, result, again, events: events.includes("event: result"), outcome: [cancel.status]};
+})("%s").catch(error => error.name)
+"""
+
+
+def test_gateway_page_of_an_allowed_origin_in_a_browser_starts_follows_and_cancels():
+    with browser.origin() as guest, browser.origin() as stranger, browser.Browser() as chromium, \
+            running("--origin", guest) as server:
+        address = f"http://127.0.0.1:{server.port}"
+        seen = chromium.open(guest + "/").runs(PAGE % address)
+        check(isinstance(seen, dict), f"the page was kept from something: {seen}")
+        one = seen["path"].removeprefix("/ops/")
+        equal(seen, {"begun": [202, one, "respond-async", None], "path": "/ops/" + one, "result": 200,
+                     "again": [200, one, None, "true"], "events": True, "outcome": [200]})
+        ran = len(server.jobs.lines())
+        equal(chromium.open(stranger + "/").runs(PAGE % address), "TypeError")
+        equal(len(server.jobs.lines()), ran)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 import contextlib
 import fcntl
 import hashlib
-import http.server
 import os
 import pathlib
 import shutil
@@ -13,7 +12,6 @@ import signal
 import socket
 import stat
 import subprocess
-import threading
 import time
 
 import browser
@@ -266,6 +264,11 @@ def test_pages_of_an_allowed_origin_are_told_what_they_may():
         equal((answer.status, told(answer)), (201, common))
         equal(told(server.request("GET", answer.headers["Location"], headers={"Origin": origin})), common)
         equal(told(server.put("a", b"x", headers={"Origin": origin}), 409, "name-taken"), common)
+        # What HTTP alone refuses.
+        chunks = {"Origin": origin, "Transfer-Encoding": "chunked"}
+        equal(told(server.request("PUT", "/files/c", b"no number\r\n", headers=chunks), 400, "malformed-request"), common)
+        long = {"Origin": origin, "X-Long": "x" * 20000}
+        equal(told(server.request("GET", "/healthz", headers=long), 431, "head-too-large"), common)
         equal(told(ask(server, "/nowhere"), 404, "not-found"), common)
 
         # An OPTIONS that is no preflight, and those who are no page, or none of these.
@@ -281,34 +284,16 @@ def test_pages_of_an_allowed_origin_are_told_what_they_may():
         equal(told(server.put("b", b"x")), {})
 
 
-class Page(http.server.BaseHTTPRequestHandler):
-    """An empty one."""
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
 def test_page_of_an_allowed_origin_in_a_browser_uploads_and_reads_the_answer():
-    pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    threading.Thread(target=pages.serve_forever, daemon=True).start()
-    origin = f"http://127.0.0.1:{pages.server_port}"
     put = """fetch("http://127.0.0.1:%d/files/%s", {method: "PUT", body: "x", headers: {"Content-Type": "text/csv"}})
              .then(async one => [one.status, one.headers.get("Location"), (await one.json()).name], error => error.name)"""
-    try:
-        with browser.Browser() as chromium, Server("none", "--origin", origin) as server, Server("none") as strict:
-            tab = chromium.open(origin + "/")
-            status, location, name = tab.runs(put % (server.port, "a.csv"))
-            equal((status, name, location[:9]), (201, "a.csv", "/uploads/"))
-            equal(tab.runs(put % (strict.port, "a.csv")), "TypeError")
-            equal((server.published(), strict.published()), (["a.csv"], []))
-    finally:
-        pages.shutdown()
-        pages.server_close()
+    with browser.origin() as origin, browser.Browser() as chromium, Server("none", "--origin", origin) as server, \
+            Server("none") as strict:
+        tab = chromium.open(origin + "/")
+        status, location, name = tab.runs(put % (server.port, "a.csv"))
+        equal((status, name, location[:9]), (201, "a.csv", "/uploads/"))
+        equal(tab.runs(put % (strict.port, "a.csv")), "TypeError")
+        equal((server.published(), strict.published()), (["a.csv"], []))
 
 
 def test_waiting_room_is_first_come_first_served_and_bounded():

@@ -12,6 +12,7 @@ static const struct access loopback = {
 	.hosts_count = 1,
 	.origins = origins,
 	.origins_count = 1,
+	.exposed = "Location",
 };
 
 TEST(access_loopback_hosts_are_known)
