@@ -575,5 +575,8 @@ int bucket_publish_leased(struct bucket *bucket, const char *id, struct ew_tempf
 	if (r < 0)
 		return r;
 	publication.name = (*ret_staged)->name;
-	return bucket_publish(bucket, &publication, file);
+	r = bucket_publish(bucket, &publication, file);
+	if (r == 0)
+		atomic_fetch_add(&bucket->counts.leased, 1);
+	return r;
 }

@@ -30,6 +30,9 @@ struct bucket_counts {
 	_Atomic uint64_t reserved_bytes; /* declared, and not there yet */
 	_Atomic uint64_t syncs;
 	_Atomic uint64_t synced_links; /* names that those covered */
+	_Atomic uint64_t spools; /* files from their first byte to their end, and what they hold */
+	_Atomic uint64_t spooled_bytes;
+	_Atomic uint64_t leased; /* names that were published and end with their server */
 };
 
 struct bucket {

@@ -39,6 +39,15 @@ void page_family(struct page *page, const char *name, const char *type, const ch
 		page->prefix, name, type);
 }
 
+void page_label(struct page *page, const char *value)
+{
+	for (; *value; value++) {
+		if (*value == '"' || *value == '\\')
+			fputc('\\', page->file);
+		fputc(*value, page->file);
+	}
+}
+
 void page_single(struct page *page, const char *name, const char *type, const char *help,
 		 int64_t value)
 {

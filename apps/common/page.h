@@ -37,6 +37,9 @@ bool page_begin(struct page *page, const char *prefix);
 /* What stands above the lines of a name. */
 void page_family(struct page *page, const char *name, const char *type, const char *help);
 
+/* A label's value between its quotes: `"` and `\` are escaped. */
+void page_label(struct page *page, const char *value);
+
 /* A family of one line without labels */
 void page_single(struct page *page, const char *name, const char *type, const char *help,
 		 int64_t value);

@@ -29,8 +29,10 @@ void spool_unreserve(struct spool *spool)
 int spool_begin(struct spool *spool)
 {
 	spool->digest = EVP_MD_CTX_new();
-	return spool->digest && EVP_DigestInit_ex(spool->digest, EVP_sha256(), NULL) == 1 ? 0
-											  : -ENOMEM;
+	if (!spool->digest)
+		return -ENOMEM;
+	atomic_fetch_add(&spool->bucket->counts.spools, 1);
+	return EVP_DigestInit_ex(spool->digest, EVP_sha256(), NULL) == 1 ? 0 : -ENOMEM;
 }
 
 static int account(struct spool *spool, uint64_t bytes)
@@ -41,6 +43,7 @@ static int account(struct spool *spool, uint64_t bytes)
 	bucket_unreserve(spool->bucket, arrived);
 	spool->reserved_bytes -= arrived;
 	spool->bytes += bytes;
+	atomic_fetch_add(&spool->bucket->counts.spooled_bytes, bytes);
 	if (spool->is_unsized &&
 	    before / FLOOR_INTERVAL_BYTES != spool->bytes / FLOOR_INTERVAL_BYTES)
 		return bucket_floor(spool->bucket);
@@ -64,6 +67,10 @@ int spool_finish(struct spool *spool, uint8_t ret_sha256[SPOOL_DIGEST_BYTES])
 
 void spool_end(struct spool *spool)
 {
+	if (!spool->digest)
+		return;
 	EVP_MD_CTX_free(spool->digest);
 	spool->digest = NULL;
+	atomic_fetch_sub(&spool->bucket->counts.spools, 1);
+	atomic_fetch_sub(&spool->bucket->counts.spooled_bytes, spool->bytes);
 }

@@ -48,5 +48,5 @@ EW_SUSPENDS int spool_write(struct spool *spool, struct ew_file *file, const voi
 /* It is whole. -ENOMEM */
 int spool_finish(struct spool *spool, uint8_t ret_sha256[SPOOL_DIGEST_BYTES]);
 
-/* Its memory; a no-op on one that has not begun. */
+/* The end of what it stands for, and its memory; a no-op on one that has not begun. */
 void spool_end(struct spool *spool);

@@ -42,7 +42,8 @@ struct staging {
 	struct ew_file *names;	/* its part for names; NULL: there is none */
 	struct ew_file
 		*leased; /* a folder with names that end with their server; NULL: there is none */
-	_Atomic uint64_t used; /* a bit for each folder of names in which we have made any */
+	_Atomic uint64_t used;	/* a bit for each folder of names in which we have made any */
+	_Atomic uint64_t swept; /* names of servers that are gone, removed by the sweep */
 
 	pthread_mutex_t lock;
 	struct staged *left;	 /* names that could not be removed when their files ended */

@@ -220,6 +220,7 @@ static int sweep_taken(struct staging *staging, struct visit *visit, struct buri
 	visit->error = 0;
 	visit->orphans = 0;
 	r = visit_all(staging, visit);
+	atomic_store(&staging->swept, visit->removed);
 	if (r == 0)
 		r = visit->error;
 	if (r == 0 && visit->lease->dead_count > 0)

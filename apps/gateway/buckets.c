@@ -122,6 +122,12 @@ void buckets_abort(struct buckets *buckets)
 		bucket_abort(&buckets->entries[i]->bucket);
 }
 
+struct bucket *buckets_at(const struct buckets *buckets, size_t at, const char **ret_path)
+{
+	*ret_path = buckets->entries[at]->path;
+	return &buckets->entries[at]->bucket;
+}
+
 int64_t buckets_last_ns(const struct buckets *buckets)
 {
 	return (int64_t)buckets->count * LAST_BUDGET;

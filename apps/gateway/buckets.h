@@ -33,6 +33,9 @@ EW_SUSPENDS int buckets_close(struct buckets *buckets);
 /* Without waiting: what is left is the next start's. */
 void buckets_abort(struct buckets *buckets);
 
+/* One of those that are prepared, and the path that it was given by. */
+struct bucket *buckets_at(const struct buckets *buckets, size_t at, const char **ret_path);
+
 int64_t buckets_last_ns(const struct buckets *buckets);
 
 /* Spawns what they do beside requests. */

@@ -133,6 +133,11 @@ static int64_t shed(struct route *route)
 	return (int64_t)route->shed;
 }
 
+static int64_t unstored(struct route *route)
+{
+	return (int64_t)route->unstored;
+}
+
 static int64_t republished(struct route *route)
 {
 	return (int64_t)route->republished;
@@ -223,6 +228,77 @@ static void print_messages(struct page *page, const struct gateway *gateway)
 		    (int64_t)gateway->refusals_dropped);
 }
 
+static int64_t bucket_ready(struct bucket *bucket)
+{
+	return atomic_load(&bucket->counts.ready);
+}
+
+static int64_t bucket_reserved(struct bucket *bucket)
+{
+	return page_look(&bucket->counts.reserved_bytes);
+}
+
+static int64_t bucket_bodies(struct bucket *bucket)
+{
+	return page_look(&bucket->counts.spools);
+}
+
+static int64_t bucket_bytes(struct bucket *bucket)
+{
+	return page_look(&bucket->counts.spooled_bytes);
+}
+
+static int64_t bucket_names(struct bucket *bucket)
+{
+	return atomic_load(&bucket->staging.lease.names);
+}
+
+static int64_t bucket_published(struct bucket *bucket)
+{
+	return page_look(&bucket->counts.leased);
+}
+
+static int64_t bucket_swept(struct bucket *bucket)
+{
+	return page_look(&bucket->staging.swept);
+}
+
+static void print_buckets(struct page *page, struct gateway *gateway)
+{
+	static const struct {
+		const char *name;
+		const char *type;
+		const char *help;
+		int64_t (*value)(struct bucket *bucket);
+	} families[] = {
+		{ "bodies_ready", "gauge", "1 when the volume of the bodies is trusted.",
+		  bucket_ready },
+		{ "bodies", "gauge", "Bodies in files, those that are still coming included.",
+		  bucket_bodies },
+		{ "bodies_bytes", "gauge", "Bytes of those that have come.", bucket_bytes },
+		{ "bodies_reserved_bytes", "gauge", "Declared bytes that have not come yet.",
+		  bucket_reserved },
+		{ "bodies_names", "gauge", "Names of files that are there, or may be.",
+		  bucket_names },
+		{ "bodies_published_total", "counter", "Bodies that got a name for workers.",
+		  bucket_published },
+		{ "bodies_swept_total", "counter", "Names removed that gateways had left.",
+		  bucket_swept },
+	};
+	const char *path;
+
+	for (size_t at = 0; at < sizeof(families) / sizeof(families[0]); at++) {
+		page_family(page, families[at].name, families[at].type, families[at].help);
+		for (size_t i = 0; i < gateway->buckets.count; i++) {
+			struct bucket *bucket = buckets_at(&gateway->buckets, i, &path);
+
+			fprintf(page->file, "gateway_%s{bodies=\"", families[at].name);
+			page_label(page, path);
+			fprintf(page->file, "\"} %" PRId64 "\n", families[at].value(bucket));
+		}
+	}
+}
+
 char *metrics_print(struct gateway *gateway, size_t *ret_bytes)
 {
 	struct page page;
@@ -234,6 +310,8 @@ char *metrics_print(struct gateway *gateway, size_t *ret_bytes)
 	print_each(&page, gateway, "waiting", "gauge", "Requests in the waiting room.", waiting);
 	print_each(&page, gateway, "shed_total", "counter", "Requests that were not started.",
 		   shed);
+	print_each(&page, gateway, "bodies_unstored_total", "counter",
+		   "Of those, whose bodies could not be stored.", unstored);
 	print_each(&page, gateway, "republished_total", "counter",
 		   "Operations published again, because the broker was lost before it confirmed.",
 		   republished);
@@ -246,6 +324,7 @@ char *metrics_print(struct gateway *gateway, size_t *ret_bytes)
 	print_outcomes(&page, gateway);
 	print_histograms(&page, gateway);
 	print_messages(&page, gateway);
+	print_buckets(&page, gateway);
 	print_answers(&page, gateway);
 	page_single(&page, "connected", "gauge", "1 while the broker is connected.",
 		    gateway->connection != NULL);

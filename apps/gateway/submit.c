@@ -193,6 +193,7 @@ static int say_unstored(struct submission *submission, struct operation *operati
 	if (r == -ECANCELED)
 		return say_cut(submission, operation);
 	operation->route->shed++;
+	operation->route->unstored++;
 	snprintf(detail, sizeof(detail), "%s.", strerror(-r));
 	log_note("error", "body-not-stored", "%s: %s", operation->id, detail);
 	return routes_problem(submission->gateway, submission->request, problem, detail,

@@ -256,6 +256,40 @@ def test_gateway_start_removes_the_bodies_of_one_that_was_killed_and_no_others()
         place.is_clean(2)
 
 
+# ---- what is counted ----
+
+def counted(server, bucket, *names):
+    values = server.metrics()
+    label = str(bucket).replace("\\", "\\\\").replace('"', '\\"')
+    return [values[f'gateway_{name}{{bodies="{label}"}}'] for name in names]
+
+
+def test_gateway_counts_bodies_from_their_first_byte_to_the_end_of_the_operation():
+    with ingest.folder() as folder, stage(bucket=folder / 'a "b\\') as place:
+        def await_counts(server, *wanted):
+            wait_until(lambda: counted(server, place.bucket, "bodies", "bodies_bytes", "bodies_reserved_bytes", "bodies_names",
+                                       "bodies_published_total") == list(wanted), 60, lambda: f"{wanted} of {server.metrics()}")
+
+        await_counts(place.gateway, 0, 0, 0, 0, 0)
+        uploading = place.gateway.connect()
+        uploading.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % SIZE + SHORT[:-1])
+        await_counts(place.gateway, 1, SIZE - 1, 1, 0, 0)
+        client = place.begins()
+        await_counts(place.gateway, 2, 2 * SIZE - 1, 1, 1, 1)
+        uploading.close()
+        await_counts(place.gateway, 1, SIZE, 0, 1, 1)
+        equal(place.gateway.metric('gateway_bodies_unstored_total{route="render"}'), 0)
+
+        # Of one that is killed nothing is left but a name.
+        place.gateway.process.kill()
+        place.gateway.process.wait()
+        client.close()
+        place.gateway = place.start_gateway()
+        wait_until(lambda: counted(place.gateway, place.bucket, "bodies_swept_total") == [1], 60, "its name is swept")
+        await_counts(place.gateway, 0, 0, 0, 0, 0)
+        place.is_clean()
+
+
 # ---- no room ----
 
 def test_gateway_body_over_the_routes_limit_is_refused_before_it_comes():
@@ -281,6 +315,7 @@ def test_gateway_body_that_finds_no_room_starts_nothing():
                 place.is_clean()
                 place.gateway.await_rest()
             equal(gateway.messages(place.queue), 0)
+            equal(place.gateway.metric('gateway_bodies_unstored_total{route="render"}'), len(STEPS))
             place.start_worker()
             equal(place.gateway.post(SHORT).json, {"steps": 2})
             place.is_clean()
@@ -298,6 +333,7 @@ def test_gateway_with_a_volume_that_is_suspect_takes_what_goes_into_messages():
             place.is_clean()
             answer = place.gateway.request("GET", "/readyz")
             equal(answer.status, 503)
+            equal(counted(place.gateway, place.bucket, "bodies_ready"), [0])
             check(b"volume of its bodies" in answer.body, f"the reason: {answer.body}")
             equal(place.gateway.post(job(20, 1000)).json, {"steps": 2})
         finally:

@@ -7,6 +7,7 @@ One gateway and one worker, which has room for all, for each test; a real Rabbit
 
 import contextlib
 import json
+import re
 import signal
 
 import browser
@@ -332,6 +333,19 @@ def test_gateway_tells_the_worker_whose_operation_it_is():
         connection.close()
         equal(told, ["a", "none"])
         server.process.kill()
+
+
+# ---- the page of metrics ----
+
+def test_gateway_metrics_are_those_of_the_manual():
+    manual = (ingest.ROOT / "docs" / "operating-gateway.md").read_text()
+    table = manual.split("\n## Metrics\n")[1].split("\n## ")[0]
+    names = [name for line in table.splitlines() if line.startswith("| `")
+             for name in re.findall(r"`([a-z_]+)[`{]", line.split(" | ")[0])]
+    check(len(names) > 20, f"the table has names: {names}")
+    with running() as server:
+        page = server.request("GET", "/metrics").body.decode()
+        equal(sorted(re.findall(r"^# TYPE gateway_(\w+) ", page, re.MULTILINE)), sorted(names))
 
 
 # ---- pages of other origins ----
