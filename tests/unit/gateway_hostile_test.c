@@ -130,6 +130,7 @@ static const struct {
 	{ AMQP_CONNECTION_CLOSE_METHOD, "2s22" },  { AMQP_CHANNEL_OPEN_OK_METHOD, "l" },
 	{ AMQP_CHANNEL_CLOSE_METHOD, "2s22" },	   { AMQP_CHANNEL_CLOSE_OK_METHOD, "" },
 	{ AMQP_CONFIRM_SELECT_OK_METHOD, "" },	   { AMQP_BASIC_QOS_OK_METHOD, "" },
+	{ AMQP_QUEUE_DECLARE_OK_METHOD, "s44" },
 	{ AMQP_BASIC_CONSUME_OK_METHOD, "s" },	   { AMQP_BASIC_DELIVER_METHOD, "s81ss" },
 	{ AMQP_BASIC_RETURN_METHOD, "2sss" },	   { AMQP_BASIC_ACK_METHOD, "81" },
 	{ AMQP_BASIC_NACK_METHOD, "81" },
@@ -258,7 +259,9 @@ static void tamper(struct peer *peer, struct ew_amqp_output *output)
 
 /* ---- the session ---- */
 
-static const char *const operations[] = { "1111 200 s", "2222 4000 s", "3333 100 s" };
+/* The last one is known by its length. */
+static const char *const operations[] = { "1111 200 s", "2222 4000 s", "3333   100 s" };
+#define NACKED_BYTES "12"
 
 static size_t memory_before;
 
@@ -269,6 +272,14 @@ static void check_memory(void)
 	EXPECT(now.uordblks + now.hblkhd <= memory_before + MEMORY_MAX);
 }
 
+static bool is_nacked(const struct ew_amqp_message *message)
+{
+	const char *in_file = ew_amqp_header_find(message, "x-ew-body-bytes");
+
+	return in_file ? strcmp(in_file, NACKED_BYTES) == 0
+		       : message->body_bytes == strlen(operations[2]);
+}
+
 /* What the one of "3333" brings is not taken; and in the end the route's channel is closed. */
 static enum mood judge(struct peer *peer, const struct ew_amqp_message *message)
 {
@@ -276,8 +287,7 @@ static enum mood judge(struct peer *peer, const struct ew_amqp_message *message)
 
 	check_memory();
 	note_message(peer, message);
-	if (strcmp(type, "op") == 0 && message->body_bytes > 4 &&
-	    memcmp(message->body, "3333", 4) == 0)
+	if (strcmp(type, "op") == 0 && is_nacked(message))
 		return MOOD_NACK_AND_TAKE;
 	return MOOD_TAKE;
 }
@@ -350,7 +360,7 @@ static void trouble(void)
 	broker_say(&peer->broker, 0, AMQP_CONNECTION_BLOCKED_METHOD, &blocked);
 	say_unblocked(peer);
 	for (unsigned i = 0; i < HUB_CHANNELS_MAX; i++)
-		if (peer->channels[i].reply_to[0]) {
+		if (peer->channels[i].reply_to[0] || peer->channels[i].prefetch) {
 			refuse_channel(peer, i, AMQP_PRECONDITION_FAILED, "PRECONDITION_FAILED");
 			break;
 		}
@@ -427,21 +437,48 @@ static int session(void *unused)
 	return ew_scope_finish(&peers, r);
 }
 
+static int session_and_after(void *unused)
+{
+	int r = session(unused);
+
+	if (has_bodies())
+		check_no_bodies();
+	return r;
+}
+
 /* ---- all changes ---- */
+
+static const char *keys = ""; /* of the first route */
+
+static int run_on(struct ew_sim_filesystem *filesystem)
+{
+	const struct ew_sim_options options = { .seed = 1,
+						.report = hush,
+						.filesystem = filesystem };
+
+	return ew_sim_run(&options, session_and_after, NULL, NULL);
+}
 
 static int run_session(unsigned chosen)
 {
-	const struct ew_sim_options options = { .seed = 1, .report = hush };
+	struct ew_sim_filesystem *filesystem = NULL;
 	struct mallinfo2 now = mallinfo2();
+	char text[128];
+	int r;
 
-	world_prepare("[route b]\nrouting_key = nowhere\n");
+	snprintf(text, sizeof(text), "%s[route b]\nrouting_key = nowhere\n", keys);
+	world_prepare(text);
+	if (has_bodies())
+		EXPECT_EQ(ew_sim_filesystem_new(NULL, &filesystem), 0);
 	world.options.config.routes[0].presumed_hold_ns = HOLD;
 	memory_before = now.uordblks + now.hblkhd;
 	change.seen = 0;
 	change.chosen = chosen;
 	change.made = false;
 	change.over = false;
-	return ew_sim_run(&options, session, NULL, NULL);
+	r = run_on(filesystem);
+	ew_sim_filesystem_free(filesystem);
+	return r;
 }
 
 /* Each @step-th, from @first on. */
@@ -487,6 +524,19 @@ TEST(gateway_survives_each_field_of_each_frame)
 TEST(gateway_survives_each_byte_of_each_frame)
 {
 	change.bits = true;
+	make_some_changes(4);
+}
+
+/* Its messages are declared for, acknowledged, and come again on the next connection. */
+TEST(gateway_with_a_reply_queue_survives_each_field_of_each_frame)
+{
+	keys = "replies = queue\n";
+	make_some_changes(2);
+}
+
+TEST(gateway_with_bodies_in_files_survives_each_field_of_each_frame)
+{
+	keys = "bodies = /sim/bodies\ninline_body = 0\n";
 	make_some_changes(4);
 }
 
