@@ -927,6 +927,33 @@ TEST(gateway_refusal_that_meets_a_broker_that_takes_nothing_is_said_afterwards)
 	run_fair("", MOOD_TAKE, ask_while_blocked);
 }
 
+static int ask_and_be_shed(void)
+{
+	struct exchange exchange;
+	int64_t now_ns;
+
+	world.broker.judge = judge_and_block;
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	for (unsigned i = 0; i < 2 * CONCURRENCY; i++) {
+		now_ns = ew_now();
+		say_post(&exchange, "2 500 s", "");
+		EXPECT_EQ(converse(&exchange), 0);
+		EXPECT_EQ(exchange.status, 503);
+		EXPECT(says(&exchange, "broker-blocked"));
+		EXPECT(ew_now() - now_ns < 10 * EW_MILLISECOND);
+	}
+	/* Nor is anything of it said later. */
+	EXPECT_EQ(world.notes_count, 1);
+	return 0;
+}
+
+/* The time is the world's, where only waiting takes any. */
+TEST(gateway_whose_broker_is_blocked_refuses_at_once)
+{
+	run_fair("", MOOD_TAKE, ask_and_be_shed);
+}
+
 /* Operations are taken, and there is no word about them. */
 static enum mood judge_and_keep(struct peer *peer, const struct ew_amqp_message *message)
 {
