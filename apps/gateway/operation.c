@@ -289,6 +289,13 @@ static enum heard hear_part(struct operation *operation, const struct ew_amqp_me
 	return heard;
 }
 
+/* A grant starts what the worker has: one that says the id of another operation has another one. */
+static bool is_claim_of(const struct operation *operation, const struct ew_amqp_message *message)
+{
+	return operation &&
+	       (!message->message_id || strcmp(message->message_id, operation->id) == 0);
+}
+
 enum heard operation_hear(struct operation *operation, const struct ew_amqp_message *message)
 {
 	const char *type = message->type ? message->type : "";
@@ -296,7 +303,7 @@ enum heard operation_hear(struct operation *operation, const struct ew_amqp_mess
 	enum outcome end = end_of(type);
 
 	if (strcmp(type, "claim") == 0)
-		return hear_claim(operation, message);
+		return hear_claim(is_claim_of(operation, message) ? operation : NULL, message);
 	if (end == OUTCOME_NONE && strcmp(type, "progress") != 0 && strcmp(type, "part") != 0 &&
 	    strcmp(type, "unknown") != 0)
 		return HEARD_MALFORMED;

@@ -61,16 +61,24 @@ static void end(struct operation *operation)
 	ew_abort(&operation);
 }
 
-static enum heard hear(struct operation *operation, const char *type, const char *claim,
-		       const char *redelivered)
+static enum heard hear_with_id(struct operation *operation, const char *type, const char *claim,
+			       const char *redelivered, const char *id)
 {
 	const struct ew_amqp_header headers[] = { { "x-ew-claim", claim },
 						  { "x-ew-redelivered", redelivered } };
-	const struct ew_amqp_message message = {
-		.type = type, .reply_to = "w", .headers = headers, .headers_count = 2
-	};
+	const struct ew_amqp_message message = { .type = type,
+						 .message_id = id,
+						 .reply_to = "w",
+						 .headers = headers,
+						 .headers_count = 2 };
 
 	return operation_hear(operation, &message);
+}
+
+static enum heard hear(struct operation *operation, const char *type, const char *claim,
+		       const char *redelivered)
+{
+	return hear_with_id(operation, type, claim, redelivered, operation ? operation->id : NULL);
 }
 
 /* As the task does that serves it. */
@@ -115,6 +123,25 @@ TEST(gateway_table_forgets_a_token_of_what_is_entered_again)
 	EXPECT(table_find(&table, correlation) == NULL);
 	EXPECT(table_find(&table, operation->correlation) == operation);
 	end(operation);
+	table_deinit(&table);
+}
+
+/* By its correlation it is of this one, and to be granted would start the other one. */
+TEST(gateway_claim_with_the_id_of_another_operation_is_refused)
+{
+	struct operation *operation, *other;
+
+	EXPECT_EQ(table_init(&table, 2), 0);
+	operation = begin();
+	other = begin();
+	EXPECT_EQ(hear_with_id(operation, "claim", "A", "0", other->id), HEARD_REFUSE);
+	EXPECT(!operation->claim_due);
+	EXPECT_EQ(hear_with_id(operation, "claim", "B", "0", NULL), HEARD_NEWS);
+	grant(operation);
+	EXPECT_EQ(hear_with_id(operation, "claim", "C", "1", other->id), HEARD_REFUSE);
+	EXPECT_STR(operation->claim.token, "B");
+	end(operation);
+	end(other);
 	table_deinit(&table);
 }
 
