@@ -12,6 +12,7 @@ import json
 import os
 import signal
 
+import crash
 import gateway
 import ingest
 import testfs
@@ -51,11 +52,11 @@ class Stage:
         self.group.append(self.stack.enter_context(gateway.Worker(self.language, self.queue, self.log)))
         gateway.await_consumers(self.queue, 1)
 
-    def begins(self, body=LONG):
-        """A client that waits; its operation has a permit."""
+    def begins(self, body=LONG, held=1):
+        """A client that waits; its operation has a permit, as so many have now."""
         connection = self.gateway.connect()
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        self.gateway.await_permits(held=1)
+        self.gateway.await_permits(held=held)
         return connection
 
     def queues(self, body=LONG, count=1):
@@ -288,6 +289,54 @@ def test_gateway_counts_bodies_from_their_first_byte_to_the_end_of_the_operation
         wait_until(lambda: counted(place.gateway, place.bucket, "bodies_swept_total") == [1], 60, "its name is swept")
         await_counts(place.gateway, 0, 0, 0, 0, 0)
         place.is_clean()
+
+
+# ---- the power is cut ----
+
+CUTS = 3
+
+
+def expect_there(bodies, said):
+    """Whatever a message has named is whole."""
+    for headers in said:
+        body = (bodies / headers["x-ew-body-file"].rsplit("/", 1)[1]).read_bytes()
+        equal((str(len(body)), hashlib.sha256(body).hexdigest()), (headers["x-ew-body-bytes"], headers["x-ew-body-sha256"]))
+
+
+def expect_swept(place, bodies):
+    """The next gateway has removed all of it; when that has ended, too, nothing is left."""
+    with Gateway({"render": {**place.keys, "bodies": bodies}}, bucket=bodies) as after:
+        wait_until(lambda: not list(bodies.iterdir()), 60, "no body is left")
+        wait_until(lambda: len(list((bodies.with_name("bodies.state") / "leases").iterdir())) == 1, 60, "no other lease is left")
+        wait_until(lambda: after.staged() == 0, 60, "nothing is staged")
+    equal(list((bodies.with_name("bodies.state") / "leases").iterdir()), [], "leases")
+
+
+def power_cuts_keep_bodies(kind):
+    with crash.Machine(kind) as machine, contextlib.ExitStack() as clients, stage(
+            bucket=machine.mount / "bodies", concurrency=CUTS + 1) as place:
+        channel = clients.enter_context(contextlib.closing(gateway.connect())).channel()
+        coming = clients.enter_context(contextlib.closing(place.gateway.connect()))
+        coming.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % SIZE + SHORT[:-1])
+        wait_until(lambda: place.gateway.staged() == 1, 60, "another body comes")
+        said, copies = [], []
+        for number in range(1, CUTS + 1):
+            clients.enter_context(contextlib.closing(place.begins(job(600000, SIZE + number), held=number)))
+            said.append(take(channel, place.queue)[1].headers)
+            copies.append((machine.cut(), list(said)))
+        for copy, named in copies:
+            with machine.power_on(copy) as mount:
+                expect_there(mount / "bodies", named)
+                expect_swept(place, mount / "bodies")
+                machine.expect_no_space_lost(mount, CUTS)
+
+
+def test_gateway_bodies_that_messages_name_survive_a_power_cut_on_ext4():
+    power_cuts_keep_bodies("ext4")
+
+
+def test_gateway_bodies_that_messages_name_survive_a_power_cut_on_xfs():
+    power_cuts_keep_bodies("xfs")
 
 
 # ---- no room ----
