@@ -5,6 +5,7 @@ gateway recovers without a restart.
 """
 
 import contextlib
+import re
 import threading
 import time
 
@@ -80,6 +81,10 @@ def under_load():
         equal(unexpected, set(), "answers")
         server.await_rest()
         equal(gateway.messages(queue), 0)
+        # Whatever was said again was said of the same operation.
+        ids = re.findall(r" event=operation id=([0-9a-f]{32}) ", server.log())
+        equal(len(set(ids)), len(ids), "ids of operations, each once")
+        equal({line.split()[1] for line in lines if line.startswith("begin ")} - set(ids), set(), "jobs of no operation")
 
 
 def test_gateway_broker_closes_its_connections_and_nothing_is_lost_behind_a_success():

@@ -203,9 +203,9 @@ def define(stage, language, count):
 
 
 for one_stage in STAGES:
-    define(one_stage, "c", 5)
     for one_language in LANGUAGES:
-        define(one_stage, one_language, 1)
+        for one_count in (1, 5):
+            define(one_stage, one_language, one_count)
 
 
 # ---- ways to leave ----
