@@ -7,14 +7,19 @@ One gateway and one worker, which has room for all, for each test; a real Rabbit
 
 import contextlib
 import json
+import os
 import re
+import shutil
 import signal
+import subprocess
+import tempfile
 
 import browser
 import gateway
 import ingest
+import rabbitmq
 from gateway import Gateway
-from ingest import check, equal, wait_until
+from ingest import Skip, check, equal, wait_until
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -441,6 +446,51 @@ def test_gateway_page_of_an_allowed_origin_in_a_browser_starts_follows_and_cance
         ran = len(server.jobs.lines())
         equal(chromium.open(stranger + "/").runs(PAGE % address), "TypeError")
         equal(len(server.jobs.lines()), ran)
+
+
+# ---- the first thing that one tries ----
+
+@contextlib.contextmanager
+def run_gateway():
+    """tools/run-gateway, which serves; a function gives what it has said so far."""
+    if ingest.BUILD != ingest.ROOT / "build" or not shutil.which("curl"):
+        raise Skip("it runs what is in build/, and wants curl")
+    gateway.broker()  # or there is none to be had
+    (port,) = rabbitmq.free_ports(1)
+    with tempfile.NamedTemporaryFile(prefix="ew-run-gateway.") as output:
+        with subprocess.Popen([str(ingest.ROOT / "tools" / "run-gateway")], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                              env={**os.environ, "LISTEN": f"127.0.0.1:{port}", "CONFIG": ""}) as process:
+            def said():
+                with open(output.name, encoding="utf-8") as text:
+                    return text.read()
+            try:
+                wait_until(lambda: "  try  " in said() or process.poll() is not None, 120, lambda: f"it serves: {said()}")
+                yield process, said
+            finally:
+                ingest.end_process(process, 60)
+
+
+def of_shell(command):
+    return subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=60 * ingest.SCALE).stdout.decode()
+
+
+def test_gateway_of_make_run_gateway_shows_a_cancel_with_its_receipt():
+    """The lines to try are taken as they are printed."""
+    with run_gateway() as (process, said):
+        command = re.search(r"with the worker's receipt:\n(.*?)\n\n", said(), re.DOTALL).group(1)
+        shown = json.loads(of_shell(command))
+        equal(shown["outcome"], "acknowledged")
+        check(shown["answer"] in ("refused", "not-started", "stopped"), f"an answer of the worker's: {shown}")
+        command = re.search(r"press Ctrl-C.*\n *(.*)\n", said()).group(1)
+        metrics = "curl -s " + re.search(r"http://[^/]*", command).group() + "/metrics"
+        before = said().count("event=operation")
+        with subprocess.Popen(["sh", "-c", "exec " + command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
+            wait_until(lambda: 'state="held"} 1' in of_shell(metrics), 60, "it has a permit")
+            client.send_signal(signal.SIGINT)
+        wait_until(lambda: said().count("event=operation") == before + 1, 60, lambda: f"it has ended: {said()}")
+        check(re.search(r" outcome=(refused|not-started|stopped) ", said().splitlines()[-1]), said().splitlines()[-1])
+        process.send_signal(signal.SIGTERM)
+        equal(process.wait(60 * ingest.SCALE), 0)
 
 
 if __name__ == "__main__":
