@@ -402,7 +402,10 @@ static int receive_lent(struct ew__sim *sim, struct ew__sim_object *object, stru
 
 /* ---- messages with descriptors ---- */
 
-/* As it is sent: the descriptor, and its place behind all that was sent before. */
+/*
+ * As it is sent: the descriptor, and its place behind all that was sent before. The kernel needs no number for it, but
+ * bounds how many are under way (unix(7)): where we have none left, that is the answer.
+ */
 static int pass_descriptor(struct ew__sim *sim, struct ew__sim_object *peer, int fd)
 {
 	struct passed *passed = ew__sim_allocate(NULL, sizeof(*passed)), **last = &peer->passed;
@@ -411,9 +414,8 @@ static int pass_descriptor(struct ew__sim *sim, struct ew__sim_object *peer, int
 	passed->next = NULL;
 	passed->fd = ew__system_duplicate(fd);
 	if (passed->fd < 0) {
-		fd = passed->fd;
 		free(passed);
-		return fd;
+		return -ETOOMANYREFS;
 	}
 	passed->at = peer->read_bytes + peer->count;
 	while (*last)
