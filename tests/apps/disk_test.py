@@ -13,13 +13,16 @@ import testfs
 from ingest import Baseline, Server, check, equal, in_background, wait_until
 
 BODY = os.urandom(300_000)
+FAILED = ("reclaim-failed",)  # where a name may have been made, and is looked for
 
 
 @contextlib.contextmanager
-def on_testfs(**options):
-    """A server on a filesystem of ours that has nameless files."""
-    with testfs.Filesystem(nameless=True) as filesystem:
+def on_testfs(nameless=True, without=None, **options):
+    """A server on a filesystem of ours that has nameless files, or has none, and is without a kind of call."""
+    with testfs.Filesystem(nameless=nameless) as filesystem:
         (filesystem.mount / "bucket").mkdir()
+        if without:
+            filesystem.without(without)
         with Server(bucket=filesystem.mount / "bucket", **options) as server:
             try:
                 yield filesystem, server
@@ -86,66 +89,74 @@ def expect_suspect(server):
     equal(server.request("GET", "/healthz").status, 200)
 
 
-STEPS = [
-    # call, error, whether half of the body is written before, status, type, state
-    ("statfs", "EIO", False, 500, "storage", None),
-    ("tmpfile", "ENOSPC", False, 507, "no-space", "RECEIVING"),
-    ("tmpfile", "EROFS", False, 500, "storage", "RECEIVING"),
-    ("tmpfile", "EIO", False, 500, "storage", "RECEIVING"),
-    ("write", "ENOSPC", False, 507, "no-space", "RECEIVING"),
-    ("write", "ENOSPC", True, 507, "no-space", "RECEIVING"),
-    ("write", "EDQUOT", True, 507, "no-space", "RECEIVING"),
-    ("write", "EROFS", True, 500, "storage", "RECEIVING"),
-    ("write", "EIO", True, 500, "storage", "RECEIVING"),
-    ("open", "EIO", False, 500, "storage", "RECEIVING"),
-    ("chmod", "EIO", False, 500, "storage", "PUBLISHING"),
-    ("fsync", "EIO", False, 500, "storage", "PUBLISHING"),
-    ("fsync", "ENOSPC", False, 507, "no-space", "PUBLISHING"),
-    ("fsync", "EDQUOT", False, 507, "no-space", "PUBLISHING"),
-    ("link", "ENOSPC", False, 507, "no-space", "PUBLISHING"),
-    ("link", "EDQUOT", False, 507, "no-space", "PUBLISHING"),
-    ("link", "EROFS", False, 500, "storage", "PUBLISHING"),
-    ("link", "EIO", False, 500, "storage", "PUBLISHING"),
-]
+ERRORS = {"ENOSPC": (507, "no-space"), "EDQUOT": (507, "no-space"), "EROFS": (500, "storage"), "EIO": (500, "storage")}
+
+
+def steps(make, publish):
+    """Call, error, whether half of the body is written before, state that it fails in; of files made and published so."""
+    return [("statfs", "EIO", False, None),
+            *((make, error, False, "RECEIVING") for error in ERRORS),
+            *(("write", error, late, "RECEIVING") for error in ERRORS for late in (False, True)),
+            ("open", "EIO", False, "RECEIVING"),
+            ("chmod", "EIO", False, "PUBLISHING"),
+            *(("fsync", error, False, "PUBLISHING") for error in ERRORS),
+            *((publish, error, False, "PUBLISHING") for error in ERRORS)]
+
+
+def each_call_fails_once(filesystem, server, make, publish):
+    """Whichever call it is, it is not made again: a second one would have gone well."""
+    baseline = Baseline(server)
+    for number, (call, error, late, state) in enumerate(steps(make, publish)):
+        name = f"{call}-{error}-{number}"
+        before = filesystem.counts()
+        with server.connect() as connection:
+            half = len(BODY) // 2 if late else 0
+            written = half + server.metric("ingest_received_bytes_total")
+            if late:
+                connection.sendall(ingest.head(name, len(BODY)) + BODY[:half])
+                wait_received(server, written)
+            rule = filesystem.rule(call, error=error, times=1)
+            connection.sendall((b"" if late else ingest.head(name, len(BODY))) + BODY[half:])
+            ingest.read_answer(connection).problem(*ERRORS[error])
+        filesystem.clear(rule)
+        counts = {kind: count - before[kind] for kind, count in filesystem.counts().items()}
+        equal(counts["fsync"], 1 if call in ("fsync", publish) else 0, f"{name}: syncs of the file")
+        equal(counts["fsyncdir"], 0, f"{name}: syncs of the folder")
+        check(not (filesystem.backing / "bucket" / name).exists(), f"{name}: no name")
+        if state:
+            expect_failed(server, name, state)
+        baseline.restored()
+        staging = filesystem.backing / "bucket.state" / "staging"
+        equal([names for _, _, names in os.walk(staging) if names], [], f"{name}: no staging name")
+    equal(server.put("last", BODY).status, 201)
+    equal((filesystem.backing / "bucket" / "last").read_bytes(), BODY)
+    equal(server.published(), ["last"])
+    check(server.is_ready(), "ready")
 
 
 def test_one_call_fails_once():
-    """Whichever call it is, it is not made again: a second one would have gone well."""
     with on_testfs() as (filesystem, server):
-        baseline = Baseline(server)
-        for number, (call, error, late, status, word, state) in enumerate(STEPS):
-            name = f"{call}-{error}-{number}"
-            before = filesystem.counts()
-            with server.connect() as connection:
-                half = len(BODY) // 2 if late else 0
-                written = half + server.metric("ingest_received_bytes_total")
-                if late:
-                    connection.sendall(ingest.head(name, len(BODY)) + BODY[:half])
-                    wait_received(server, written)
-                filesystem.rule(call, error=error, times=1)
-                connection.sendall((b"" if late else ingest.head(name, len(BODY))) + BODY[half:])
-                ingest.read_answer(connection).problem(status, word)
-            filesystem.clear()
-            counts = {kind: count - before[kind] for kind, count in filesystem.counts().items()}
-            equal(counts["fsync"], 1 if call in ("fsync", "link") else 0, f"{name}: syncs of the file")
-            equal(counts["fsyncdir"], 0, f"{name}: syncs of the folder")
-            check(not (filesystem.backing / "bucket" / name).exists(), f"{name}: no name")
-            if state:
-                expect_failed(server, name, state)
-            baseline.restored()
-        equal(server.put("last", BODY).status, 201)
-        equal((filesystem.backing / "bucket" / "last").read_bytes(), BODY)
-        equal(server.published(), ["last"])
-        check(server.is_ready(), "ready")
+        each_call_fails_once(filesystem, server, "tmpfile", "link")
 
 
-def test_failed_sync_of_the_folder():
+def test_one_call_fails_once_where_staged_files_have_names():
+    """What may have made a name all the same is looked for until it is gone."""
+    with on_testfs(nameless=False, expected=FAILED) as (filesystem, server):
+        each_call_fails_once(filesystem, server, "create", "link")
+
+
+def test_one_call_fails_once_where_names_are_made_by_a_rename():
+    with on_testfs(nameless=False, without="link", expected=FAILED) as (filesystem, server):
+        each_call_fails_once(filesystem, server, "create", "rename-noreplace")
+
+
+def sync_of_the_folder_fails(error):
     with on_testfs() as (filesystem, server):
         bucket = filesystem.backing / "bucket"
         equal(server.put("before", BODY).status, 201)
         baseline = Baseline(server)
         before = filesystem.counts()
-        filesystem.rule("fsyncdir", error="EIO", times=1)
+        filesystem.rule("fsyncdir", error=error, times=1)
         server.put("f", BODY).problem(500, "durability-unknown")
         expect_failed(server, "f", "PUBLISHING")
         equal((bucket / "f").read_bytes(), BODY, "the name stays, and is whole")
@@ -157,6 +168,11 @@ def test_failed_sync_of_the_folder():
         equal(ingest.end_process(server.process), 0)
         server.start()
         equal(server.put("again", BODY).status, 201)
+
+
+def test_failed_sync_of_the_folder():
+    for error in ERRORS:
+        sync_of_the_folder_fails(error)
 
 
 def test_failed_sync_of_the_folder_is_not_made_up_for_by_the_next():
