@@ -9,6 +9,8 @@
 
 #include "ingest_lives.h"
 
+#include "driver/sim/sim.h"
+
 #define DYING_CALLS 12 /* of an upload, before whose end the first server dies */
 
 enum crash { POWER_CUT, KILLED };
@@ -253,6 +255,112 @@ TEST(ingest_recovery_whose_calls_fail_in_turn)
 TEST(ingest_recovery_whose_calls_to_a_disk_without_nameless_files_fail_in_turn)
 {
 	fail_each_call_once(&(struct ew_sim_filesystem_options){ .names_only = true });
+}
+
+/* ---- names whose removal a failed sync has lost ---- */
+
+static bool has_told_orphans;
+
+static void listen_for_orphans(const char *event)
+{
+	has_told_orphans = has_told_orphans || strcmp(event, "sweep-orphans") == 0;
+}
+
+/* From now on the first sync fails that is for anything: of a folder of staging, when the server ends. */
+static int upload_and_lose_the_next_sync(void)
+{
+	int r = expect_status("some", 3000, 201);
+
+	ew__sim->strengths.syncs = 1024;
+	return r;
+}
+
+/* The lease of the first one stays; the second one's sync goes well, and it buries it. */
+static int serve_twice(void)
+{
+	int r;
+
+	ew_sim_calm();
+	has_told = false;
+	log_listener = listen_to_log;
+	r = with_server(upload_and_lose_the_next_sync);
+	log_listener = NULL;
+	ew_sim_calm();
+	EXPECT(has_told);
+	EXPECT(ew_sim_name(STATE "/leases", 0));
+	return r == 0 ? with_server(ask_again) : r;
+}
+
+static int life_with_a_failed_sync(void *unused)
+{
+	(void)unused;
+	return with_scanner(serve_twice);
+}
+
+static unsigned count_staged(void)
+{
+	char path[PATH_BYTES];
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < STAGING_FOLDERS; i++) {
+		snprintf(path, sizeof(path), STATE "/staging/%02x", i);
+		for (unsigned j = 0; ew_sim_name(path, j); j++)
+			count++;
+	}
+	return count;
+}
+
+static unsigned orphans;
+
+static int serve_beside_orphans(void)
+{
+	int r;
+
+	has_told_orphans = false;
+	world.notes_count += is_infected(&(struct note){ .number = world.notes_count + 1 });
+	log_listener = listen_for_orphans;
+	r = with_server(ask_again);
+	log_listener = NULL;
+	EXPECT_EQ(r, 0);
+	check_bucket();
+	check_empty(STATE "/leases");
+	EXPECT_EQ(has_told_orphans, count_staged() > 0);
+	orphans += count_staged();
+	return 0;
+}
+
+static int life_beside_orphans(void *unused)
+{
+	(void)unused;
+	ew_sim_calm();
+	world.notes_count = uploads;
+	world.restarted = world.sync_has_failed = true;
+	return with_scanner(serve_beside_orphans);
+}
+
+static void lose_removals(uint64_t luck)
+{
+	const struct ew_sim_filesystem_options disk = { .durability = EW_SIM_FAILING,
+							.names_only = true };
+	struct ew_sim_filesystem *filesystem;
+
+	prepare(NULL);
+	sync_fails = true;
+	EXPECT_EQ(ew_sim_filesystem_new(&disk, &filesystem), 0);
+	run_on(filesystem, 2 * luck, life_with_a_failed_sync);
+	crash(&filesystem, POWER_CUT, luck);
+	run_on(filesystem, 2 * luck + 1, life_beside_orphans);
+	ew_sim_filesystem_free(filesystem);
+}
+
+/* A later sync goes well and proves nothing, so the lease is gone when the name is back: it is nobody's, and named. */
+TEST(ingest_names_what_a_failed_sync_has_brought_back)
+{
+	orphans = 0;
+	for (uint64_t luck = 1; luck <= 200; luck++)
+		lose_removals(luck);
+	printf("# %u names were back\n", orphans);
+	EXPECT(orphans > 0);
 }
 
 /* ---- more leases that stay than are swept together ---- */
