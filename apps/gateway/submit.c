@@ -194,6 +194,9 @@ static int say_unstored(struct submission *submission, struct operation *operati
 		return say_cut(submission, operation);
 	operation->route->shed++;
 	operation->route->unstored++;
+	if (r == -ETIMEDOUT)
+		return routes_problem(submission->gateway, submission->request, PROBLEM_DEADLINE,
+				      NULL, operation->id, 0);
 	snprintf(detail, sizeof(detail), "%s.", strerror(-r));
 	log_note("error", "body-not-stored", "%s: %s", operation->id, detail);
 	return routes_problem(submission->gateway, submission->request, problem, detail,
@@ -518,6 +521,19 @@ static int serve_events(struct submission *submission, struct operation **operat
 	return r < 0 ? r : joined;
 }
 
+/* The deadline ends it, and a cancel, unless a call to the disk has begun, or there is a name. */
+static int store(struct operation *operation)
+{
+	int r;
+
+	EW_SCOPE(storing, .deadline_ns = operation->deadline_ns);
+
+	record_enter(operation->record, &storing);
+	r = body_publish(&operation->body, operation->id);
+	record_enter(operation->record, NULL);
+	return ew_scope_finish(&storing, r);
+}
+
 static int serve(struct submission *submission, struct route *route, const char *tenant)
 {
 	int r;
@@ -540,7 +556,7 @@ static int serve(struct submission *submission, struct route *route, const char 
 	r = admit(submission, operation);
 	if (!operation->permit)
 		return r;
-	r = body_publish(&operation->body, operation->id);
+	r = store(operation);
 	if (r < 0)
 		return say_unstored(submission, operation, r);
 	if (events_wanted(submission->request)) {

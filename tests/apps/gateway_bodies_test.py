@@ -453,6 +453,27 @@ def test_gateway_key_of_a_body_that_was_not_stored_is_free_with_the_answer():
             filesystem.clear()
 
 
+def test_gateway_cancel_of_one_whose_body_is_being_stored_comes_before_its_name():
+    with testfs.Filesystem(nameless=True) as filesystem, stage(bucket=filesystem.mount / "bodies") as place:
+        try:
+            key = {"Idempotency-Key": "one"}
+            held = filesystem.rule("fsync", hang=True)
+            waiting = ingest.in_background(lambda: place.gateway.post(SHORT, headers=key))
+            filesystem.wait_waiting("fsync")
+            links = filesystem.counts()["link"]
+            operation = "/ops/" + place.gateway.post(SHORT, headers=key).headers["X-Operation-Id"]
+            receipt = ingest.in_background(lambda: place.gateway.request("DELETE", operation))
+            wait_until(lambda: place.gateway.request("GET", operation).json["state"] == "cancelling", 60, "it is cancelled")
+            filesystem.clear(held)
+            waiting.result().problem(409, "cancelled")
+            equal(receipt.result().json["answer"], "unsent")
+            place.is_clean()
+            equal(filesystem.counts()["link"], links)
+            equal(gateway.messages(place.queue), 0)
+        finally:
+            filesystem.clear()
+
+
 def test_gateway_body_of_an_operation_without_its_client_stays_as_long_as_it():
     with stage() as place:
         answer = place.gateway.post(SHORT, headers={"Prefer": "respond-async"})
