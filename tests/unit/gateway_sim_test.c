@@ -766,6 +766,55 @@ TEST(gateway_message_that_ends_each_connection_does_so_three_times)
 	run_fair("", MOOD_TAKE, ask_poison);
 }
 
+static enum mood judge_poison_taken(struct peer *peer, const struct ew_amqp_message *message)
+{
+	return judge_poison(peer, message) == MOOD_LOSE ? MOOD_HANG_UP : MOOD_TAKE;
+}
+
+static int ask_poison_that_is_taken(void)
+{
+	struct exchange exchange;
+
+	world.broker.judge = judge_poison_taken;
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	check_answer(&exchange, "1 500 s");
+	EXPECT_EQ(note_of(exchange.id)->publications, 3);
+	EXPECT_EQ(note_of(exchange.id)->begun, 1);
+	return 0;
+}
+
+static int ask_poison_in_vain(void)
+{
+	struct ew_semaphore_counts counts;
+	struct exchange exchange;
+
+	world.broker.judge = judge_poison;
+	say_post(&exchange, "1 500 s", "Idempotency-Key: k\r\n");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 504);
+	EXPECT_EQ(note_of(exchange.id)->publications, 3);
+	EXPECT_EQ(ew_sleep(3 * EW_SECOND), 0);
+	counts = ew_semaphore_count(world.gateway->routes[0].permits);
+	EXPECT_EQ(counts.presumed, 1);
+	say_post(&exchange, "1 500 s", "Idempotency-Key: k\r\n");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 502);
+	EXPECT(says(&exchange, "outcome-unknown"));
+	EXPECT_EQ(ew_sleep(HOLD_SECONDS * EW_SECOND), 0);
+	counts = ew_semaphore_count(world.gateway->routes[0].permits);
+	EXPECT_EQ(counts.free, CONCURRENCY);
+	return 0;
+}
+
+/* The third time may have been the one; what comes of it finds the gateway, and if nothing does nobody knows. */
+TEST(gateway_with_a_reply_queue_waits_for_what_was_lost_three_times)
+{
+	run_fair("replies = queue\n", MOOD_TAKE, ask_poison_that_is_taken);
+	run_fair("replies = queue\n", MOOD_TAKE, ask_poison_in_vain);
+}
+
 /* The broker comes back when nobody can be waiting any more. */
 static int64_t delays_long(void)
 {
