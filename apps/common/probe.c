@@ -43,15 +43,34 @@ static int publish(struct staging *staging, struct ew_file *bucket, const char *
 	return r < 0 ? r : *ret_ending;
 }
 
+struct probing {
+	struct staging *staging;
+	struct staged *staged;
+	int ending;
+};
+
+static void settle(void *argument)
+{
+	struct probing *probing = argument;
+
+	(void)staging_settle(probing->staging, &probing->staged, probing->ending, NULL);
+}
+
+static int settle_close(void *probing)
+{
+	settle(probing);
+	return 0;
+}
+
 static int publish_and_settle(struct staging *staging, struct ew_file *bucket, const char *name,
 			      mode_t mode)
 {
-	struct staged *staged = NULL;
-	int ending = 0, r;
+	/* Until its end is known nobody knows whether the name has gone. */
+	struct probing probing = { .staging = staging, .ending = -ECANCELED };
 
-	r = publish(staging, bucket, name, mode, &staged, &ending);
-	(void)staging_settle(staging, &staged, ending, NULL);
-	return r;
+	EW_GUARD(settled, &probing, .close = settle_close, .abort = settle);
+
+	return publish(staging, bucket, name, mode, &probing.staged, &probing.ending);
 }
 
 /* A link that is none, or a rename that loses bytes, would show here. */

@@ -1344,6 +1344,7 @@ static struct {
 	int64_t then_ns;    /* so long after the cancel */
 	const char *operation;
 	const char *fields; /* NULL: none more */
+	struct ew_sim_filesystem_options disk;
 } one;
 
 static enum mood judge_one(struct peer *peer, const struct ew_amqp_message *message)
@@ -1460,7 +1461,7 @@ static void prepare_one(void *more)
 	world_prepare(more);
 	swept.filesystem = NULL;
 	if (has_bodies())
-		EXPECT_EQ(ew_sim_filesystem_new(NULL, &swept.filesystem), 0);
+		EXPECT_EQ(ew_sim_filesystem_new(&one.disk, &swept.filesystem), 0);
 }
 
 static int serve_next(void)
@@ -1571,6 +1572,13 @@ TEST(gateway_with_an_operation_without_its_client_panics_at_each_point)
 {
 	one.operation = "1 200 s";
 	one.fields = "Prefer: respond-async\r\n";
+	sweep_route(bodies_and_replies, 1U << EW_SWEEP_PANIC);
+}
+
+TEST(gateway_where_no_file_is_nameless_panics_at_each_point)
+{
+	one.operation = "1 200 s";
+	one.disk.names_only = true;
 	sweep_route(bodies_and_replies, 1U << EW_SWEEP_PANIC);
 }
 
