@@ -143,6 +143,12 @@ static void forget(struct records *records, struct record *record)
 	record_put(record);
 }
 
+/* Of one that is too large nothing was kept. */
+static size_t bytes_of(const struct ew_amqp_delivery *result)
+{
+	return result->too_large ? 0 : result->message.body_bytes;
+}
+
 static void forget_oldest(struct records *records)
 {
 	struct record *record = records->oldest;
@@ -152,7 +158,7 @@ static void forget_oldest(struct records *records)
 		records->newest = NULL;
 	records->count--;
 	if (record->result)
-		records->bytes -= record->result->message.body_bytes;
+		records->bytes -= bytes_of(record->result);
 	if (record->stream)
 		records->bytes -= record->stream->bytes;
 	forget(records, record);
@@ -171,7 +177,7 @@ static void keep_result(struct records *records, struct record *record,
 		return;
 	record->result = *result;
 	*result = NULL;
-	records->bytes += record->result->message.body_bytes;
+	records->bytes += bytes_of(record->result);
 }
 
 static void remember(struct records *records, struct record *record)

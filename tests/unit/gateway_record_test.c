@@ -157,6 +157,31 @@ TEST(gateway_record_that_is_forgotten_keeps_no_result_though_it_is_held)
 	EXPECT_EQ(records.bytes, 0);
 }
 
+TEST(gateway_record_of_a_reply_that_is_too_large_pushes_out_none)
+{
+	struct record *first = ended("k", OUTCOME_REPLIED), *second, *found;
+	const amqp_basic_deliver_t deliver = {};
+	struct ew_amqp_delivery *result = NULL;
+
+	EXPECT_EQ(ew_amqp_delivery_new(&deliver, true, &result), 0);
+	result->too_large = true;
+	result->message.body_bytes = RECORD_BYTES_MAX + 1;
+	second = record_new(&records, ROUTE);
+	EXPECT_EQ(record_set_key(&records, second, "j", digest), 0);
+	record_end(&records, second, OUTCOME_REPLIED, 0, &result);
+	EXPECT(second->result != NULL);
+	found = record_find_key(&records, ROUTE, "k");
+	EXPECT(found == first);
+	record_put(found);
+	found = record_find_key(&records, ROUTE, "j");
+	EXPECT(found == second);
+	record_put(found);
+	record_put(first);
+	record_put(second);
+	records_deinit(&records);
+	EXPECT_EQ(records.bytes, 0);
+}
+
 /* A late word about one with a key: a result is kept to be replayed, any other word is none. */
 TEST(gateway_record_that_is_proved_late_keeps_a_result_and_no_other_word)
 {
