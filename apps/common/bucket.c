@@ -186,7 +186,7 @@ static int check_apart(const char *path, const char *state, char *error, size_t 
 
 void bucket_init(struct bucket *bucket)
 {
-	*bucket = (struct bucket){ .staging.lease = LEASE_NONE };
+	*bucket = (struct bucket){ .folder_lock = FOLDER_LOCK_NONE, .staging.lease = LEASE_NONE };
 	pthread_mutex_init(&bucket->sync_lock, NULL);
 	pthread_mutex_init(&bucket->staging.lock, NULL);
 }
@@ -202,6 +202,9 @@ int bucket_prepare(struct bucket *bucket, const char *path, const char *state, c
 		r = make_folder(state, 0700, &state_made, error, error_bytes);
 	if (r == 0)
 		r = check_apart(path, state, error, error_bytes);
+	if (r == 0)
+		r = folder_lock_take(&bucket->folder_lock, path, state, bucket->is_leased, error,
+				     error_bytes);
 	/* Nothing but published files is ever found in a bucket. */
 	if (r < 0 && state_made)
 		rmdir(state);
@@ -223,6 +226,7 @@ static void batch_let_go(struct sync_batch *batch)
 void bucket_release(struct bucket *bucket)
 {
 	lease_release(&bucket->staging.lease);
+	folder_lock_release(&bucket->folder_lock);
 	batch_let_go(bucket->sync_open); /* joined when the syncing task had been cancelled */
 	pthread_mutex_destroy(&bucket->staging.lock);
 	pthread_mutex_destroy(&bucket->sync_lock);

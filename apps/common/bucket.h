@@ -16,6 +16,7 @@
 #include <endwell/file.h>
 #include <endwell/tempfile.h>
 
+#include "folder_lock.h"
 #include "front.h"
 #include "staging.h"
 
@@ -38,7 +39,8 @@ struct bucket_counts {
 struct bucket {
 	struct bucket_counts counts;
 	mode_t mode;
-	bool is_leased; /* what it has ends with its server: set before bucket_open() */
+	bool is_leased; /* what it has ends with its server: set before bucket_prepare() */
+	struct folder_lock folder_lock;
 	struct ew_file *directory;
 	struct staging staging;
 	_Atomic bool suspect; /* a sync of the directory has failed: what it held may be lost */
@@ -53,7 +55,7 @@ struct bucket {
 void bucket_init(struct bucket *bucket);
 
 /**
- * bucket_prepare() - make the folders and take a lease; before the runtime starts
+ * bucket_prepare() - make the folders, keep other servers out of them, and take a lease; before the runtime starts
  * @bucket:      initialized
  * @path:        of the bucket; made if missing
  * @state:       of the server's own folder; made if missing, mode 0700, must not lie in the bucket

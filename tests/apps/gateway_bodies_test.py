@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 
 import crash
 import gateway
@@ -255,6 +257,65 @@ def test_gateway_start_removes_the_bodies_of_one_that_was_killed_and_no_others()
         place.start_worker()
         other.await_rest()
         place.is_clean(2)
+
+
+# ---- a folder under two paths, or of two servers ----
+
+def refused(bodies):
+    """What a gateway says that does not start with these bodies."""
+    with ingest.folder() as folder:
+        config = folder / "config"
+        config.write_text(f"[route render]\nrouting_key = nobody\nbodies = {bodies}\n")
+        result = subprocess.run([str(gateway.GATEWAY), "serve", "--listen", "127.0.0.1:0", "--amqp", gateway.address(), "--config",
+                                 str(config)], capture_output=True, timeout=20 * ingest.SCALE, check=False)
+    equal(result.returncode, 1)
+    return result.stderr.decode()
+
+
+def test_gateway_body_of_another_is_not_swept_by_a_copy_of_its_leases():
+    """Nobody locks the copies, so each of them seems to be of one that was killed."""
+    with ingest.folder() as folder, stage(bucket=folder / "bodies") as place, contextlib.closing(place.queues()):
+        found = place.await_bodies(1)
+        alias = folder / "alias"
+        alias.symlink_to("bodies")
+        shutil.copytree(folder / "bodies.state", folder / "alias.state")
+        said = refused(alias)
+        check(f"the bucket {alias} is in use by an ew-gateway with another state folder" in said, said)
+        equal(place.bodies(), found)
+        place.start_worker()
+
+
+def test_gateway_folder_that_is_written_in_two_ways_is_one():
+    with ingest.folder() as folder, stage(bucket=folder / "bodies") as place, contextlib.closing(place.queues()):
+        found = place.await_bodies(1)
+        other = Gateway({"render": {**place.keys, "bodies": folder / "bodies.state" / ".." / "bodies"},
+                         "again": {**place.keys, "bodies": folder / "bodies"}}, bucket=place.bucket)
+        with other:
+            wait_until(lambda: place.leases() == 3, 60, "each bucket has its lease")
+            other.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: other.process.poll() is not None, 60, "it has ended")
+            check("event=ended" in other.log() and "sweep" not in other.log() and "swept" not in other.log(), other.log())
+        equal(place.bodies(), found)
+        place.start_worker()
+
+
+def test_gateway_and_ingest_keep_out_of_each_others_folders():
+    with ingest.folder() as folder, stage(bucket=folder / "bodies") as place:
+        def ingest_says(bucket, *arguments):
+            result = subprocess.run([str(ingest.SERVER), "serve", "--listen", "127.0.0.1:0", "--scanner", "none", "--bucket",
+                                     str(bucket), *arguments], capture_output=True, timeout=20 * ingest.SCALE, check=False)
+            equal(result.returncode, 1)
+            return result.stderr.decode()
+
+        said = ingest_says(place.bucket, "--state", str(folder / "own.state"))
+        check(f"the bucket {place.bucket} is in use by an ew-gateway, and ew-ingest needs one of its own" in said, said)
+        said = ingest_says(folder / "own", "--state", f"{place.bucket}.state")
+        check(f"the state folder {place.bucket}.state is in use by an ew-gateway, and ew-ingest needs one of its own" in said, said)
+        # What was made for a start that failed is gone again.
+        equal(sorted(one.name for one in folder.iterdir()), ["bodies", "bodies.state"])
+        with ingest.Server("none", bucket=folder / "files") as server:
+            said = refused(server.bucket)
+            check(f"the bucket {server.bucket} is in use by an ew-ingest, and ew-gateway needs one of its own" in said, said)
 
 
 # ---- what is counted ----

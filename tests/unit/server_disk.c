@@ -86,6 +86,7 @@ WRAP(int, close, int fd)
 	return ew__system_is_simulated(fd) ? told(ew__system_close(fd)) : __real_close(fd);
 }
 
+/* Nobody else is there who could have a lock. */
 WRAP(int, fcntl64, int fd, int command, ...)
 {
 	va_list arguments;
@@ -96,6 +97,12 @@ WRAP(int, fcntl64, int fd, int command, ...)
 	va_end(arguments);
 	if (command == F_DUPFD_CLOEXEC && ew__system_is_simulated(fd))
 		return told(ew__system_duplicate(fd));
+	if (command == F_OFD_SETLK && ew__system_is_simulated(fd))
+		return told(fault());
+	if (command == F_OFD_GETLK && ew__system_is_simulated(fd)) {
+		((struct flock *)argument)->l_type = F_UNLCK;
+		return told(fault());
+	}
 	return __real_fcntl64(fd, command, argument);
 }
 
