@@ -15,7 +15,7 @@
  *
  * A sync that failed is never tried again, because the kernel may have marked the pages clean.
  * After a failed sync of the directory nobody knows what the volume holds, so it takes no more
- * uploads, and no later sync is made for names that are there already: it would go well, and prove
+ * files, and no later sync is made for names that are there already: it would go well, and prove
  * nothing.
  */
 #include "bucket.h"
@@ -382,7 +382,7 @@ static void batch_end(struct bucket *bucket, struct sync_batch *batch, int resul
 		atomic_store(&bucket->counts.ready, false);
 		log_note("error", "volume-suspect",
 			 "syncing the bucket's folder failed: %s; %u names may not survive a "
-			 "power cut; no more uploads are taken until the server is started again",
+			 "power cut; no more files are taken until the server is started again",
 			 strerror(-result), batch->links);
 	} else {
 		atomic_fetch_add(&bucket->counts.syncs, 1);

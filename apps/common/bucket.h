@@ -137,5 +137,5 @@ EW_SUSPENDS int bucket_publish(struct bucket *bucket, struct publication *public
 EW_SUSPENDS int bucket_publish_leased(struct bucket *bucket, const char *id,
 				      struct ew_tempfile *file, struct staged **ret_staged);
 
-/* Spawns what the bucket does beside uploads: syncs, the sweep, and what could not be removed. */
+/* Spawns what the bucket does beside its files: syncs, the sweep, and what could not be removed. */
 int bucket_start(struct bucket *bucket, struct front *front, struct ew_scope *scope);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Where files cannot be nameless a crash leaves their names, and the next start must know which of
- * them are dead. Age does not tell: an upload may take days. So
+ * them are dead. Age does not tell: a file may take days to come. So
  *
  *	STATE/lock           held by a server for the moment in which it makes its lease
  *	STATE/leases/ID      one for each server, locked as long as it lives
@@ -227,8 +227,8 @@ static int take_inside(struct lease *lease, int state_fd, const char *state, con
 	r = make_own(lease, state_fd, bucket);
 	if (r == -ENOLCK)
 		snprintf(error, error_bytes,
-			 "locks do not exclude anybody on the filesystem of %s: whose a staged "
-			 "file is could not be told after a crash; choose a folder on another one "
+			 "locks do not exclude anybody on the filesystem of %s: whose a file "
+			 "is could not be told after a crash; choose a folder on another one "
 			 "with --state",
 			 state);
 	else if (r < 0)

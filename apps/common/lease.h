@@ -36,7 +36,7 @@ struct lease {
 
 #define LEASE_NONE ((struct lease){ .folder_fd = -1, .fd = -1 })
 
-/* The name in the bucket of the file that a start publishes as a test; no upload's begins so. */
+/* The name in the bucket of the file that a start publishes as a test; no other file's begins so. */
 #define LEASE_PROBE_BYTES (24 + LEASE_ID_TEXT)
 void lease_probe_name(const char *id, char *ret_name);
 

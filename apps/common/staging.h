@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * Where an upload's bytes are before they have a name in the bucket: nameless if the filesystem has
+ * Where a file's bytes are before they have a name in the bucket: nameless if the filesystem has
  * such files, else under names of a lease.
  */
 

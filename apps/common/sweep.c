@@ -6,7 +6,7 @@
  * Names are only unlinked, not truncated: one that was published and killed before its end has
  * the same bytes as the name in the bucket.
  *
- * It runs beside the uploads, a folder at a time on a thread, because a slow filesystem may need
+ * It runs while files come, a folder at a time on a thread, because a slow filesystem may need
  * minutes. The folders are synced before the lease goes, so that a power cut does not bring back a
  * name without its lease. A lease of which anything could not be removed stays for the next start.
  *
@@ -196,13 +196,15 @@ static void note_doubtful(struct burial *burial)
 	burial->stay += lease->doubtful_count;
 }
 
-static void report(const struct visit *visit, const struct burial *burial)
+static void report(const struct staging *staging, const struct visit *visit,
+		   const struct burial *burial)
 {
 	if (visit->orphans > 0)
 		log_note("warn", "sweep-orphans",
-			 "%u staged files belong to no lease and are left alone; remove them from "
-			 "the state folder when no server uses it",
-			 visit->orphans);
+			 "%u files belong to no lease and are left alone; remove them from the %s "
+			 "when no server uses it",
+			 visit->orphans,
+			 staging->leased ? "bucket or the state folder" : "state folder");
 	if (burial->why[0])
 		log_note("error", "sweep-failed",
 			 "%zu leases stay for the next start, %u names were removed; the first: %s",
@@ -249,6 +251,6 @@ int sweep_run(void *argument)
 	if (r < 0)
 		keep_rest(&burial, r);
 	note_doubtful(&burial);
-	report(&visit, &burial);
+	report(staging, &visit, &burial);
 	return 0;
 }

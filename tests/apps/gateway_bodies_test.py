@@ -259,6 +259,17 @@ def test_gateway_start_removes_the_bodies_of_one_that_was_killed_and_no_others()
         place.is_clean(2)
 
 
+def test_gateway_body_without_a_lease_is_reported_and_left():
+    with stage() as place, contextlib.closing(place.queues()):
+        [found] = place.await_bodies(1)
+        (place.bucket.with_name("bodies.state") / "leases" / found.name.split("-")[0]).unlink()
+        other = place.start_gateway()
+        wait_until(lambda: "event=sweep-orphans" in other.log(), 20, "it is reported")
+        check("1 files belong to no lease and are left alone; remove them from the bucket or the state folder" in other.log(), other.log())
+        equal(place.bodies(), [found])
+        place.start_worker()
+
+
 # ---- a folder under two paths, or of two servers ----
 
 def refused(bodies):

@@ -426,6 +426,7 @@ def test_names_without_a_lease_are_reported_and_left():
         (server.state / "leases" / lease_of(server)).unlink()
         with Named(filesystem) as other:
             wait_until(lambda: "event=sweep-orphans" in other.log(), 20, "it is reported")
+            check("remove them from the state folder" in other.log(), other.log())
         finish(server, [("f", connection, body)])
 
 
