@@ -49,7 +49,7 @@ struct unacked {
 	struct unacked *next;
 	struct letter *letter;
 	struct queue *queue;
-	struct consumer *consumer;
+	struct consumer *consumer; /* NULL: it has been cancelled */
 	uint64_t tag;
 };
 
@@ -440,6 +440,44 @@ static UNUSED int refuse_channel(struct peer *peer, unsigned channel, uint16_t c
 	return 1;
 }
 
+static bool has_consumer(const struct peer *peer, unsigned channel)
+{
+	for (struct queue *queue = peer->hub->queues; queue; queue = queue->next)
+		for (struct consumer *at = queue->consumers; at; at = at->next)
+			if (at->peer == peer && at->channel == channel)
+				return true;
+	return peer->channels[channel].reply_to[0];
+}
+
+/* As if its queue had been deleted; what it has not acknowledged it still has. */
+static UNUSED void cancel_consumer(struct peer *peer, unsigned channel)
+{
+	struct peer_channel *here = &peer->channels[channel];
+	amqp_basic_cancel_t cancel = { .consumer_tag = amqp_cstring_bytes("t"), .nowait = 1 };
+
+	if (!has_consumer(peer, channel))
+		return;
+	for (struct unacked *unacked = here->unacked; unacked; unacked = unacked->next)
+		unacked->consumer = NULL;
+	for (struct queue *queue = peer->hub->queues; queue; queue = queue->next)
+		stop_consumers(queue, peer, channel);
+	here->reply_to[0] = '\0';
+	broker_say(&peer->broker, channel, AMQP_BASIC_CANCEL_METHOD, &cancel);
+	hub_flush(peer);
+}
+
+/* Only of a channel that has been used, and so is open. */
+static UNUSED void change_flow(struct peer *peer, unsigned channel, bool active)
+{
+	const struct peer_channel *here = &peer->channels[channel];
+	amqp_channel_flow_t flow = { .active = active };
+
+	if (!here->prefetch && !here->reply_to[0] && !here->seen)
+		return;
+	broker_say(&peer->broker, channel, AMQP_CHANNEL_FLOW_METHOD, &flow);
+	hub_flush(peer);
+}
+
 /* ---- methods ---- */
 
 static int declare(struct peer *peer, unsigned channel, const amqp_queue_declare_t *asked)
@@ -504,7 +542,8 @@ static int settle_delivery(struct peer *peer, unsigned channel, uint64_t tag, bo
 	if (!unacked)
 		return 1;
 	queue = unacked->queue;
-	unacked->consumer->room++;
+	if (unacked->consumer)
+		unacked->consumer->room++;
 	if (again)
 		requeue(queue, unacked->letter);
 	else

@@ -68,10 +68,8 @@ static void say_unblocked(struct peer *peer)
 }
 
 /* Only one that is open: 16 have not been, on any connection here. */
-static void close_a_channel(struct peer *peer)
+static void close_a_channel(struct peer *peer, unsigned channel)
 {
-	unsigned channel = 1 + (unsigned)ew_sim_random(4);
-
 	if (!peer->channels[channel].prefetch && !peer->channels[channel].reply_to[0])
 		return;
 	note_lost(peer);
@@ -91,6 +89,7 @@ static void say_goodbye(struct peer *peer)
 static int weather(void *unused)
 {
 	struct peer *peer;
+	unsigned channel;
 	int r = 0;
 
 	(void)unused;
@@ -99,12 +98,16 @@ static int weather(void *unused)
 		peer = any_peer();
 		if (r < 0 || calm || !peer || !peer->reading)
 			continue;
-		switch (ew_sim_random(9)) {
+		channel = 1 + (unsigned)ew_sim_random(4);
+		switch (ew_sim_random(12)) {
 		case 0: ew_scope_cancel(peer->reading, EW_REASON_REQUESTED); break;
 		case 1: peer->cut = true; break;
 		case 2: say_goodbye(peer); break;
 		case 3:
-		case 4: close_a_channel(peer); break;
+		case 4: close_a_channel(peer, channel); break;
+		case 5: cancel_consumer(peer, channel); break;
+		case 6:
+		case 7: change_flow(peer, channel, ew_sim_random(2)); break;
 		default: say_blocked(peer); break;
 		}
 	}
@@ -366,8 +369,11 @@ static int calm_again(void)
 
 	calm = true;
 	ew_sim_calm();
-	for (struct peer *peer = world.broker.peers; peer; peer = peer->next)
+	for (struct peer *peer = world.broker.peers; peer; peer = peer->next) {
 		say_unblocked(peer);
+		for (unsigned channel = 1; channel < HUB_CHANNELS_MAX; channel++)
+			change_flow(peer, channel, true);
+	}
 	r = start_gateway(&serving);
 	EXPECT_EQ(r, 0);
 	r = ew_sleep(HOLD_SECONDS * EW_SECOND);

@@ -556,8 +556,8 @@ static int serve_gateway(void *unused)
 			again = replace_gateway() == 0;
 	} while (again);
 	world.serving = false;
-	/* What it could not remove at its end the next one will. */
-	world.served = has_bodies() && r != -ECANCELED ? 0 : r;
+	/* What it could not remove at its end the next one will; a clock that leaps over the time for that ends it by force. */
+	world.served = has_bodies() && (r != -ECANCELED || !ew_cancel_requested()) ? 0 : r;
 	return world.served;
 }
 
