@@ -6,10 +6,12 @@
  */
 #include "contract.h"
 
+#include <amqp.h>
 #include <amqp/dialer.h>
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -521,4 +523,72 @@ int contract_serve(const struct contract_options *options)
 		r = connect_and_serve(options, &connections);
 	while (!ew_cancel_requested());
 	return ew_scope_finish(&connections, r);
+}
+
+/* ---- a program ---- */
+
+static void say_lost(const char *why)
+{
+	printf("connection lost: %s\n", why);
+}
+
+static int main_task(void *options)
+{
+	return contract_serve(options);
+}
+
+static struct addrinfo *look_up(const char *program, const struct amqp_connection_info *parts)
+{
+	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
+	struct addrinfo *found = NULL;
+	char port[16];
+	int r;
+
+	snprintf(port, sizeof(port), "%d", parts->port);
+	r = getaddrinfo(parts->host, port, &hints, &found);
+	if (r != 0)
+		fprintf(stderr, "%s: %s: %s\n", program, parts->host, gai_strerror(r));
+	return found;
+}
+
+static int serve_at(const struct amqp_connection_info *parts, const struct addrinfo *host,
+		    struct contract_options *contract)
+{
+	const struct ew_run_options options = { .workers_count = 1 };
+	const struct ew_amqp_endpoint endpoint = { .address = host->ai_addr,
+						   .address_bytes = host->ai_addrlen };
+	const struct ew_amqp_options broker = { .user = parts->user,
+						.password = parts->password,
+						.virtual_host =
+							parts->vhost[0] ? parts->vhost : "/" };
+	struct ew_amqp_dialer dialer = { .endpoints = &endpoint,
+					 .endpoints_count = 1,
+					 .options = &broker };
+
+	contract->dialer = &dialer;
+	return ew_run(&options, main_task, contract);
+}
+
+int contract_main(int argc, char **argv, contract_work_fn *fn)
+{
+	struct contract_options contract = { .at_once = 1, .work = fn, .lost = say_lost };
+	struct amqp_connection_info parts;
+	struct addrinfo *host;
+	int r;
+
+	if (argc < 3 || amqp_parse_url(argv[1], &parts) != 0) {
+		fprintf(stderr, "usage: %s amqp://USER:PASSWORD@HOST:PORT/ QUEUE [AT_ONCE]\n",
+			argv[0]);
+		return 2;
+	}
+	contract.queue = argv[2];
+	if (argc > 3)
+		contract.at_once = (unsigned)atoi(argv[3]);
+	host = look_up(argv[0], &parts);
+	if (!host)
+		return 1;
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	r = serve_at(&parts, host, &contract);
+	freeaddrinfo(host);
+	return r < 0;
 }

@@ -78,3 +78,11 @@ struct contract_options {
  * Errors: -ECANCELED
  */
 EW_SUSPENDS int contract_serve(const struct contract_options *options);
+
+/**
+ * contract_main() - what main() does in a worker: PROGRAM amqp://USER:PASSWORD@HOST:PORT/ QUEUE [AT_ONCE]
+ *
+ * Serves the queue, in a runtime of its own, until the process is ended. Says on standard output when a connection is lost.
+ * Return: the exit status: 2 for arguments that are none, 1 for a host that is not found or a runtime that cannot start
+ */
+int contract_main(int argc, char **argv, contract_work_fn *fn);

@@ -11,12 +11,8 @@
 
 #include "contract.h"
 
-#include <amqp.h>
-#include <amqp/dialer.h>
-
 #include <errno.h>
 #include <jansson.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,67 +91,7 @@ static int render(struct contract_job *job, struct contract_result *ret_result)
 	return r;
 }
 
-static void say_lost(const char *why)
-{
-	printf("connection lost: %s\n", why);
-}
-
-static int main_task(void *options)
-{
-	return contract_serve(options);
-}
-
-static struct addrinfo *look_up(struct amqp_connection_info *parts)
-{
-	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
-	struct addrinfo *found = NULL;
-	char port[16];
-	int r;
-
-	snprintf(port, sizeof(port), "%d", parts->port);
-	r = getaddrinfo(parts->host, port, &hints, &found);
-	if (r != 0)
-		fprintf(stderr, "worker: %s: %s\n", parts->host, gai_strerror(r));
-	return found;
-}
-
-static int serve(struct amqp_connection_info *parts, struct addrinfo *host, const char *queue,
-		 unsigned at_once)
-{
-	const struct ew_run_options run = { .workers_count = 1 };
-	const struct ew_amqp_endpoint endpoint = { .address = host->ai_addr,
-						   .address_bytes = host->ai_addrlen };
-	const struct ew_amqp_options options = { .user = parts->user,
-						 .password = parts->password,
-						 .virtual_host =
-							 parts->vhost[0] ? parts->vhost : "/" };
-	struct ew_amqp_dialer dialer = { .endpoints = &endpoint,
-					 .endpoints_count = 1,
-					 .options = &options };
-	struct contract_options contract = { .dialer = &dialer,
-					     .queue = queue,
-					     .at_once = at_once,
-					     .work = render,
-					     .lost = say_lost };
-
-	return ew_run(&run, main_task, &contract) < 0;
-}
-
 int main(int argc, char **argv)
 {
-	struct amqp_connection_info parts;
-	struct addrinfo *host;
-	int status;
-
-	if (argc < 3 || amqp_parse_url(argv[1], &parts) != 0) {
-		fprintf(stderr, "usage: worker amqp://USER:PASSWORD@HOST:PORT/ QUEUE [AT_ONCE]\n");
-		return 2;
-	}
-	host = look_up(&parts);
-	if (!host)
-		return 1;
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	status = serve(&parts, host, argv[2], argc > 3 ? (unsigned)atoi(argv[3]) : 1);
-	freeaddrinfo(host);
-	return status;
+	return contract_main(argc, argv, render);
 }
