@@ -6,10 +6,8 @@
  */
 
 #include "sweep.h"
+#include "sweep_tls.h"
 #include "unit/amqp_broker.h"
-#include "unit/tls.h"
-
-#include "testing/heap.h"
 
 #include <endwell/sim.h>
 #include <stdatomic.h>
@@ -258,59 +256,6 @@ TEST(sweep_amqp_lost_connection)
 
 /* ---- over TLS ---- */
 
-/*
- * OpenSSL has memory of its own here, of which none is refused: it is not our subject how it takes that, and does not
- * always give back what it had then. How many blocks it has must be the same after each run.
- */
-static _Atomic int tls_blocks;
-static int tls_blocks_before;
-
-#if EW__HEAP_IS_COUNTED
-
-void *__libc_malloc(size_t size);
-void *__libc_realloc(void *block, size_t size);
-void __libc_free(void *block);
-
-static void *tls_malloc(size_t size, const char *file, int line)
-{
-	(void)file;
-	(void)line;
-	tls_blocks++;
-	return __libc_malloc(size);
-}
-
-static void tls_free_block(void *block, const char *file, int line)
-{
-	(void)file;
-	(void)line;
-	if (block)
-		tls_blocks--;
-	__libc_free(block);
-}
-
-static void *tls_realloc(void *block, size_t size, const char *file, int line)
-{
-	if (!block)
-		return tls_malloc(size, file, line);
-	if (size > 0)
-		return __libc_realloc(block, size);
-	tls_free_block(block, file, line);
-	return NULL;
-}
-
-static void count_tls_blocks(void)
-{
-	EXPECT_EQ(CRYPTO_set_mem_functions(tls_malloc, tls_realloc, tls_free_block), 1);
-}
-
-#else
-
-static void count_tls_blocks(void)
-{
-}
-
-#endif
-
 static struct ew_tls_context *server_context;
 
 static void prepare_tls(void *argument)
@@ -320,26 +265,11 @@ static void prepare_tls(void *argument)
 	tls_blocks_before = tls_blocks;
 }
 
-static const char *check_tls(void *argument)
-{
-	const char *wrong = check_book(argument);
-
-	return wrong ? wrong : tls_blocks == tls_blocks_before ? NULL : "OpenSSL has kept memory";
-}
-
 static int short_conversation(void *argument)
 {
 	(void)argument;
 	return converse(publish);
 }
-
-/*
- * Whether a step of a handshake needs one more thread, with the blocks that it is made of, is not always the same. So no
- * allocation fails where there are threads; nor is each point forced after each other, which the simulated world has.
- */
-#define MODES_WITH_THREADS                                                                         \
-	(1u << EW_SWEEP_CANCEL | 1u << EW_SWEEP_CANCEL_WAITING | 1u << EW_SWEEP_CANCEL_ENDED |     \
-	 1u << EW_SWEEP_FORCE | 1u << EW_SWEEP_PANIC)
 
 static void sweep_tls(const struct ew_sim_options *world)
 {
