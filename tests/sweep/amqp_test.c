@@ -8,6 +8,9 @@
 #include "sweep.h"
 #include "sweep_tls.h"
 #include "unit/amqp_broker.h"
+#include "unit/io.h"
+
+#include "amqp/dialer.h"
 
 #include <endwell/sim.h>
 #include <stdatomic.h>
@@ -252,6 +255,93 @@ TEST(sweep_amqp_lost_connection)
 						  .lost_blocks_max = LOST_BLOCKS };
 
 	expect_sweep(&options, meet_loss, 15);
+}
+
+/* ---- a broker that is called ---- */
+
+static int accept_broker(void *argument, void *place)
+{
+	struct ew_listener **listener = place;
+	int r;
+	EW_OWN(ew_socket, socket);
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = ew_listener_accept(*listener, &socket);
+	if (r == 0)
+		r = ew_spawn_take(&scope, broker_task, &broker, &socket);
+	return ew_scope_finish(&scope, r);
+}
+
+static int dial(struct ew_scope *scope, struct ew_amqp_connection **ret_connection)
+{
+	struct sockaddr_in any = loopback(0);
+	struct sockaddr_storage address;
+	const struct ew_amqp_endpoint endpoint = { .address = (struct sockaddr *)&address,
+						   .address_bytes = sizeof(any) };
+	struct ew_amqp_dialer dialer = { .endpoints = &endpoint,
+					 .endpoints_count = 1,
+					 .options = &client };
+	int r;
+
+	EW_OWN(ew_listener, listener);
+
+	r = ew_listener_open((struct sockaddr *)&any, sizeof(any), 1, &listener);
+	if (r == 0)
+		r = ew_listener_address(listener, &address);
+	if (r == 0)
+		r = ew_spawn_take(scope, accept_broker, NULL, &listener);
+	return r < 0 ? r : ew_amqp_dial(&dialer, scope, NULL, ret_connection);
+}
+
+/* One is done with by its tag, when it has ended; the other is given back. */
+static int settle(struct ew_amqp_channel *channel)
+{
+	uint64_t tag = 0;
+	int r;
+
+	EW_OWN(ew_amqp_delivery, done);
+	EW_OWN(ew_amqp_delivery, back);
+
+	r = ew_amqp_consume(channel,
+			    &(struct ew_amqp_consumer){ .queue = "q", .prefetch_max = prefetch });
+	if (r == 0)
+		r = ew_amqp_receive(channel, &done);
+	if (r == 0) {
+		tag = done->tag;
+		r = ew_close(&done);
+	}
+	if (r == 0)
+		r = ew_amqp_acknowledge_tag(channel, tag);
+	if (r == 0)
+		r = ew_amqp_receive(channel, &back);
+	return r < 0 ? r : ew_amqp_reject(channel, &back, true);
+}
+
+static int dial_and_settle(void *argument)
+{
+	int r;
+
+	EW_SCOPE(scope);
+	EW_OWN(ew_amqp_connection, connection);
+
+	(void)argument;
+	r = dial(&scope, &connection);
+	if (r == 0)
+		r = use(connection, settle);
+	if (r == 0)
+		r = ew_amqp_connection_close(&connection);
+	return r < 0 ? r : ew_scope_finish(&scope, r);
+}
+
+TEST(sweep_amqp_dialed_broker)
+{
+	const struct ew_sweep_options options = { .modes = MODES_WITHOUT_FAULTS,
+						  .prepare = prepare_conversation,
+						  .check = check_book,
+						  .lost_blocks_max = LOST_BLOCKS };
+
+	expect_sweep(&options, dial_and_settle, 20);
 }
 
 /* ---- over TLS ---- */
