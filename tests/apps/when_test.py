@@ -16,10 +16,10 @@ import signal
 import disks
 import holds
 import ingest
+from crash import Machine
 from holds import NAME
 from ingest import Clamd, Server, check, equal, wait_until
 from lease_test import names
-from powercut_test import Machine
 from scanner_test import parent_of, processes
 
 PAGE = ingest.ROOT / "docs" / "what-happens-when.md"
@@ -340,7 +340,8 @@ def cut_off(state, with_names):
             copy = machine.cut()
             upload.let_go()
             upload.leave()
-        with machine.power_on(copy) as bucket:
+        with machine.power_on(copy) as mount:
+            bucket = mount / "bucket"
             # What had ended just before may be back: nobody waits until a removal is durable.
             after = staging_names(bucket.with_name("bucket.state") / "staging")
             expect_staged(upload, this.row, set(staged) & set(after), is_certain=False)
@@ -350,7 +351,7 @@ def cut_off(state, with_names):
                 expect_events(this.row, server)
                 equal(names(server.state), [], "staging names")
                 equal(server.published(), there_before, "names after the next start")
-                machine.expect_no_space_lost(bucket.parent, len(there_before))
+                machine.expect_no_space_lost(mount, len(there_before))
 
 
 def power(state):
