@@ -387,14 +387,15 @@ def expect_swept(place, bodies):
 def power_cuts_keep_bodies(kind):
     with crash.Machine(kind) as machine, contextlib.ExitStack() as clients, stage(
             bucket=machine.mount / "bodies", concurrency=CUTS + 1) as place:
-        channel = clients.enter_context(contextlib.closing(gateway.connect())).channel()
         coming = clients.enter_context(contextlib.closing(place.gateway.connect()))
         coming.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % SIZE + SHORT[:-1])
         wait_until(lambda: place.gateway.staged() == 1, 60, "another body comes")
         said, copies = [], []
         for number in range(1, CUTS + 1):
             clients.enter_context(contextlib.closing(place.begins(job(600000, SIZE + number), held=number)))
-            said.append(take(channel, place.queue)[1].headers)
+            # A connection that nobody reads from for minutes would miss its heartbeats.
+            with contextlib.closing(gateway.connect()) as connection:
+                said.append(take(connection.channel(), place.queue)[1].headers)
             copies.append((machine.cut(), list(said)))
         for copy, named in copies:
             with machine.power_on(copy) as mount:
@@ -561,6 +562,7 @@ def test_gateway_body_of_an_operation_without_its_client_stays_as_long_as_it():
 def test_gateway_operation_that_is_published_again_has_the_same_body():
     with stage() as place:
         broker = gateway.broker()
+        broker.settle()
         os.kill(broker.pid(), signal.SIGSTOP)  # so it confirms nothing
         try:
             client = place.begins(SHORT)

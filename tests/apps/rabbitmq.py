@@ -130,6 +130,10 @@ class Broker:
             raise AssertionError(f"rabbitmqctl {words}: {(done.stdout + done.stderr).decode(errors='replace')[-500:]}")
         return done.stdout.decode()
 
+    def settle(self):
+        """Also what it has answered for, but may have in memory only, survives a kill: the making of durable queues."""
+        self.control("eval", "mnesia:sync_log().")
+
     def pid(self):
         """Of the server itself; its script is our child."""
         return int((self.folder / "pid").read_text())
