@@ -17,20 +17,7 @@ struct ew__away {
 };
 
 /*
- * The other worker that has something of an object, by what that says; it does not end before it is released. NULL:
- * there is none, and nothing is held.
- */
-struct ew_worker *ew__away_hold(struct ew_worker *_Atomic *place);
-void ew__away_release(void);
-
-/* Posts to a worker that is held, and releases it. */
-void ew__away_post(struct ew_worker *worker, struct ew__message *message);
-
-/* On a worker that has nothing of anything any more: whoever holds it has posted. */
-void ew__away_await_holders(void);
-
-/*
- * Asks @worker, which is held, to end @object there, by @deliver; releases it, and waits for the answer; not refused, nor
+ * Asks @worker, which is held, to end @object there, by @deliver, and waits for the answer; not refused, nor
  * cancelled.
  */
 void ew__away_ask(struct ew_worker *worker, void (*deliver)(struct ew__message *question),

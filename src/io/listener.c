@@ -165,7 +165,7 @@ static void stop(struct ew_listener *listener)
 static int listener_close(void *resource)
 {
 	struct ew_listener *listener = resource;
-	struct ew_worker *worker = ew__away_hold(&listener->worker);
+	struct ew_worker *worker = ew__worker_hold(&listener->worker);
 
 	if (worker)
 		ew__away_ask(worker, deliver_close, listener, "a listener's other worker");
@@ -196,7 +196,7 @@ static void deliver_abort(struct ew__message *message)
 static void listener_abort(void *resource)
 {
 	struct ew_listener *listener = resource;
-	struct ew_worker *worker = ew__away_hold(&listener->worker);
+	struct ew_worker *worker = ew__worker_hold(&listener->worker);
 
 	ew_resource_deinit(&listener->resource);
 	if (!worker) {
@@ -204,7 +204,7 @@ static void listener_abort(void *resource)
 		return;
 	}
 	listener->abort_message.deliver = deliver_abort;
-	ew__away_post(worker, &listener->abort_message);
+	ew__post_to_held(worker, &listener->abort_message);
 }
 
 static const struct ew_resource_type listener_type = {

@@ -300,7 +300,7 @@ static int close_elsewhere(struct ew_socket *socket, struct ew_worker *worker)
 static int socket_close(void *resource)
 {
 	struct ew_socket *socket = resource;
-	struct ew_worker *worker = ew__away_hold(&socket->worker);
+	struct ew_worker *worker = ew__worker_hold(&socket->worker);
 	struct ew__wait wait = { .cancel = NULL };
 
 	if (worker)
@@ -341,13 +341,13 @@ static void deliver_abort(struct ew__message *message)
 static void abort_elsewhere(struct ew_socket *socket, struct ew_worker *worker)
 {
 	socket->abort_message.deliver = deliver_abort;
-	ew__away_post(worker, &socket->abort_message);
+	ew__post_to_held(worker, &socket->abort_message);
 }
 
 static void socket_abort(void *resource)
 {
 	struct ew_socket *socket = resource;
-	struct ew_worker *worker = ew__away_hold(&socket->worker);
+	struct ew_worker *worker = ew__worker_hold(&socket->worker);
 
 	ew_resource_deinit(&socket->resource);
 	if (worker)

@@ -9,7 +9,6 @@
 
 #include "run/runtime.h"
 
-#include "io/away.h"
 #include "io/pool.h"
 #include "run/overflow.h"
 #include "run/stall.h"
@@ -206,14 +205,6 @@ static void stop_workers(struct ew__runtime *runtime)
 	}
 }
 
-/* To the end, with what others have sent who had seen that it has something of theirs. */
-static void loop_to_the_end(struct ew_worker *worker)
-{
-	ew__worker_loop(worker);
-	ew__away_await_holders();
-	ew__worker_loop(worker);
-}
-
 static void *worker_main(void *argument)
 {
 	struct ew__worker_thread *thread = argument;
@@ -232,7 +223,7 @@ static void *worker_main(void *argument)
 	pthread_mutex_unlock(thread->mutex);
 	if (r < 0)
 		return NULL;
-	loop_to_the_end(&thread->worker);
+	ew__worker_loop(&thread->worker);
 	ew__worker_close(&thread->worker);
 	ew__overflow_unwatch_thread();
 	return NULL;
@@ -370,7 +361,7 @@ static int run(struct ew__runtime *runtime, struct main_call *call)
 	/* What is left are calls on threads, of resources that were aborted. They, too, have an end. */
 	end_by(runtime, ew_after(runtime->options.shutdown_budget_ns));
 	stop_workers(runtime);
-	loop_to_the_end(ew__worker);
+	ew__worker_loop(ew__worker);
 	join_workers(runtime);
 	ew__watchdog_stop(&watchdog);
 	ew__worker_close(ew__worker);

@@ -36,7 +36,6 @@ struct thread {
 
 static __thread struct thread *thread_here;
 static const _Atomic int64_t never_fed;
-static _Atomic unsigned forks_count;
 static pthread_key_t key;
 static int key_error;
 
@@ -47,7 +46,7 @@ static void leave_to_parent(struct thread *thread)
 {
 	struct ew_worker *worker = &thread->worker;
 
-	thread->forks_count = atomic_load(&forks_count);
+	thread->forks_count = atomic_load(&ew__forks_count);
 	atomic_store(&worker->posting, 0);
 	if (worker->driver)
 		ew__driver_forget(worker->driver);
@@ -93,7 +92,7 @@ static void end_thread(void *argument)
 	ew__worker = &thread->worker;
 	ew__current = NULL;
 	ew__resources_abort_forgotten("thread");
-	if (thread->forks_count != atomic_load(&forks_count))
+	if (thread->forks_count != atomic_load(&ew__forks_count))
 		leave_to_parent(thread);
 	if (thread->worker.driver)
 		drain(&thread->worker);
@@ -120,16 +119,9 @@ static void end_process(void)
 	close_driver(thread);
 }
 
-static void forked(void)
-{
-	atomic_fetch_add(&forks_count, 1);
-}
-
 static void make_key(void)
 {
 	key_error = -pthread_key_create(&key, end_thread);
-	if (key_error == 0)
-		key_error = -pthread_atfork(NULL, NULL, forked);
 	if (key_error == 0)
 		key_error = atexit(end_process) ? -ENOMEM : 0;
 }
@@ -261,7 +253,7 @@ static int new_thread(void)
 		return -ENOMEM;
 	task = ew__task_on_stack(stack.top);
 	thread = thread_below(task);
-	*thread = (struct thread){ .task = task, .forks_count = atomic_load(&forks_count) };
+	*thread = (struct thread){ .task = task, .forks_count = atomic_load(&ew__forks_count) };
 	if (pthread_setspecific(key, thread)) {
 		ew__stack_put(&stack);
 		return -ENOMEM;
@@ -325,7 +317,7 @@ int ew__thread_prepare(struct ew_task *task)
 	struct thread *thread = ew__container_of(task->worker, struct thread, worker);
 	int r = 0;
 
-	if (thread->forks_count != atomic_load(&forks_count))
+	if (thread->forks_count != atomic_load(&ew__forks_count))
 		leave_to_parent(thread);
 	if (!thread->worker.driver)
 		r = open_driver(thread);

@@ -25,6 +25,7 @@
 
 #include <endwell/clock.h>
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,9 @@ __thread struct ew__head *ew__current;
 __thread const struct ew_site *ew__made_at;
 __thread int64_t ew__virtual_now_ns;
 bool (*ew__sweep_keep)(struct ew_task *task);
+_Atomic unsigned ew__forks_count;
+
+static _Atomic unsigned holders_count;
 
 int64_t ew_now(void)
 {
@@ -93,6 +97,46 @@ void ew__post(struct ew_worker *worker, struct ew__message *message)
 	    !ew__bug("doorbell-forgotten"))
 		ew__driver_wake(worker->driver);
 	atomic_fetch_sub_explicit(&worker->posting, 1, memory_order_release);
+}
+
+struct ew_worker *ew__worker_hold(struct ew_worker *_Atomic *place)
+{
+	struct ew_worker *worker = *place;
+
+	if (!worker || worker == ew__worker)
+		return NULL;
+	holders_count++;
+	worker = *place;
+	if (!worker)
+		holders_count--;
+	return worker;
+}
+
+void ew__post_to_held(struct ew_worker *worker, struct ew__message *message)
+{
+	ew__post(worker, message);
+	holders_count--;
+}
+
+/* For all of them, since they cannot leave a trace in a worker that may have gone. */
+static void await_holders(void)
+{
+	while (holders_count)
+		sched_yield();
+}
+
+/* In the child of a fork: whoever held a worker is in the parent. */
+static void forked(void)
+{
+	ew__forks_count++;
+	holders_count = 0;
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+	int r = pthread_atfork(NULL, NULL, forked);
+
+	ew_assert(r == 0);
 }
 
 static void deliver_messages(struct ew_worker *worker)
@@ -308,8 +352,11 @@ static void turn_until(struct ew_worker *worker, const uint32_t *count)
 	}
 }
 
+/* Nothing is here any more by which it could be found. Who had found it before has posted, and that is looked at. */
 void ew__worker_loop(struct ew_worker *worker)
 {
+	turn_until(worker, NULL);
+	await_holders();
 	turn_until(worker, NULL);
 }
 

@@ -116,7 +116,7 @@ void ew__worker_init(struct ew_worker *worker);
 /* Deliver messages and expire timers, without a look at the driver. */
 void ew__worker_look(struct ew_worker *worker);
 
-/* Turns until stop_asked is set and tasks, operations and transfers have ended. */
+/* Turns until stop_asked is set, tasks, operations and transfers have ended, and nobody holds a worker. */
 void ew__worker_loop(struct ew_worker *worker);
 
 /* Turns until *@count is 0. */
@@ -133,6 +133,18 @@ struct ew_worker *ew__worker_by_number(struct ew__runtime *runtime, unsigned num
 
 /* Run @message->deliver on @worker, between tasks. Any thread; in order per sender; cannot fail. */
 void ew__post(struct ew_worker *worker, struct ew__message *message);
+
+/*
+ * The other worker that @place says, which does not end before ew__post_to_held(), a few instructions from here. NULL:
+ * there is none, and nothing is held. A worker that ends has left no place that says it, and waits for those who hold one.
+ */
+struct ew_worker *ew__worker_hold(struct ew_worker *_Atomic *place);
+
+/* Posts to a worker that is held, and lets go of it. */
+void ew__post_to_held(struct ew_worker *worker, struct ew__message *message);
+
+/* Forks of which this process is the child. */
+extern _Atomic unsigned ew__forks_count;
 
 /* On the worker. @chore is not in line. */
 void ew__chore_add(struct ew_worker *worker, struct ew__chore *chore);

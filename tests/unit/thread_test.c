@@ -6,6 +6,7 @@
  */
 
 #include "io.h"
+#include "task/worker.h"
 
 #include <endwell/mutex.h>
 #include <sched.h>
@@ -1240,6 +1241,96 @@ TEST(threads_by_the_thousand_leave_no_descriptor)
 		on_thread(sleep_on_thread, NULL);
 	expect_same_descriptors(&before);
 }
+
+/* ---- who holds a worker ---- */
+
+struct held_thread {
+	struct ew_worker *_Atomic worker;
+	struct ew_event found, held;
+	struct ew__message message;
+	bool told;
+	pthread_t thread;
+};
+
+static void be_told(struct ew__message *message)
+{
+	ew__container_of(message, struct held_thread, message)->told = true;
+}
+
+static void *be_found_and_end(void *argument)
+{
+	struct held_thread *held = argument;
+
+	EXPECT_EQ(ew_sleep(1), 0);
+	held->worker = ew__worker;
+	ew_event_set(&held->found);
+	EXPECT_EQ(ew_event_wait(&held->held, EW_NEVER), 0);
+	held->worker = NULL;
+	return NULL;
+}
+
+static struct ew_worker *hold_thread(struct held_thread *held)
+{
+	struct ew_worker *worker;
+
+	held->message.deliver = be_told;
+	EXPECT_EQ(pthread_create(&held->thread, NULL, be_found_and_end, held), 0);
+	EXPECT_EQ(ew_event_wait(&held->found, EW_NEVER), 0);
+	worker = ew__worker_hold(&held->worker);
+	ew_event_set(&held->held);
+	EXPECT(worker);
+	return worker;
+}
+
+static void tell_held(struct held_thread *held, struct ew_worker *worker)
+{
+	ew__post_to_held(worker, &held->message);
+	EXPECT_EQ(pthread_join(held->thread, NULL), 0);
+	EXPECT(held->told);
+}
+
+/* Whoever closes something of a thread's may have found that, and not told it yet. */
+TEST(thread_does_not_end_before_who_has_found_it_has_told_it)
+{
+	struct held_thread held = { .told = false };
+	struct ew_worker *worker = hold_thread(&held);
+	int i;
+
+	for (i = 0; i < 1000 && held.worker; i++)
+		sched_yield();
+	for (i = 0; i < 1000; i++)
+		sched_yield(); /* time enough to end */
+	tell_held(&held, worker);
+}
+
+static int end_at_once(void *argument)
+{
+	(void)argument;
+	return 7;
+}
+
+TEST(fork_of_a_process_in_which_a_worker_is_held_can_end)
+{
+	struct held_thread held = { .told = false };
+	struct ew_worker *worker;
+	int status;
+	pid_t child;
+
+	if (THREAD_SANITIZED)
+		SKIP("ThreadSanitizer takes the scheduler's stack for a thread, which a fork leaves behind");
+	worker = hold_thread(&held);
+	child = fork();
+	EXPECT(child >= 0);
+	if (child == 0) {
+		alarm(60); /* its parent waits */
+		_exit(run_workers(1, end_at_once, NULL));
+	}
+	EXPECT_EQ(waitpid(child, &status, 0), child);
+	EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+	tell_held(&held, worker);
+}
+
+/* ---- forks ---- */
 
 static int go_on_in_the_child(struct ew_socket *socket, struct ew_scope *scope)
 {
