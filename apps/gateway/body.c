@@ -134,6 +134,7 @@ int body_publish(struct body *body, const char *id)
 	if (!body->file)
 		return 0;
 	r = bucket_publish_leased(body->spool.bucket, id, body->file, &body->published);
+	body->is_unstored = r < 0 && r != -ECANCELED;
 	if (r == 0)
 		(void)close_file(body); /* its bytes are durable, and have a name */
 	return r;

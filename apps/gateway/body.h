@@ -20,7 +20,7 @@
  * @staged:      its staging name, where files are not nameless
  * @published:   its name in the bucket
  * @sha256:      of a file
- * @is_unstored: it has failed because of the bucket, and not because of the client
+ * @is_unstored: it has failed because of the bucket: not because of the client, nor because its publication was cancelled
  */
 struct body {
 	char *data;

@@ -194,9 +194,11 @@ static int say_unstored(struct submission *submission, struct operation *operati
 		return say_cut(submission, operation);
 	operation->route->shed++;
 	operation->route->unstored++;
-	if (r == -ETIMEDOUT)
+	/* A disk may say that, too. */
+	if (r == -ETIMEDOUT && !operation->body.is_unstored)
 		return routes_problem(submission->gateway, submission->request, PROBLEM_DEADLINE,
-				      NULL, operation->id, 0);
+				      "Its body was not stored in time, and nothing has begun.",
+				      operation->id, 0);
 	snprintf(detail, sizeof(detail), "%s.", strerror(-r));
 	log_note("error", "body-not-stored", "%s: %s", operation->id, detail);
 	return routes_problem(submission->gateway, submission->request, problem, detail,

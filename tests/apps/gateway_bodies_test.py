@@ -424,7 +424,9 @@ def test_gateway_body_over_the_routes_limit_is_refused_before_it_comes():
 
 STEPS = [("statfs", "EIO", 500, "storage"), ("tmpfile", "ENOSPC", 507, "no-space"), ("write", "ENOSPC", 507, "no-space"),
          ("write", "EDQUOT", 507, "no-space"), ("write", "EIO", 500, "storage"), ("fsync", "ENOSPC", 507, "no-space"),
-         ("link", "ENOSPC", 507, "no-space"), ("link", "EIO", 500, "storage")]
+         ("link", "ENOSPC", 507, "no-space"), ("link", "EIO", 500, "storage"),
+         # A disk's own timeout is not the operation's.
+         ("write", "ETIMEDOUT", 500, "storage"), ("fsync", "ETIMEDOUT", 500, "storage"), ("link", "ETIMEDOUT", 500, "storage")]
 
 
 def test_gateway_body_that_finds_no_room_starts_nothing():
