@@ -549,6 +549,28 @@ def test_gateway_cancel_of_one_whose_body_is_being_stored_comes_before_its_name(
             filesystem.clear()
 
 
+def test_gateway_deadline_of_one_whose_body_is_being_stored_comes_before_its_name():
+    with testfs.Filesystem(nameless=True) as filesystem, stage(bucket=filesystem.mount / "bodies", timeout="5s") as place:
+        try:
+            held = filesystem.rule("fsync", hang=True)
+            waiting = ingest.in_background(lambda: place.gateway.post(job(20, 2000)))
+            filesystem.wait_waiting("fsync")
+            links = filesystem.counts()["link"]
+            # One that came later has had its time: so has that one, whose call to the disk goes on.
+            place.gateway.post(job(20, 1000)).problem(504, "deadline")
+            equal(filesystem.waiting("fsync"), 1)
+            check(waiting.is_alive(), "it waits for the disk")
+            place.gateway.await_permits(held=1, cancelling=1)
+            filesystem.clear(held)
+            waiting.result().problem(504, "deadline")
+            place.is_clean()
+            equal(filesystem.counts()["link"], links)
+            place.gateway.await_permits(free=1, cancelling=1)
+            equal(place.gateway.metric('gateway_bodies_unstored_total{route="render"}'), 1)
+        finally:
+            filesystem.clear()
+
+
 def test_gateway_body_of_an_operation_without_its_client_stays_as_long_as_it():
     with stage() as place:
         answer = place.gateway.post(SHORT, headers={"Prefer": "respond-async"})
