@@ -59,7 +59,7 @@ void ew_amqp_connection_put(struct ew_amqp_connection *connection)
 		return;
 	ew_amqp_output_free(&connection->filling);
 	ew_amqp_output_free(&connection->sending);
-	empty_amqp_pool(&connection->pool);
+	ew_amqp_pool_empty(&connection->pool);
 	explicit_bzero(connection->password, sizeof(connection->password));
 	free(connection->channels);
 	free(connection->input);
@@ -152,7 +152,7 @@ static int connection_frame(struct ew_amqp_connection *connection,
 					"a method that cannot be decoded");
 	if (r == 0)
 		r = ew_amqp_connection_method(connection, &method);
-	recycle_amqp_pool(&connection->pool);
+	ew_amqp_pool_recycle(&connection->pool);
 	return r;
 }
 

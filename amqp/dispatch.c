@@ -154,7 +154,7 @@ static int method_frame(struct ew_amqp_channel *channel, const struct ew_amqp_fr
 		r = unexpected_method(channel, method.id);
 	if (r == 0)
 		r = handle_method(channel, &method);
-	recycle_amqp_pool(&connection->pool);
+	ew_amqp_pool_recycle(&connection->pool);
 	return r;
 }
 
@@ -195,7 +195,7 @@ static int header_frame(struct ew_amqp_channel *channel, const struct ew_amqp_fr
 					channel->number);
 	if (r == 0)
 		r = described(channel, &content);
-	recycle_amqp_pool(&connection->pool);
+	ew_amqp_pool_recycle(&connection->pool);
 	return r == 0 && channel->body_left == 0 ? content_ended(channel) : r;
 }
 

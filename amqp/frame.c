@@ -91,6 +91,26 @@ static int decoding_error(int status)
 	return status == AMQP_STATUS_NO_MEMORY ? -ENOMEM : -EPROTO;
 }
 
+/* The page that is in use is the last one of those noted down, or amqp_pool_alloc() failed at noting it. */
+static bool is_noted(const amqp_pool_t *pool)
+{
+	return pool->next_page > 0 &&
+	       pool->pages.blocklist[pool->next_page - 1] == pool->alloc_block;
+}
+
+void ew_amqp_pool_recycle(amqp_pool_t *pool)
+{
+	if (pool->alloc_block && !is_noted(pool))
+		free(pool->alloc_block);
+	recycle_amqp_pool(pool);
+}
+
+void ew_amqp_pool_empty(amqp_pool_t *pool)
+{
+	ew_amqp_pool_recycle(pool);
+	empty_amqp_pool(pool);
+}
+
 /* The payload behind @from. rabbitmq-c has no const; it only reads. */
 static amqp_bytes_t rest(const struct ew_amqp_frame *frame, size_t from)
 {

@@ -36,6 +36,16 @@ enum ew_amqp_parsed ew_amqp_frame_parse(const uint8_t *data, size_t bytes, size_
 					struct ew_amqp_frame *ret_frame, const char **ret_why);
 
 /**
+ * ew_amqp_pool_recycle() - all that was decoded is gone; instead of recycle_amqp_pool()
+ *
+ * That one loses the page which amqp_pool_alloc() had no memory to note down (amqp_mem.c, 0.11.0).
+ */
+void ew_amqp_pool_recycle(amqp_pool_t *pool);
+
+/** ew_amqp_pool_empty() - and so is its memory; instead of empty_amqp_pool() */
+void ew_amqp_pool_empty(amqp_pool_t *pool);
+
+/**
  * ew_amqp_frame_method() - decode a method frame; what it points to is the pool's
  *
  * The table in connection.start, the only one that a broker has to send, comes out empty.

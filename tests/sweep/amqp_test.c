@@ -17,9 +17,6 @@
 
 #define DELIVERIES 3
 
-/* rabbitmq-c's pool loses a block that it cannot note down. */
-#define LOST_BLOCKS 1
-
 static struct broker broker;
 static unsigned prefetch;
 static struct ew_amqp_options client;
@@ -165,8 +162,7 @@ TEST(sweep_amqp_conversation)
 {
 	struct ew_sweep_options options = { .modes = MODES_WITHOUT_FAULTS,
 					    .prepare = prepare_conversation,
-					    .check = check_book,
-					    .lost_blocks_max = LOST_BLOCKS };
+					    .check = check_book };
 
 	expect_sweep(&options, conversation, 30);
 	options.droppable = true;
@@ -179,8 +175,7 @@ TEST(sweep_amqp_conversation_with_faults)
 	const struct ew_sweep_options options = { .modes = MODES_WITH_FAULTS,
 						  .pairs_max = 100,
 						  .prepare = prepare_conversation,
-						  .check = check_book,
-						  .lost_blocks_max = LOST_BLOCKS };
+						  .check = check_book };
 
 	expect_sweep(&options, conversation, 30);
 }
@@ -192,7 +187,6 @@ TEST(sweep_amqp_conversation_in_simulated_worlds)
 	const struct ew_sweep_options options = { .modes = MODES_WITHOUT_FAULTS,
 						  .prepare = prepare_conversation,
 						  .check = check_book,
-						  .lost_blocks_max = LOST_BLOCKS,
 						  .world = &world };
 
 	for (world.seed = 1; world.seed <= 3; world.seed++)
@@ -216,8 +210,7 @@ TEST(sweep_amqp_full_channel)
 {
 	const struct ew_sweep_options options = { .modes = MODES_WITHOUT_FAULTS,
 						  .prepare = prepare_full,
-						  .check = check_book,
-						  .lost_blocks_max = LOST_BLOCKS };
+						  .check = check_book };
 
 	expect_sweep(&options, full, 30);
 }
@@ -251,8 +244,7 @@ TEST(sweep_amqp_lost_connection)
 {
 	const struct ew_sweep_options options = { .modes = MODES_WITHOUT_FAULTS,
 						  .prepare = prepare_loss,
-						  .check = check_book,
-						  .lost_blocks_max = LOST_BLOCKS };
+						  .check = check_book };
 
 	expect_sweep(&options, meet_loss, 15);
 }
@@ -338,8 +330,7 @@ TEST(sweep_amqp_dialed_broker)
 {
 	const struct ew_sweep_options options = { .modes = MODES_WITHOUT_FAULTS,
 						  .prepare = prepare_conversation,
-						  .check = check_book,
-						  .lost_blocks_max = LOST_BLOCKS };
+						  .check = check_book };
 
 	expect_sweep(&options, dial_and_settle, 20);
 }
@@ -366,7 +357,6 @@ static void sweep_tls(const struct ew_sim_options *world)
 	const struct ew_sweep_options options = { .prepare = prepare_tls,
 						  .check = check_tls,
 						  .modes = world ? 0 : MODES_WITH_THREADS,
-						  .lost_blocks_max = LOST_BLOCKS,
 						  .droppable = !world,
 						  .world = world };
 

@@ -268,7 +268,7 @@ static int broker_handle_all(struct broker *broker)
 					    BROKER_INPUT_BYTES, &frame, &why) == EW_AMQP_WHOLE) {
 		at += frame.payload_bytes + EW_AMQP_FRAME_OVERHEAD;
 		r = broker_handle(broker, &frame);
-		recycle_amqp_pool(&broker->pool);
+		ew_amqp_pool_recycle(&broker->pool);
 	}
 	memmove(broker->input, broker->input + at, broker->bytes - at);
 	broker->bytes -= at;
@@ -323,7 +323,7 @@ static int broker_free_close(void *argument)
 	struct broker *broker = argument;
 
 	ew_amqp_output_free(&broker->output);
-	empty_amqp_pool(&broker->pool);
+	ew_amqp_pool_empty(&broker->pool);
 	return 0;
 }
 

@@ -98,7 +98,7 @@ TEST(amqp_message_is_split_where_frames_end)
 		take_apart(&output, &pool, &message, 4096);
 		ew_amqp_output_free(&output);
 	}
-	empty_amqp_pool(&pool);
+	ew_amqp_pool_empty(&pool);
 }
 
 TEST(amqp_properties_that_no_frame_holds_leave_nothing_behind)
@@ -174,7 +174,7 @@ TEST(amqp_delivery_has_texts_and_numbers_and_leaves_the_rest_out)
 	EXPECT_STR(ew_amqp_header_find(message, "short"), "-2");
 	EXPECT_STR(ew_amqp_header_find(message, "last"), "");
 	ew_abort(&delivery);
-	empty_amqp_pool(&pool);
+	ew_amqp_pool_empty(&pool);
 }
 
 #define LEVELS 20000
@@ -204,7 +204,7 @@ static int deliver_nested(void *argument)
 	EXPECT_EQ(delivery->message.headers_count, 0);
 	EXPECT_STR(delivery->message.reply_to, "back");
 	ew_abort(&delivery);
-	empty_amqp_pool(&pool);
+	ew_amqp_pool_empty(&pool);
 	free(payload);
 	free(table);
 	return 0;
@@ -231,9 +231,9 @@ TEST(amqp_headers_that_are_cut_anywhere_are_read_as_far_as_they_go)
 		EXPECT_STR(delivery->message.reply_to, "back");
 		EXPECT(!delivery->message.correlation_id);
 		ew_abort(&delivery);
-		recycle_amqp_pool(&pool);
+		ew_amqp_pool_recycle(&pool);
 	}
-	empty_amqp_pool(&pool);
+	ew_amqp_pool_empty(&pool);
 }
 
 TEST(amqp_delivery_that_is_too_large_says_how_large)
@@ -251,7 +251,7 @@ TEST(amqp_delivery_that_is_too_large_says_how_large)
 	EXPECT_STR(delivery->message.routing_key, "key");
 	EXPECT(!delivery->message.message_id);
 	ew_abort(&delivery);
-	empty_amqp_pool(&pool);
+	ew_amqp_pool_empty(&pool);
 }
 
 /* The table says that it is longer than the frame; the properties before it are longer than the frame. */
@@ -274,7 +274,7 @@ TEST(amqp_content_header_that_lies_about_its_lengths_is_refused)
 	frame.payload = (const uint8_t *)more_flags;
 	frame.payload_bytes = sizeof(more_flags) - 1;
 	EXPECT_EQ(ew_amqp_frame_content(&frame, &pool, &content), -EPROTO);
-	empty_amqp_pool(&pool);
+	ew_amqp_pool_empty(&pool);
 }
 
 TEST_MAIN()
