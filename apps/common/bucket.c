@@ -32,6 +32,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <endwell/outcome.h>
 #include <endwell/scope.h>
 #include <endwell/task.h>
 
@@ -500,9 +501,10 @@ static int link_and_sync(struct bucket *bucket, struct publication *publication,
 	EW_SHIELD(shield, .budget_ns = PUBLISH_BUDGET);
 
 	r = staging_publish(&bucket->staging, file, bucket->directory, publication->name);
+	publication->named = r == 0;
+	publication->doubtful = r < 0 && ew_outcome() == EW_OUTCOME_UNKNOWN;
 	if (r < 0)
 		return r;
-	publication->named = true;
 	r = hook_hold_named(publication->name);
 	if (r < 0)
 		return r;

@@ -106,12 +106,14 @@ EW_SUSPENDS int bucket_floor(struct bucket *bucket);
  * @commit:   asked once, when all is ready: false, and it does not get its name any more
  * @argument: of that
  * @named:    the name exists
+ * @doubtful: nobody knows whether it does
  */
 struct publication {
 	const char *name;
 	bool (*commit)(void *argument);
 	void *argument;
 	bool named;
+	bool doubtful;
 };
 
 /**
@@ -122,7 +124,8 @@ struct publication {
  * Cancellation: before the commit point wins; after it is late: the call goes on to its end.
  * Return: 0 when the name is durable.
  * Errors: -ECANCELED not published; -EEXIST the name is taken; others: not published, unless
- *         @publication->named, which means that the name exists but may not survive a power cut.
+ *         @publication->named, which means that the name exists but may not survive a power cut, or
+ *         @publication->doubtful.
  */
 EW_SUSPENDS int bucket_publish(struct bucket *bucket, struct publication *publication,
 			       struct ew_tempfile *file);

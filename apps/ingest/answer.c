@@ -101,9 +101,9 @@ static const struct {
 	},
 	[PROBLEM_DURABILITY] = {
 		.word = "durability-unknown",
-		.title = "The file has its name, but may not survive a power cut",
-		.remedy = "The volume is suspect and takes no more uploads until its operator has "
-			  "looked.",
+		.title = "The file has its name, or may have it, but may not survive a power cut",
+		.remedy = "Send it again: 409 says that the name is there. A volume that is suspect "
+			  "takes no more uploads until its operator has looked.",
 		.status = 500,
 	},
 	[PROBLEM_STORAGE] = {

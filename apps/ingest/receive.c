@@ -233,6 +233,9 @@ static struct end end_of(struct reception *reception, int r)
 	if (reception->publication.named)
 		return (struct end){ STATE_FAILED, PROBLEM_DURABILITY,
 				     "the name exists, but could not be made durable" };
+	if (reception->publication.doubtful)
+		return (struct end){ STATE_FAILED, PROBLEM_DURABILITY,
+				     "whether the name exists is not known" };
 	if (r == -ECANCELED && upload_cancel(upload))
 		return cancelled(reception);
 	if (receiving &&

@@ -51,7 +51,8 @@ EW_SUSPENDS EW_API int ew_tempfile_seal(struct ew_tempfile *tempfile);
  *
  * One linkat(2): it happens or not. Durable only after a sync of the file before and of @dir after.
  * A staging name must lead to the open file (device and inode). An error of the filesystem is checked against
- * who has the name now: network filesystems report as failed what was done, when a reply was lost.
+ * who has the name now: network filesystems report as failed what was done, when a reply was lost. Where that cannot be
+ * told, ew_outcome() is EW_OUTCOME_UNKNOWN, and the file is not truncated.
  * Errors:     -EEXIST the name is taken (a symlink counts), those of linkat(2), -ECANCELED: not published.
  *             -ESTALE the staging name leads to another file.
  */

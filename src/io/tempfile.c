@@ -265,11 +265,7 @@ static int believe(struct ew_tempfile *tempfile, struct ew_file *dir, const char
 {
 	bool unknown = ew_outcome() == EW_OUTCOME_UNKNOWN;
 	struct look look = { tempfile, dir, name };
-	int r = -ESTALE;
-
-	if (tempfile->named)
-		r = ew__call_checked(tempfile->file.device, look_at_name, &look,
-				     "a look at a name");
+	int r = ew__call_checked(tempfile->file.device, look_at_name, &look, "a look at a name");
 
 	if (r == 0) {
 		tempfile->published = true;

@@ -478,7 +478,8 @@ def shut_down(kind, megabytes, named, flag):
         hold.wait()
         disks.run("xfs_io", "-x", "-c", f"shutdown {flag}", mount)
         hold.release()
-        upload.result().problem(500, "durability-unknown" if named else "storage")
+        # An xfs does not even say who has the name then.
+        upload.result().problem(500, "durability-unknown" if named or kind == "xfs" else "storage")
         expect_failed(server, "f", "PUBLISHING")
         if named:
             expect_suspect(server)

@@ -31,13 +31,16 @@ TITLES = {
     "program": "its program dies",
     "disk": "disk full",
     "late": "disk full, said late",
+    "lost": "reply lost",
+    "unknown": "the same, nobody knows",
     "sigterm": "SIGTERM",
     "cut": "SIGTERM, grace over",
     "busy": "the same, clamd is busy",
     "sigkill": "SIGKILL",
     "power": "power cut",
 }
-IN_SOME_STATES = {"program": ["scanning"], "busy": ["scanning"], "late": ["sealing", "syncing", "linking", "named"]}
+IN_SOME_STATES = {"program": ["scanning"], "busy": ["scanning"], "late": ["sealing", "syncing", "linking", "named"],
+                  "lost": ["linking"], "unknown": ["linking"]}
 CELLS = [(state, event) for state in holds.STATES for event in TITLES if state in IN_SOME_STATES.get(event, holds.STATES)]
 
 # The call that is the first to say that the disk is full, where writes have not said it.
@@ -262,6 +265,21 @@ def late(state):
         this.is_over()
 
 
+def lost(state, *is_unknown):
+    for with_names in (False, True):
+        with ingest.folder(memory=True) as place, trial(state, "unknown" if is_unknown else "lost", place,
+                                                        with_names=with_names) as (upload, this):
+            upload.filesystem.rule("link-done", error="EIO", times=1)
+            if is_unknown:
+                upload.filesystem.rule("lookup", error="EIO", times=1, path=f"/bucket/{NAME}")
+            go_on(upload, this)
+            this.is_over()
+
+
+def unknown(state):
+    lost(state, True)
+
+
 def terminate(this):
     this.server.process.send_signal(signal.SIGTERM)
     wait_until(lambda: " event=draining " in this.server.log(), 20, "draining")
@@ -359,7 +377,7 @@ def power(state):
         cut_off(state, with_names)
 
 
-EVENTS = {"client": client, "scanner": scanner, "program": program, "disk": disk, "late": late, "sigterm": sigterm, "cut": cut,
+EVENTS = {"client": client, "scanner": scanner, "program": program, "disk": disk, "late": late, "lost": lost, "unknown": unknown, "sigterm": sigterm, "cut": cut,
           "busy": busy, "sigkill": sigkill, "power": power}
 
 for _state, _event in CELLS:

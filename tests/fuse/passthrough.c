@@ -334,15 +334,17 @@ static void fs_fsync(fuse_req_t req, fuse_ino_t ino, int only_data, struct fuse_
 
 static void fs_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
-	int error = enter(CALL_LINK, parent, name);
+	int error = enter(CALL_LINK, parent, name), r = -1;
 	char buffer[64];
 
+	if (error == 0) {
+		r = linkat(AT_FDCWD, way_to(ino, buffer), fd_of(parent), name, AT_SYMLINK_FOLLOW);
+		error = r < 0 ? errno : enter(CALL_LINK_DONE, parent, name);
+	}
 	if (error)
 		fuse_reply_err(req, error);
 	else
-		reply_entry(req, parent, name,
-			    linkat(AT_FDCWD, way_to(ino, buffer), fd_of(parent), name,
-				   AT_SYMLINK_FOLLOW));
+		reply_entry(req, parent, name, r);
 }
 
 static void fs_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)

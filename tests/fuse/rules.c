@@ -31,19 +31,33 @@ struct rule {
 };
 
 static const char *const names[] = {
-	[CALL_LOOKUP] = "lookup",     [CALL_GETATTR] = "getattr",
-	[CALL_CHMOD] = "chmod",	      [CALL_CHOWN] = "chown",
-	[CALL_TRUNCATE] = "truncate", [CALL_UTIMES] = "utimes",
-	[CALL_CREATE] = "create",     [CALL_TMPFILE] = "tmpfile",
-	[CALL_OPEN] = "open",	      [CALL_READ] = "read",
-	[CALL_WRITE] = "write",	      [CALL_FLUSH] = "flush",
-	[CALL_FSYNC] = "fsync",	      [CALL_RELEASE] = "release",
-	[CALL_LINK] = "link",	      [CALL_UNLINK] = "unlink",
-	[CALL_RENAME] = "rename",     [CALL_RENAME_NOREPLACE] = "rename-noreplace",
-	[CALL_MKDIR] = "mkdir",	      [CALL_RMDIR] = "rmdir",
-	[CALL_OPENDIR] = "opendir",   [CALL_READDIR] = "readdir",
-	[CALL_FSYNCDIR] = "fsyncdir", [CALL_RELEASEDIR] = "releasedir",
-	[CALL_STATFS] = "statfs",     [EVERY] = "every", /* in rules only */
+	[CALL_LOOKUP] = "lookup",
+	[CALL_GETATTR] = "getattr",
+	[CALL_CHMOD] = "chmod",
+	[CALL_CHOWN] = "chown",
+	[CALL_TRUNCATE] = "truncate",
+	[CALL_UTIMES] = "utimes",
+	[CALL_CREATE] = "create",
+	[CALL_TMPFILE] = "tmpfile",
+	[CALL_OPEN] = "open",
+	[CALL_READ] = "read",
+	[CALL_WRITE] = "write",
+	[CALL_FLUSH] = "flush",
+	[CALL_FSYNC] = "fsync",
+	[CALL_RELEASE] = "release",
+	[CALL_LINK] = "link",
+	[CALL_LINK_DONE] = "link-done",
+	[CALL_UNLINK] = "unlink",
+	[CALL_RENAME] = "rename",
+	[CALL_RENAME_NOREPLACE] = "rename-noreplace",
+	[CALL_MKDIR] = "mkdir",
+	[CALL_RMDIR] = "rmdir",
+	[CALL_OPENDIR] = "opendir",
+	[CALL_READDIR] = "readdir",
+	[CALL_FSYNCDIR] = "fsyncdir",
+	[CALL_RELEASEDIR] = "releasedir",
+	[CALL_STATFS] = "statfs",
+	[EVERY] = "every", /* in rules only */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;

@@ -24,6 +24,7 @@ enum call {
 	CALL_FSYNC,
 	CALL_RELEASE,
 	CALL_LINK,
+	CALL_LINK_DONE, /* and its reply is still to come */
 	CALL_UNLINK,
 	CALL_RENAME,
 	CALL_RENAME_NOREPLACE,
@@ -58,7 +59,7 @@ int rules_enter(enum call call, const char *root, int fd, const char *name);
  *     clear [ID]
  *     counts
  *
- * KIND is a call's name or `every`. The rule lets the first @after calls pass, and is then for
+ * KIND is a call's name or `every`; an error of `link-done` comes when the link is there, as if its reply were lost. The rule lets the first @after calls pass, and is then for
  * @times calls, or for all. A call first waits, for a time or until the rule is cleared, then fails
  * if there is an error, and else goes on to the next rule. A pattern is a shell's, and `*` takes
  * slashes too.

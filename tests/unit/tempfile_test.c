@@ -48,6 +48,26 @@ TEST(tempfile_is_published_not_linked)
 	EXPECT_EQ(run_in_workplace(link_instead, 0), 0);
 }
 
+/* What a network filesystem does when a reply is lost: the link is there, and its repetition says that the name is taken. */
+static int publish_again(struct workplace *workplace)
+{
+	EW_OWN(ew_tempfile, tempfile);
+	char path[32];
+
+	tempfile_make(workplace, &tempfile);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", ew_file_fd(ew_tempfile_file(tempfile)));
+	EXPECT_EQ(linkat(AT_FDCWD, path, workplace->directory.fd, "name", AT_SYMLINK_FOLLOW), 0);
+	EXPECT_EQ(ew_tempfile_publish(tempfile, workplace->dir, "name"), 0);
+	EXPECT_EQ(ew_tempfile_close(&tempfile), 0);
+	EXPECT_STR(file_text(&workplace->directory, "name"), TEXT);
+	return 0;
+}
+
+TEST(tempfile_that_has_its_name_already_is_published)
+{
+	EXPECT_EQ(run_in_workplace(publish_again, 1), 0);
+}
+
 static int publish_and_abort(struct workplace *workplace)
 {
 	EW_OWN(ew_tempfile, tempfile);
