@@ -208,9 +208,9 @@ int bucket_prepare(struct bucket *bucket, const char *path, const char *state, c
 				     error_bytes);
 	/* Nothing but published files is ever found in a bucket. */
 	if (r < 0 && state_made)
-		rmdir(state);
+		folder_lock_remove(bucket->folder_lock.state_fd, state);
 	if (r < 0 && bucket_made)
-		rmdir(path);
+		folder_lock_remove(bucket->folder_lock.bucket_fd, path);
 	if (r == 0)
 		r = make_private(state, error, error_bytes);
 	if (r == 0)

@@ -119,6 +119,18 @@ int folder_lock_take(struct folder_lock *lock, const char *bucket, const char *s
 	return r;
 }
 
+/* Whoever comes after the look, and does not fit, meets our own lock. */
+void folder_lock_remove(int fd, const char *path)
+{
+	int look_fd = fd < 0 ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : fd;
+	int64_t other = -1;
+
+	if (look_fd >= 0 && look(look_fd, 0, BYTES_MAX, &other) == 0 && other < 0)
+		rmdir(path);
+	if (look_fd != fd)
+		close(look_fd);
+}
+
 void folder_lock_release(struct folder_lock *lock)
 {
 	if (lock->bucket_fd >= 0)

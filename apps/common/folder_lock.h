@@ -26,3 +26,6 @@ struct folder_lock {
 int folder_lock_take(struct folder_lock *lock, const char *bucket, const char *state,
 		     bool is_leased, char *error, size_t error_bytes);
 void folder_lock_release(struct folder_lock *lock);
+
+/* Removes the folder of a start that failed, if it is empty and nobody else has come into it. @fd: of the lock, or -1. */
+void folder_lock_remove(int fd, const char *path);

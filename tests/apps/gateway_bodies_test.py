@@ -329,6 +329,21 @@ def test_gateway_and_ingest_keep_out_of_each_others_folders():
             check(f"the bucket {server.bucket} is in use by an ew-ingest, and ew-gateway needs one of its own" in said, said)
 
 
+def test_gateway_folder_stays_when_who_made_it_is_refused():
+    """An ew-ingest makes the folders, and the gateway is there before it has locked them."""
+    with testfs.Filesystem(nameless=True) as filesystem:
+        held = filesystem.rule("opendir", hang=True, times=1, path="/bodies")
+        with subprocess.Popen([str(ingest.SERVER), "serve", "--listen", "127.0.0.1:0", "--scanner", "none", "--bucket",
+                               str(filesystem.mount / "bodies")], stderr=subprocess.PIPE) as maker:
+            filesystem.wait_waiting("opendir")
+            with stage(bucket=filesystem.mount / "bodies") as place:
+                filesystem.clear(held)
+                check(b"is in use by an ew-gateway" in maker.communicate(timeout=20 * ingest.SCALE)[1], "it is refused")
+                place.start_worker()
+                equal(place.gateway.post(SHORT).json, {"steps": 2})
+                place.is_clean()
+
+
 # ---- what is counted ----
 
 def counted(server, bucket, *names):
@@ -443,6 +458,29 @@ def test_gateway_body_that_finds_no_room_starts_nothing():
             place.start_worker()
             equal(place.gateway.post(SHORT).json, {"steps": 2})
             place.is_clean()
+        finally:
+            filesystem.clear()
+
+
+def test_gateway_body_whose_name_lost_its_reply_arrives():
+    with testfs.Filesystem(nameless=True) as filesystem, stage(bucket=filesystem.mount / "bodies") as place:
+        try:
+            place.start_worker()
+            filesystem.rule("link-done", error="EIO", times=1)
+            equal(place.gateway.post(SHORT).json, {"steps": 2})
+            place.is_clean()
+            # Nor can it be looked at: nothing is started, and the name is removed.
+            links = filesystem.counts()["link"]
+            held = filesystem.rule("link-done", hang=True)
+            filesystem.rule("link-done", error="EIO", times=1)
+            waiting = ingest.in_background(lambda: place.gateway.post(SHORT))
+            filesystem.wait_waiting("link-done")
+            filesystem.rule("lookup", error="EIO", times=1, path="/bodies/*")
+            filesystem.clear(held)
+            waiting.result().problem(500, "storage")
+            equal(filesystem.counts()["link"], links + 1)
+            place.is_clean()
+            equal(place.gateway.outcomes(), {"replied": 1})
         finally:
             filesystem.clear()
 

@@ -126,6 +126,30 @@ TEST(folder_lock_keeps_ingest_and_gateway_apart)
 	end(&place);
 }
 
+TEST(folder_lock_removes_a_folder_unless_another_is_in_it)
+{
+	struct folder_lock one, other;
+	struct place place;
+	struct stat is;
+
+	begin(&place);
+	one = come(place.first, place.first_state, GATEWAY);
+	other = come(place.first, place.first_state, GATEWAY);
+	folder_lock_remove(other.bucket_fd, place.first);
+	folder_lock_remove(-1, place.first_state);
+	EXPECT_EQ(stat(place.first, &is), 0);
+	EXPECT_EQ(stat(place.first_state, &is), 0);
+	folder_lock_release(&one);
+	folder_lock_remove(other.bucket_fd, place.first);
+	folder_lock_release(&other);
+	folder_lock_remove(-1, place.first_state);
+	EXPECT_EQ(stat(place.first, &is), -1);
+	EXPECT_EQ(stat(place.first_state, &is), -1);
+	make(&place, place.first, "first");
+	make(&place, place.first_state, "first.state");
+	end(&place);
+}
+
 TEST(folder_lock_of_a_folder_that_is_not_there_is_an_error)
 {
 	struct folder_lock lock = FOLDER_LOCK_NONE;
