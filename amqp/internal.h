@@ -82,6 +82,13 @@ struct ew_amqp_unconfirmed {
 
 enum ew_amqp_expected { EW_AMQP_EXPECT_METHOD, EW_AMQP_EXPECT_HEADER, EW_AMQP_EXPECT_BODY };
 
+/* Whoever stands in line to append something, of the channel that it is about. */
+struct ew_amqp_stander {
+	struct ew_scope *line; /* cancelled when the channel ends */
+	struct ew_amqp_stander *next;
+	struct ew_amqp_stander **link;
+};
+
 struct ew_amqp_channel {
 	struct ew_resource resource;
 	unsigned references; /* its owner, the connection's table, and who delivers to it */
@@ -107,6 +114,7 @@ struct ew_amqp_channel {
 	struct ew_amqp_unconfirmed **unconfirmed_end;
 	uint64_t next_tag;
 	bool stopped; /* channel.flow */
+	struct ew_amqp_stander *standers;
 	/* Consuming. */
 	struct ew_channel *queue; /* NULL: nothing is consumed here */
 	bool no_ack;

@@ -48,6 +48,41 @@ void ew_amqp_look_again(struct ew_amqp_connection *connection)
 			ew_event_set(&connection->channels[i]->may_publish);
 }
 
+static void leave_line(void *argument)
+{
+	struct ew_amqp_stander *stander = argument;
+
+	*stander->link = stander->next;
+	if (stander->next)
+		stander->next->link = stander->link;
+}
+
+static int leave_line_close(void *stander)
+{
+	leave_line(stander);
+	return 0;
+}
+
+/* The turn may be somebody's whose channel lives, and who waits for a broker that does not read. */
+static int stand_in_line(struct ew_amqp_channel *channel, struct ew_mutex_hold **ret_turn)
+{
+	struct ew_amqp_stander stander = { .next = channel->standers, .link = &channel->standers };
+	int r;
+
+	EW_SCOPE(line);
+
+	stander.line = &line;
+	if (stander.next)
+		stander.next->link = &stander.next;
+	channel->standers = &stander;
+
+	EW_GUARD(leave, &stander, .close = leave_line_close, .abort = leave_line);
+
+	r = ew_mutex_lock(&channel->connection->turn, EW_NEVER, ret_turn);
+	r = ew_scope_finish(&line, r);
+	return r == -ECANCELED && !ew_cancel_requested() ? channel->error.error : r;
+}
+
 int ew_amqp_output_turn(struct ew_amqp_channel *channel, size_t bytes, bool publishing,
 			struct ew_mutex_hold **ret_turn)
 {
@@ -57,7 +92,7 @@ int ew_amqp_output_turn(struct ew_amqp_channel *channel, size_t bytes, bool publ
 	r = may_append(channel, publishing);
 	if (r < 0)
 		return r;
-	r = ew_mutex_lock(&connection->turn, EW_NEVER, ret_turn);
+	r = stand_in_line(channel, ret_turn);
 	if (r == -EOWNERDEAD) {
 		/* Frames are appended between two suspensions, so none is there in part. */
 		ew_mutex_make_consistent(*ret_turn);

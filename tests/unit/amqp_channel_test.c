@@ -453,6 +453,64 @@ TEST(amqp_publisher_in_line_is_refused_when_the_broker_blocks)
 	run(world, meet_stall);
 }
 
+/* As stall(), but what it says is that the second channel ends. */
+static int stall_and_close(struct broker *broker, unsigned channel, const amqp_method_t *method)
+{
+	amqp_channel_close_t close = { .reply_code = AMQP_PRECONDITION_FAILED };
+	struct world *world = broker->argument;
+	int r;
+
+	if (method->id != AMQP_QUEUE_DECLARE_METHOD)
+		return method->id == AMQP_BASIC_PUBLISH_METHOD;
+	broker_answer(broker, channel, method);
+	r = broker_flush(broker);
+	while (r == 0 && world->told == 0)
+		r = ew_sleep(EW_MILLISECOND);
+	if (r < 0)
+		return r;
+	broker_say(broker, 2, AMQP_CHANNEL_CLOSE_METHOD, &close);
+	r = broker_flush(broker);
+	while (r == 0 && world->told == 1)
+		r = ew_sleep(EW_MILLISECOND);
+	return r < 0 ? r : 1;
+}
+
+static int meet_end_in_line(struct world *world, struct ew_amqp_connection *connection,
+			    struct ew_amqp_channel *channel)
+{
+	struct ew_amqp_receipt receipt;
+	int r = 0;
+
+	EW_OWN(ew_amqp_channel, other);
+	EW_SCOPE(scope);
+
+	EXPECT_EQ(ew_amqp_channel_open(connection, NULL, &other), 0);
+	EXPECT_EQ(declare(channel, "stall", NULL), 0);
+	/* One is being sent, one waits to be sent, and the third has the turn and waits for room. */
+	for (int i = 0; i < 3; i++) {
+		EXPECT_EQ(ew_spawn(&scope, publish_large_task, world), 0);
+		for (int turns = 0; r == 0 && turns < 10; turns++)
+			r = ew_yield();
+		EXPECT_EQ(r, 0);
+	}
+	world->told = 1;
+	EXPECT_EQ(publish(other, NULL, false, &receipt), -EINVAL);
+	EXPECT_EQ(receipt.fate, EW_AMQP_NOT_SENT);
+	EXPECT_EQ(ew_amqp_channel_error(channel), NULL);
+	EXPECT_EQ(ew_amqp_channel_close(&other), 0);
+	world->told = 2;
+	return ew_scope_close(&scope, EW_NOW, EW_REASON_REQUESTED) == -ETIMEDOUT ? 0 : -EBADE;
+}
+
+TEST(amqp_publisher_in_line_behind_another_channel_hears_of_the_end_of_its_own)
+{
+	struct world *world = new_world();
+
+	world->options.output_bytes_max = 1000;
+	world->broker.on = stall_and_close;
+	run(world, meet_end_in_line);
+}
+
 /* ---- calls ---- */
 
 /* The first declaration is answered when the second is asked for. */
