@@ -417,6 +417,14 @@ static int open_channel(struct route *route, struct ew_amqp_channel **channel)
 	return ew_scope_finish(&patience, r);
 }
 
+/* A broker that does not answer has its number, and there is none for the next one. */
+static int leave_channel(struct ew_amqp_channel **channel, int r)
+{
+	if (ew_cancel_requested())
+		return r;
+	return ew_amqp_channel_close(channel) == -ECANCELED ? -ETIMEDOUT : r;
+}
+
 static int open_route(struct route *route)
 {
 	int r;
@@ -424,8 +432,10 @@ static int open_route(struct route *route)
 	EW_OWN(ew_amqp_channel, channel);
 
 	r = open_channel(route, &channel);
-	if (r == 0)
-		return serve_channel(route, channel);
+	if (r == 0) {
+		r = serve_channel(route, channel);
+		return leave_channel(&channel, r);
+	}
 	if (channel)
 		note_reason(route, channel);
 	/* Nor would it answer to a goodbye. */

@@ -1232,6 +1232,107 @@ TEST(gateway_channel_to_workers_that_the_broker_ends_comes_again)
 		run_fair("", MOOD_TAKE, ask_after_a_channel);
 }
 
+/* ---- a broker that is there, and does not do its part ---- */
+
+/* The first that a route has: grants, cancels and refusals are before it. */
+#define ROUTE_CHANNEL 4
+
+static int answer_no_close(struct broker *broker, unsigned channel, const amqp_method_t *method)
+{
+	return method->id == AMQP_CHANNEL_CLOSE_METHOD ? 1 : on_method(broker, channel, method);
+}
+
+static int ask_after_a_consumer(void)
+{
+	struct exchange exchange;
+
+	world.broker.judge = judge_peer;
+	say_post(&exchange, "1 100 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	gateway_peer->broker.on = answer_no_close;
+	cancel_consumer(gateway_peer, ROUTE_CHANNEL);
+	EXPECT_EQ(ew_sleep(30 * EW_SECOND), 0);
+	say_post(&exchange, "2 100 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	EXPECT_EQ(world.gateway->connected, 2);
+	return 0;
+}
+
+/* As long as it has the number of the old channel there is none for a new one. */
+TEST(gateway_route_whose_channel_the_broker_does_not_close_comes_again)
+{
+	run_fair("", MOOD_TAKE, ask_after_a_consumer);
+	run_fair("replies = queue\n", MOOD_TAKE, ask_after_a_consumer);
+}
+
+/* Together they are more than the gateway keeps for a broker that does not read. */
+#define LARGE_COUNT 16
+#define LARGE_BYTES 200000
+
+static enum mood judge_and_stop_reading(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	if (strcmp(message->type ? message->type : "", "op") != 0 || gateway_peer)
+		return MOOD_TAKE;
+	gateway_peer = peer;
+	return ew_sleep(60 * EW_SECOND) < 0 ? MOOD_LOSE : MOOD_TAKE;
+}
+
+static int ask_at_length(void *argument)
+{
+	static const char body[LARGE_BYTES];
+	const struct sockaddr_in address = loopback(HTTP_PORT);
+	struct exchange *exchange = argument;
+	int r;
+
+	EW_OWN(ew_socket, socket);
+
+	world.asked++;
+	snprintf(exchange->request, sizeof(exchange->request),
+		 "POST /ops/b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", LARGE_BYTES);
+	r = ew_socket_connect((const struct sockaddr *)&address, sizeof(address), &socket);
+	if (r == 0)
+		r = ew_socket_send(socket, exchange->request, strlen(exchange->request));
+	if (r == 0)
+		r = ew_socket_send(socket, body, LARGE_BYTES);
+	return r < 0 ? r : hear_answer(exchange, socket);
+}
+
+static int ask_who_does_not_read(void)
+{
+	static struct exchange exchanges[LARGE_COUNT + 1];
+
+	EW_SCOPE(asking);
+
+	memset(exchanges, 0, sizeof(exchanges));
+	gateway_peer = NULL;
+	world.broker.judge = judge_and_stop_reading;
+	for (unsigned i = 0; i < LARGE_COUNT; i++)
+		EXPECT_EQ(ew_spawn(&asking, ask_at_length, &exchanges[i]), 0);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	EXPECT(gateway_peer);
+	say_post(&exchanges[LARGE_COUNT], "1 100 s", "");
+	EXPECT_EQ(ew_spawn(&asking, ask_in_background, &exchanges[LARGE_COUNT]), 0);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	refuse_channel(gateway_peer, ROUTE_CHANNEL, AMQP_PRECONDITION_FAILED,
+		       "PRECONDITION_FAILED");
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	EXPECT_EQ(exchanges[LARGE_COUNT].status, 503);
+	EXPECT_EQ(ew_scope_join(&asking), 0);
+	EXPECT_EQ(ew_sleep(10 * EW_SECOND), 0);
+	expect_answer("2 100 s");
+	return ew_scope_finish(&asking, 0);
+}
+
+/* Its operations stand in line behind those of another route, whose channel lives, and leave it. */
+TEST(gateway_route_whose_channel_ends_while_the_broker_does_not_read_comes_again)
+{
+	run_fair("[route b]\nrouting_key = nowhere\nconcurrency = 16\ntimeout = 60s\n", MOOD_TAKE,
+		 ask_who_does_not_read);
+}
+
 /* ---- tasks of the gateway that end before it ---- */
 
 static const char *fatal_event; /* NULL: it has come */
