@@ -19,6 +19,13 @@ static void failed(struct ew_amqp_dialer *dialer)
 	dialer->next = (dialer->next + 1) % dialer->endpoints_count;
 }
 
+void ew_amqp_dialer_pass(struct ew_amqp_dialer *dialer)
+{
+	if (dialer->opened_ns != 0)
+		failed(dialer);
+	dialer->opened_ns = 0;
+}
+
 /* What became of the last connection. */
 static void judge_last(struct ew_amqp_dialer *dialer)
 {

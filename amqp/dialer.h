@@ -51,7 +51,7 @@ struct ew_amqp_dialer {
  *
  * An endpoint that fails passes the turn on; one that has worked keeps it. A connection that did not last for
  * delay_max_ns counts as a failure at the next call: a broker that takes everybody in and throws everybody out is not
- * called without a pause.
+ * called without a pause. One that lasted and was of no use is ew_amqp_dialer_pass()'s.
  * Suspends:     for the delay, and for the attempt.
  * Errors:       as ew_amqp_connection_open(); -ETIMEDOUT the broker did not answer in time. -ECANCELED, and only
  *               that, means that nobody wants it any more.
@@ -61,3 +61,10 @@ EW_SUSPENDS int ew_amqp_dial(struct ew_amqp_dialer *dialer, struct ew_scope *sco
 			     struct ew_amqp_connection **ret_connection);
 
 #define ew_amqp_dial(...) (ew__here(EW_SITE("ew_amqp_dial")), ew_amqp_dial(__VA_ARGS__))
+
+/**
+ * ew_amqp_dialer_pass() - the last connection was of no use, however long it lasted: a failure at the next call
+ *
+ * For a broker that keeps the connection, and does not answer what is asked on it.
+ */
+void ew_amqp_dialer_pass(struct ew_amqp_dialer *dialer);

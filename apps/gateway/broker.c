@@ -692,6 +692,8 @@ static int connect_once(struct gateway *gateway, struct ew_amqp_dialer *dialer,
 		return r;
 	}
 	r = use_connection(gateway, &connection);
+	if (r == -ETIMEDOUT)
+		ew_amqp_dialer_pass(dialer);
 	ended = connection ? ew_amqp_connection_error(connection) : NULL;
 	if (r != -ECANCELED)
 		note_trouble(gateway, "connection-lost",

@@ -1333,6 +1333,76 @@ TEST(gateway_route_whose_channel_ends_while_the_broker_does_not_read_comes_again
 		 ask_who_does_not_read);
 }
 
+/* The first of two, which takes every connection and opens no channel on it. */
+static struct hub mute;
+
+static void say_nothing_of_channels(struct peer *peer, struct ew_amqp_output *output)
+{
+	(void)peer;
+	if (output->data[2] != 0)
+		output->bytes = 0;
+}
+
+static int open_mute(void)
+{
+	const struct sockaddr_in address = loopback(BROKER_PORT + 1);
+	struct options *options = &world.options;
+
+	memset(&mute, 0, sizeof(mute));
+	mute.tampers = say_nothing_of_channels;
+	options->brokers[1] = options->brokers[0];
+	options->brokers_count = 2;
+	set_address(&options->brokers[0].address, &options->brokers[0].bytes, BROKER_PORT + 1);
+	return ew_listener_open((const struct sockaddr *)&address, sizeof(address), 16,
+				&mute.listener);
+}
+
+static void close_mute(void *unused)
+{
+	(void)unused;
+	ew_abort(&mute.listener);
+}
+
+static int close_mute_close(void *unused)
+{
+	close_mute(unused);
+	return 0;
+}
+
+static int ask_behind_a_mute_one(void)
+{
+	EXPECT_EQ(ew_sleep(60 * EW_SECOND), 0);
+	expect_answer("1 100 s");
+	return 0;
+}
+
+static int fair_behind_a_mute_one(void *unused)
+{
+	int (*ask)(void) = ask_behind_a_mute_one;
+	int r;
+
+	(void)unused;
+	EW_GUARD(listener, &mute, .close = close_mute_close, .abort = close_mute);
+	EW_SCOPE(peers);
+	EW_GUARD(stop, &mute, .close = hub_stop_close, .abort = hub_stop);
+
+	EXPECT_EQ(open_mute(), 0);
+	EXPECT_EQ(ew_spawn(&peers, hub_task, &mute), 0);
+	r = fair(&ask);
+	hub_stop(&mute);
+	return ew_scope_finish(&peers, r);
+}
+
+TEST(gateway_broker_that_opens_no_channel_passes_the_turn_on)
+{
+	const struct ew_sim_options options = { .report = hush };
+
+	world_prepare("");
+	first_mood = MOOD_TAKE;
+	has_failed = false;
+	EXPECT_EQ(ew_sim_run(&options, fair_behind_a_mute_one, NULL, NULL), 0);
+}
+
 /* ---- tasks of the gateway that end before it ---- */
 
 static const char *fatal_event; /* NULL: it has come */
