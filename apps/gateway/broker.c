@@ -42,7 +42,6 @@
 
 /* A broker that is there and does not answer for so long never will, and the connection is given up. */
 #define ANSWER_PATIENCE (10 * EW_SECOND)
-#define NO_ANSWER	"the broker is there and does not answer"
 
 /**
  * struct notice - what is to be said to a claim that nobody waits for
@@ -369,6 +368,17 @@ static int channel_over_close(void *argument)
 	return 0;
 }
 
+/* What the broker has not said. */
+static const char *trouble_of(int r)
+{
+	switch (r) {
+	case -ETIMEDOUT: return "the broker is there and does not answer";
+	case -EAGAIN:
+		return "the broker allows too few channels: each route needs one, and all together three";
+	default: return strerror(-r);
+	}
+}
+
 static void note_reason(struct route *route, const struct ew_amqp_channel *channel)
 {
 	const struct ew_amqp_error *error = ew_amqp_channel_error(channel);
@@ -438,6 +448,8 @@ static int open_route(struct route *route)
 	}
 	if (channel)
 		note_reason(route, channel);
+	else
+		snprintf(route->reason, sizeof(route->reason), "%s", trouble_of(r));
 	/* Nor would it answer to a goodbye. */
 	if (r == -ETIMEDOUT)
 		ew_abort(&channel);
@@ -696,10 +708,7 @@ static int connect_once(struct gateway *gateway, struct ew_amqp_dialer *dialer,
 		ew_amqp_dialer_pass(dialer);
 	ended = connection ? ew_amqp_connection_error(connection) : NULL;
 	if (r != -ECANCELED)
-		note_trouble(gateway, "connection-lost",
-			     ended	       ? ended->text
-			     : r == -ETIMEDOUT ? NO_ANSWER
-					       : strerror(-r));
+		note_trouble(gateway, "connection-lost", ended ? ended->text : trouble_of(r));
 	return r;
 }
 

@@ -1403,6 +1403,50 @@ TEST(gateway_broker_that_opens_no_channel_passes_the_turn_on)
 	EXPECT_EQ(ew_sim_run(&options, fair_behind_a_mute_one, NULL, NULL), 0);
 }
 
+static unsigned channels_allowed;
+
+/* In connection.tune, behind class and method. */
+static void allow_few_channels(struct peer *peer, struct ew_amqp_output *output)
+{
+	static const uint8_t tune[] = { 0, 10, 0, 30 };
+
+	(void)peer;
+	if (output->bytes > 13 && memcmp(output->data + 7, tune, 4) == 0)
+		memcpy(output->data + 11, (uint8_t[]){ 0, (uint8_t)channels_allowed }, 2);
+}
+
+static int ask_for_a_reason(void)
+{
+	struct exchange exchange;
+
+	say_about(&exchange, "GET", "/readyz");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 503);
+	EXPECT(says(&exchange, "the broker allows too few channels"));
+	return 0;
+}
+
+static int fair_with_few_channels(void *unused)
+{
+	int (*ask)(void) = ask_for_a_reason;
+
+	(void)unused;
+	world.broker.tampers = allow_few_channels;
+	return fair(&ask);
+}
+
+TEST(gateway_says_that_the_broker_allows_too_few_channels)
+{
+	const struct ew_sim_options options = { .report = hush };
+
+	for (channels_allowed = 1; channels_allowed < ROUTE_CHANNEL; channels_allowed++) {
+		world_prepare("");
+		first_mood = MOOD_TAKE;
+		has_failed = false;
+		EXPECT_EQ(ew_sim_run(&options, fair_with_few_channels, NULL, NULL), 0);
+	}
+}
+
 /* ---- tasks of the gateway that end before it ---- */
 
 static const char *fatal_event; /* NULL: it has come */
