@@ -61,10 +61,11 @@ class Job {
     this.worker.say(this, type, { body, headers: { 'x-ew-sequence': this.sequence } });
   }
 
-  // An integer, or its text; what is neither is not there.
+  // An integer, a boolean, or its text; what is none is not there.
   number(header, otherwise) {
-    const value = Number.parseInt(this.headers[header], 10);
-    return Number.isNaN(value) ? otherwise : value;
+    const value = this.headers[header];
+    if (typeof value === 'boolean') return Number(value);
+    return /^-?\d+$/.test(value) ? Number(value) : otherwise;
   }
 
   isPastDeadline() {

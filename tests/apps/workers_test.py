@@ -173,8 +173,8 @@ def is_rejected(script, place, **wrong):
 
 
 def idle_version(script, place):
-    is_rejected(script, place, headers={"x-ew-version": "3"})
-    is_rejected(script, place, headers={"x-ew-version": "a"})
+    for version in ("3", "a", "1x", None):
+        is_rejected(script, place, headers={"x-ew-version": version})
 
 
 def idle_malformed(script, place):
@@ -311,11 +311,12 @@ def running_progress(script, _place):
 
 
 def running_part(script, _place):
-    claim = script.claimed({"ms": 20, "progress": True, "part": "a"}, {"x-ew-stream": "1"})
-    script.says("grant", claim)
-    for sequence, kind in enumerate(2 * ("progress", "part"), 1):
-        script.hears_next(kind, claim, sequence)
-    script.hears_end("reply", claim, 200)
+    for form in ("1", 1, True):
+        claim = script.claimed({"ms": 20, "progress": True, "part": "a"}, {"x-ew-stream": form})
+        script.says("grant", claim)
+        for sequence, kind in enumerate(2 * ("progress", "part"), 1):
+            script.hears_next(kind, claim, sequence)
+        script.hears_end("reply", claim, 200)
 
 
 def running_part_none(script, _place):
