@@ -98,7 +98,8 @@ class Worker {
     this.channel.on('error', (error) => console.log(`channel lost: ${error.message}`));
     await this.channel.prefetch(atOnce);
     this.control = (await this.channel.assertQueue('', { exclusive: true })).queue;
-    await this.channel.consume(this.control, (message) => message && this.hear(message), { noAck: true });
+    // Nothing, said once, is the broker's word that a queue has gone: nothing more would come, or no cancel be heard.
+    await this.channel.consume(this.control, (message) => (message ? this.hear(message) : this.lost()), { noAck: true });
     await this.channel.consume(queue, (delivery) => (delivery ? this.take(delivery) : this.lost()));
   }
 

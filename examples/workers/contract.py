@@ -100,11 +100,17 @@ class Worker:
 
     def consume(self, queue, at_once):
         self.channel = self.connection.channel()
+        self.channel.add_on_cancel_callback(self.leave)
         self.channel.basic_qos(prefetch_count=at_once)
         self.control = self.channel.queue_declare("", exclusive=True).method.queue
         self.channel.basic_consume(self.control, self.hear, auto_ack=True)
         self.channel.basic_consume(queue, self.take)
         self.channel.start_consuming()
+
+    @staticmethod
+    def leave(_frame):
+        """A queue of ours has gone: nothing more would come, or no cancel be heard."""
+        raise pika.exceptions.ConsumerCancelled
 
     def soon(self, function):
         """From a job's thread: in the connection's, if that is still there."""

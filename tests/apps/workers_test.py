@@ -105,12 +105,17 @@ class Place:
 
     def __init__(self, language, stack):
         self.dead = fresh("dead")
-        connection = gateway.connect()
-        connection.channel().queue_declare(self.dead)
-        connection.close()
-        self.queue = stack.enter_context(gateway.work_queue({"x-dead-letter-exchange": "",
-                                                             "x-dead-letter-routing-key": self.dead}))
+        self.queue = fresh("work")
+        self.declare()
         self.log, self.group = stack.enter_context(gateway.workers(language, self.queue))
+
+    def declare(self):
+        connection = gateway.connect()
+        channel = connection.channel()
+        channel.queue_declare(self.dead)
+        channel.queue_declare(self.queue, durable=True, arguments={"x-dead-letter-exchange": "",
+                                                                   "x-dead-letter-routing-key": self.dead})
+        connection.close()
 
     def dead_count(self):
         connection = gateway.connect()
@@ -394,6 +399,20 @@ def several_claim(script, place):
 
 
 def several_killed(script, place):
+def running_unconsumed(script, place):
+    """Of the control queue, by which no cancel would come any more; then of the work queue."""
+    claim = running(script, place)
+    broker().control("delete_queue", claim.reply_to)
+    again = script.hears_claim(claim.correlation_id, redelivered=True)
+    check(claim.reply_to != again.reply_to, "a new address")
+    place.has_ended(claim)
+    script.says("grant", again)
+    wait_until(lambda: place.log.count(f"begin {claim.message_id}") == 2, 60, "it begins again")
+    script.channel.queue_delete(place.queue)
+    wait_until(lambda: place.log.count(f"end {claim.message_id}") == 2, 60, "it ends")
+    place.declare()
+
+
     """Whoever runs it; one that came later is left to claim it again."""
     claim = running(script, place)
     with gateway.Worker(place.language, place.queue, place.log):
