@@ -256,8 +256,10 @@ static int say_end(struct contract_job *job, int r, struct contract_result *resu
 {
 	if (job->refused)
 		return 0;
-	if (job->cancelled && (r == -ECANCELED || r == -EOWNERDEAD))
-		return say_word(job, r == -ECANCELED ? "stopped" : "unknown");
+	if (r == -EOWNERDEAD)
+		return say_word(job, "unknown");
+	if (job->cancelled && r == -ECANCELED)
+		return say_word(job, "stopped");
 	if (r < 0) {
 		result->status = 500;
 		result->content_type = "text/plain";

@@ -51,8 +51,8 @@ EW_SUSPENDS int contract_part(struct contract_job *job, const void *body, size_t
 
 /**
  * contract_work_fn - do the job; calls that suspend return -ECANCELED when it is cancelled
- * Return: 0 with a result, also after a cancel; -ECANCELED: stopped without one; -EOWNERDEAD: after a cancel nobody can tell
- *         whether all that was started is over; other errors are answered with status 500
+ * Return: 0 with a result, also after a cancel; -ECANCELED: stopped without one; -EOWNERDEAD: nobody can tell whether all
+ *         that was started is over; other errors are answered with status 500
  */
 typedef int contract_work_fn(struct contract_job *job, struct contract_result *ret_result);
 

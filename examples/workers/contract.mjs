@@ -166,7 +166,7 @@ class Worker {
   }
 
   end(job, { body, contentType = 'application/json', status = 200 }, answer) {
-    const type = job.signal.aborted ? answer : 'reply';
+    const type = job.signal.aborted || answer === 'unknown' ? answer : 'reply';
     const hasResult = type === 'reply' || type === 'too-late';
     if (!job.isRefused) this.say(job, type, hasResult ? { body, contentType, headers: { 'x-ew-status': status } } : {});
     this.forget(job);

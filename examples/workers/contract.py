@@ -166,7 +166,7 @@ class Worker:
         self.soon(functools.partial(self.end, job, result, answer))
 
     def end(self, job, result, answer):
-        kind = answer if job.cancelled.is_set() else "reply"
+        kind = answer if job.cancelled.is_set() or answer == LOST else "reply"
         if job.is_refused:
             pass
         elif kind in ("reply", TOO_LATE):

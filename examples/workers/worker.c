@@ -5,8 +5,9 @@
  *
  * {"ms": 500} takes half a second, in steps of 10 ms, or of "step_ms", and is answered with their number. "on_cancel"
  * says how it takes a cancel: "stop" (if nothing is said), "finish": it works on for "finish_ms" and has its result
- * then, or "lose": it does not know what became of its work. With "progress" it tells the number of steps so far, and
- * "part" is a text that it sends with each step to a client that takes the reply in parts.
+ * then, "fail": by an error, or "lose": it does not know what became of its work. With "on_end": "lose" it does not know
+ * that at its end. With "progress" it tells the number of steps so far, and "part" is a text that it sends with each step
+ * to a client that takes the reply in parts.
  */
 
 #include "contract.h"
@@ -23,6 +24,7 @@ struct wish {
 	json_int_t ms;
 	json_int_t step_ms;
 	const char *on_cancel;
+	const char *on_end;
 	json_int_t finish_ms;
 	int progress;
 	const char *part;
@@ -38,7 +40,7 @@ static int step(struct contract_job *job, const struct wish *wish, int steps)
 		r = contract_progress(job, text, (size_t)sprintf(text, "{\"steps\": %d}", steps));
 	if (r == 0 && wish->part && contract_streams(job))
 		r = contract_part(job, wish->part, strlen(wish->part));
-	return r == -ECANCELED && strcmp(wish->on_cancel, "lose") == 0 ? -EOWNERDEAD : r;
+	return r;
 }
 
 static int finish(const struct wish *wish)
@@ -48,6 +50,15 @@ static int finish(const struct wish *wish)
 	return ew_sleep(wish->finish_ms * EW_MILLISECOND);
 }
 
+static int take_cancel(const struct wish *wish)
+{
+	if (strcmp(wish->on_cancel, "finish") == 0)
+		return finish(wish);
+	if (strcmp(wish->on_cancel, "lose") == 0)
+		return -EOWNERDEAD;
+	return strcmp(wish->on_cancel, "fail") == 0 ? -EIO : -ECANCELED;
+}
+
 static int render_wish(struct contract_job *job, const struct wish *wish,
 		       struct contract_result *ret_result)
 {
@@ -55,8 +66,10 @@ static int render_wish(struct contract_job *job, const struct wish *wish,
 
 	while (r == 0 && steps * wish->step_ms < wish->ms)
 		r = step(job, wish, ++steps);
-	if (r == -ECANCELED && strcmp(wish->on_cancel, "finish") == 0)
-		r = finish(wish);
+	if (r == 0 && strcmp(wish->on_end, "lose") == 0)
+		r = -EOWNERDEAD;
+	if (r == -ECANCELED)
+		r = take_cancel(wish);
 	if (r < 0)
 		return r;
 	length = asprintf(&ret_result->body, "{\"steps\": %d}", steps);
@@ -68,7 +81,7 @@ static int render_wish(struct contract_job *job, const struct wish *wish,
 static int render(struct contract_job *job, struct contract_result *ret_result)
 {
 	const struct ew_amqp_message *message = contract_message(job);
-	struct wish wish = { .step_ms = STEP_MS, .on_cancel = "stop" };
+	struct wish wish = { .step_ms = STEP_MS, .on_cancel = "stop", .on_end = "" };
 	struct contract_body body;
 	json_t *json;
 	int r;
@@ -81,9 +94,10 @@ static int render(struct contract_job *job, struct contract_result *ret_result)
 	r = -EINVAL;
 
 	printf("begin %s\n", message->message_id);
-	if (json_unpack(json, "{s:I, s?I, s?s, s?I, s?b, s?s}", "ms", &wish.ms, "step_ms",
-			&wish.step_ms, "on_cancel", &wish.on_cancel, "finish_ms", &wish.finish_ms,
-			"progress", &wish.progress, "part", &wish.part) == 0 &&
+	if (json_unpack(json, "{s:I, s?I, s?s, s?s, s?I, s?b, s?s}", "ms", &wish.ms, "step_ms",
+			&wish.step_ms, "on_cancel", &wish.on_cancel, "on_end", &wish.on_end,
+			"finish_ms", &wish.finish_ms, "progress", &wish.progress, "part",
+			&wish.part) == 0 &&
 	    wish.step_ms > 0)
 		r = render_wish(job, &wish, ret_result);
 	json_decref(json);

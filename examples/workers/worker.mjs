@@ -4,24 +4,28 @@
 //
 // {"ms": 500} takes half a second, in steps of 10 ms, or of "step_ms", and is answered with their number. "on_cancel"
 // says how it takes a cancel: "stop" (if nothing is said), "finish": it works on for "finish_ms" and has its result
-// then, or "lose": it does not know what became of its work. With "progress" it tells the number of steps so far, and
-// "part" is a text that it sends with each step to a client that takes the reply in parts.
+// then, "fail": by an error, or "lose": it does not know what became of its work. With "on_end": "lose" it does not know
+// that at its end. With "progress" it tells the number of steps so far, and "part" is a text that it sends with each step
+// to a client that takes the reply in parts.
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Lost, Stopped, serve } from './contract.mjs';
 
 const STEP_MS = 10;
 
+const HOW_IT_ENDS = { stop: Stopped, lose: Lost, fail: Error };
+
 async function render(job) {
-  const { ms, on_cancel: onCancel = 'stop', finish_ms: finishMs = 0, step_ms: stepMs = STEP_MS, progress = false, part } =
-    JSON.parse(await job.readBody());
+  const {
+    ms, on_cancel: onCancel = 'stop', on_end: onEnd, finish_ms: finishMs = 0, step_ms: stepMs = STEP_MS, progress = false, part,
+  } = JSON.parse(await job.readBody());
   let steps = 0;
   console.log(`begin ${job.id}`);
   try {
     while (steps * Math.max(stepMs, 1) < ms) {
       await sleep(stepMs);
       if (job.signal.aborted) {
-        if (onCancel !== 'finish') throw onCancel === 'lose' ? new Lost() : new Stopped();
+        if (onCancel !== 'finish') throw new HOW_IT_ENDS[onCancel]();
         await sleep(finishMs);
         break;
       }
@@ -32,6 +36,7 @@ async function render(job) {
   } finally {
     console.log(`end ${job.id}`);
   }
+  if (onEnd === 'lose') throw new Lost();
   return { body: JSON.stringify({ steps }) };
 }
 

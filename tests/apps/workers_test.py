@@ -284,6 +284,13 @@ def running_failure(script, _place):
     script.hears_end("reply", claim, 500)
 
 
+def running_lose(script, place):
+    claim = script.claimed({"ms": 20, "on_end": "lose"})
+    script.says("grant", claim)
+    equal(script.hears_end("unknown", claim), b"")
+    place.has_ended(claim)
+
+
 @contextlib.contextmanager
 def by_reference(script, body, **wrong):
     """An operation whose body is in a file; the claim."""
@@ -344,6 +351,13 @@ def running_cancel_finish(script, place):
     place.has_ended(claim)
 
 
+def running_cancel_failure(script, place):
+    claim = running(script, place, {"on_cancel": "fail"})
+    script.says("cancel", claim)
+    script.hears_end("too-late", claim, 500)
+    place.has_ended(claim)
+
+
 def running_cancel_lose(script, place):
     claim = running(script, place, {"on_cancel": "lose"})
     script.says("cancel", claim)
@@ -385,20 +399,6 @@ def running_lost(script, place):
     script.says("refuse", again)
 
 
-def cut(script):
-    # First, so that it takes nothing from the workers, which may be cut, and back, before it is.
-    script.connection.close()
-    broker().control("close_all_connections", "for a test")
-    script.connect()
-
-
-def several_claim(script, place):
-    claim = running(script, place, {"ms": 100})
-    script.hears_end("reply", claim, 200)
-    equal(place.log.count(f"begin {claim.message_id}"), 1)
-
-
-def several_killed(script, place):
 def running_unconsumed(script, place):
     """Of the control queue, by which no cancel would come any more; then of the work queue."""
     claim = running(script, place)
@@ -413,6 +413,20 @@ def running_unconsumed(script, place):
     place.declare()
 
 
+def cut(script):
+    # First, so that it takes nothing from the workers, which may be cut, and back, before it is.
+    script.connection.close()
+    broker().control("close_all_connections", "for a test")
+    script.connect()
+
+
+def several_claim(script, place):
+    claim = running(script, place, {"ms": 100})
+    script.hears_end("reply", claim, 200)
+    equal(place.log.count(f"begin {claim.message_id}"), 1)
+
+
+def several_killed(script, place):
     """Whoever runs it; one that came later is left to claim it again."""
     claim = running(script, place)
     with gateway.Worker(place.language, place.queue, place.log):
