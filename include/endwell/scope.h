@@ -178,8 +178,8 @@ EW_SUSPENDS EW_API int ew_scope_close(struct ew_scope *scope, int64_t deadline_n
 /**
  * ew_scope_cancel() - ask everything inside the scope to end; returns at once
  *
- * May be called from any task of any worker and from any thread, as long as the scope is open.
- * Later reasons are ignored. The join still comes.
+ * May be called from any task of any worker and from any thread, as long as the scope is open; a call after
+ * that ends the process, if it is made on the scope's worker. Later reasons are ignored. The join still comes.
  */
 EW_API void ew_scope_cancel(struct ew_scope *scope, enum ew_reason reason);
 

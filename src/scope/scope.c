@@ -130,6 +130,7 @@ void(ew_scope_cancel)(struct ew_scope *scope, enum ew_reason reason)
 
 	ew_assert(reason != EW_REASON_NONE);
 	if (scope->worker == ew__worker) {
+		ew_assert(scope->open);
 		ew__scope_cancel_here(scope, reason, task, line);
 		return;
 	}

@@ -680,16 +680,24 @@ static int peer_read(struct peer *peer)
 	return r;
 }
 
+static void peer_reads_no_more(void *argument)
+{
+	((struct peer *)argument)->reading = NULL;
+}
+
+static int peer_reads_no_more_close(void *peer)
+{
+	peer_reads_no_more(peer);
+	return 0;
+}
+
 static int peer_read_in_scope(struct peer *peer)
 {
-	int r;
-
 	EW_SCOPE(reading);
+	EW_GUARD(end, peer, .close = peer_reads_no_more_close, .abort = peer_reads_no_more);
 
 	peer->reading = &reading;
-	r = peer_read(peer);
-	peer->reading = NULL;
-	return ew_scope_finish(&reading, r);
+	return ew_scope_finish(&reading, peer_read(peer));
 }
 
 static int peer_converse(struct peer *peer)

@@ -1019,6 +1019,31 @@ TEST(scope_close_without_a_reason_is_a_bug_that_ends_the_process)
 	EXPECT(strstr(ended.text, "reason != EW_REASON_NONE"));
 }
 
+static int cancel_after_the_end(void *argument)
+{
+	int r;
+
+	EW_SCOPE(scope);
+
+	(void)argument;
+	r = ew_scope_finish(&scope, 0);
+	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+	return r;
+}
+
+static void process_cancel_after_the_end(void)
+{
+	(void)!run_virtual(cancel_after_the_end, NULL);
+}
+
+TEST(scope_cancelled_after_its_end_is_a_bug_that_ends_the_process)
+{
+	struct ended ended = run_process(process_cancel_after_the_end);
+
+	EXPECT(WIFSIGNALED(ended.status) && WTERMSIG(ended.status) == SIGABRT);
+	EXPECT(strstr(ended.text, "assertion failed") && strstr(ended.text, "scope->open"));
+}
+
 static int close_beyond_own_deadline(void *argument)
 {
 	int cancelled = 0;
