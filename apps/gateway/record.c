@@ -198,7 +198,6 @@ void record_end(struct records *records, struct record *record, enum outcome out
 		return;
 	record->outcome = outcome;
 	record->cancel_ns = cancel_ns;
-	record->scope = NULL;
 	keep_result(records, record, result);
 	ew_assert(!record->stream || record->stream->ended);
 	if (record->stream)
@@ -216,7 +215,6 @@ void record_forgo(struct records *records, struct record *record)
 		return;
 	}
 	record->outcome = OUTCOME_UNSENT;
-	record->scope = NULL;
 	ew_event_set(&record->ended);
 	forget(records, record);
 }
@@ -241,8 +239,21 @@ void record_cancel(struct record *record)
 void record_enter(struct record *record, struct ew_scope *scope)
 {
 	record->scope = scope;
-	if (scope && record->cancelled)
+	if (record->cancelled)
 		record_cancel(record);
+}
+
+void record_leave(void *argument)
+{
+	struct record *record = argument;
+
+	record->scope = NULL;
+}
+
+int record_leave_close(void *record)
+{
+	record_leave(record);
+	return 0;
 }
 
 void records_deinit(struct records *records)

@@ -112,8 +112,12 @@ void record_prove(struct records *records, struct record *record, enum outcome o
 /* Ask the operation to end; the end still comes. */
 void record_cancel(struct record *record);
 
-/* From now on @scope is what a cancel cancels; at once, if somebody has asked before. */
+/* From now on @scope is what a cancel cancels; at once, if somebody has asked before. A guard declared behind it leaves it. */
 void record_enter(struct record *record, struct ew_scope *scope);
+
+/* It is no more what a cancel cancels: the endings of that guard, so that this comes before the scope's end on every way out. */
+int record_leave_close(void *record);
+void record_leave(void *record);
 
 /* Forgets those that have ended. */
 void records_deinit(struct records *records);

@@ -219,12 +219,12 @@ static int publish_and_await(struct operation *operation)
 	int r;
 
 	EW_SCOPE(wait, .deadline_ns = operation->deadline_ns);
+	EW_GUARD(leave, operation->record, .close = record_leave_close, .abort = record_leave);
 
 	record_enter(operation->record, &wait);
 	r = publish(operation);
 	if (r == 0)
 		r = await_outcome(operation);
-	record_enter(operation->record, NULL);
 	r = ew_scope_finish(&wait, r);
 	/* There is nothing that could be cancelled, and nobody to ask. */
 	if (r == -ETIMEDOUT && is_beyond_reach(operation))

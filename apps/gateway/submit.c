@@ -409,6 +409,7 @@ static int enter_line(struct operation *operation, struct waiter *waiter,
 	waiter_begin(operation->route->gateway, waiter);
 
 	EW_GUARD(end, waiter, .close = waiter_end_close, .abort = waiter_end);
+	EW_GUARD(leave, operation->record, .close = record_leave_close, .abort = record_leave);
 
 	record_enter(operation->record, &wait);
 	if (operation->tenant)
@@ -416,7 +417,6 @@ static int enter_line(struct operation *operation, struct waiter *waiter,
 				      ret_waited, &waiter->limit);
 	else
 		r = line_enter(&operation->route->line, operation->deadline_ns, permit, ret_waited);
-	record_enter(operation->record, NULL);
 	return ew_scope_finish(&wait, r);
 }
 
@@ -529,10 +529,10 @@ static int store(struct operation *operation)
 	int r;
 
 	EW_SCOPE(storing, .deadline_ns = operation->deadline_ns);
+	EW_GUARD(leave, operation->record, .close = record_leave_close, .abort = record_leave);
 
 	record_enter(operation->record, &storing);
 	r = body_publish(&operation->body, operation->id);
-	record_enter(operation->record, NULL);
 	return ew_scope_finish(&storing, r);
 }
 

@@ -5,7 +5,7 @@
  * wrong, for many seeds; and one request, ended at each suspension.
  */
 
-#include "gateway_world.h"
+#include "gateway_fair.h"
 
 #include <endwell/testing.h>
 
@@ -347,18 +347,6 @@ static int stormy(void)
 	return 0;
 }
 
-static void expect_answer(const char *body)
-{
-	struct exchange exchange;
-	int r;
-
-	say_post(&exchange, body, "");
-	r = converse(&exchange);
-	EXPECT_EQ(r, 0);
-	EXPECT_EQ(exchange.status, 200);
-	EXPECT_STR(exchange.body, body);
-}
-
 /* What the storm has left is over when the hold time is. */
 static int calm_again(void)
 {
@@ -522,65 +510,6 @@ TEST(gateway_with_tenants_and_events_under_all_faults)
 }
 
 /* ---- what a storm has found, in fair weather ---- */
-
-static enum mood first_mood; /* of the first operation */
-
-static enum mood judge_first(struct peer *peer, const struct ew_amqp_message *message)
-{
-	note_message(peer, message);
-	if (strcmp(message->type ? message->type : "", "op") == 0 && world.notes_count == 1 &&
-	    world.notes[0].publications == 1)
-		return first_mood;
-	return MOOD_TAKE;
-}
-
-static bool has_failed; /* the gateway, as the test wants */
-
-static int with_gateway(int (*ask)(void))
-{
-	int r;
-
-	EW_GUARD(gateway, &world, .close = free_gateway_close, .abort = free_gateway);
-	EW_SCOPE(serving, .policy = EW_POLICY_INDEPENDENT);
-
-	r = start_gateway(&serving);
-	EXPECT_EQ(r, 0);
-	r = ew_sleep(3 * EW_SECOND);
-	EXPECT_EQ(r, 0);
-	EXPECT_EQ(ask(), 0);
-	front_stop(&world.gateway->front);
-	r = ew_scope_finish(&serving, 0);
-	EXPECT_EQ(r, 0);
-	return has_failed ? 0 : world.served;
-}
-
-static int fair(void *argument)
-{
-	int (*const *ask)(void) = argument;
-	int r;
-
-	EW_GUARD(listener, &world, .close = close_broker_close, .abort = close_broker);
-	EW_SCOPE(peers);
-	EW_GUARD(stop, &world, .close = stop_peers_close, .abort = stop_peers);
-
-	world.broker.judge = judge_first;
-	r = start_peers(&peers);
-	EXPECT_EQ(r, 0);
-	r = with_gateway(*ask);
-	EXPECT_EQ(r, 0);
-	stop_peers(NULL);
-	return ew_scope_finish(&peers, 0);
-}
-
-static void run_fair(const char *more, enum mood mood, int (*ask)(void))
-{
-	const struct ew_sim_options options = { .report = hush };
-
-	world_prepare(more);
-	first_mood = mood;
-	has_failed = false;
-	EXPECT_EQ(ew_sim_run(&options, fair, &ask, NULL), 0);
-}
 
 static int ask_with_key(struct exchange *exchange)
 {
@@ -1029,11 +958,6 @@ static void nack_late(struct peer *peer)
 		if (peer->channels[i].reply_to[0])
 			say_fate(peer, i, MOOD_NACK);
 	hub_flush(peer);
-}
-
-static int ask_in_background(void *exchange)
-{
-	return converse(exchange);
 }
 
 static int ask_and_claim_early(void)

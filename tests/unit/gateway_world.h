@@ -649,7 +649,7 @@ static int converse(struct exchange *exchange)
 }
 
 /* Leaves, if there is no answer in time. */
-static int converse_patiently(struct exchange *exchange, int64_t patience_ns)
+static UNUSED int converse_patiently(struct exchange *exchange, int64_t patience_ns)
 {
 	int r;
 
