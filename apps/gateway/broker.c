@@ -218,20 +218,29 @@ const char *broker_loss(const struct route *route)
 
 /* ---- what comes ---- */
 
-/* One that is dropped here comes again: its worker gives it back when it hears nothing. */
+/* A claim comes again: its worker gives it back when it hears nothing. Whoever runs is told when it is heard of again. */
+static void drop(struct gateway *gateway, const struct notice *notice)
+{
+	struct operation *operation = table_find(&gateway->table, notice->correlation);
+
+	gateway->refusals_dropped++;
+	if (operation && strcmp(operation->claim.token, notice->claim.token) == 0)
+		operation->claim_due = true;
+}
+
 static void note(struct gateway *gateway, struct notice *notice, const char *correlation,
 		 const char *id)
 {
 	snprintf(notice->correlation, sizeof(notice->correlation), "%s", correlation);
 	snprintf(notice->id, sizeof(notice->id), "%s", id);
 	if (!gateway->notices || ew_channel_try_send(gateway->notices, notice) < 0)
-		gateway->refusals_dropped++;
+		drop(gateway, notice);
 }
 
-static void note_message(struct gateway *gateway, const struct ew_amqp_message *message,
-			 const char *type, bool proves)
+static void refuse_later(struct gateway *gateway, const struct ew_amqp_message *message,
+			 bool proves)
 {
-	struct notice notice = { .type = type, .proves = proves };
+	struct notice notice = { .type = "refuse", .proves = proves };
 	const char *id = message->message_id;
 
 	if (claim_read(message, &notice.claim))
@@ -239,12 +248,14 @@ static void note_message(struct gateway *gateway, const struct ew_amqp_message *
 		     id && *id ? id : "none");
 }
 
-void broker_refuse_later(const struct operation *operation)
+void broker_answer_later(struct operation *operation)
 {
-	struct notice notice = { .type = "refuse",
-				 .proves = !outcome_is_proof(operation->outcome),
+	struct notice notice = { .type = operation->started ? "cancel" : "refuse",
+				 .proves = !operation->started &&
+					   !outcome_is_proof(operation->outcome),
 				 .claim = operation->claim };
 
+	operation->claim_due = false;
 	note(operation->route->gateway, &notice, operation->correlation, operation->id);
 }
 
@@ -270,9 +281,9 @@ static void hear(struct gateway *gateway, struct ew_amqp_delivery **delivery)
 		*delivery = NULL;
 		break;
 	case HEARD_NEWS: break;
-	case HEARD_REFUSE: note_message(gateway, message, "refuse", false); break;
-	case HEARD_REFUSE_LAST: note_message(gateway, message, "refuse", true); break;
-	case HEARD_STOP: note_message(gateway, message, "cancel", false); break;
+	case HEARD_REFUSE: refuse_later(gateway, message, false); break;
+	case HEARD_REFUSE_LAST: refuse_later(gateway, message, true); break;
+	case HEARD_STOP: broker_answer_later(operation); break;
 	case HEARD_PROOF:
 		gateway->heard_late++;
 		permits_prove(gateway, operation,
@@ -528,7 +539,7 @@ static int run_notices(void *argument)
 		r = say_until_taken(gateway, &notice);
 		/* Lost with the connection, unless it was the worker that has gone. */
 		if (r < 0 && r != -EHOSTUNREACH)
-			gateway->refusals_dropped++;
+			drop(gateway, &notice);
 		if (r == -ECANCELED)
 			return r;
 	}

@@ -39,5 +39,8 @@ EW_SUSPENDS int broker_publish(struct operation *operation, struct ew_amqp_recei
 EW_SUSPENDS int broker_say(struct door *door, const char *type, const struct claim *newest,
 			   const char *correlation, const char *id);
 
-/* Refuse a claim of one that ends before it was answered; until then its worker waits. Never waits. */
-void broker_refuse_later(const struct operation *operation);
+/*
+ * Refuse, or cancel, the claim of one that has ended, or is about to, before its worker was told; when the broker takes it,
+ * after a lost connection too. If it is lost on its way, the claim is due again. Never waits.
+ */
+void broker_answer_later(struct operation *operation);

@@ -276,7 +276,7 @@ static enum heard hear_part(struct operation *operation, const struct ew_amqp_me
 	uint64_t sequence = 0;
 
 	if (operation->outcome != OUTCOME_NONE)
-		return HEARD_LATE;
+		return operation->presumed && operation->claim_due ? HEARD_STOP : HEARD_LATE;
 	if (heard == HEARD_PROGRESS && !numbered)
 		return heard;
 	if (!sequence_read(message, &sequence))

@@ -40,7 +40,7 @@ struct claim {
  * @own_permit:  of the tenant, with it
  * @claim:       the newest one
  * @claims_before: hashes of the tokens of those before it
- * @claim_due:   it has not been answered yet
+ * @claim_due:   it has not been answered yet; or is not known to have been cancelled, though nobody wants it any more
  * @started:     the worker may have started: it was granted, or needs no grant
  * @confirming:  it is being published, and while nobody has claimed it that may be repeated
  * @adrift:      the broker was lost before it confirmed, and it has not been published again: nobody can be heard about it
@@ -124,7 +124,7 @@ enum heard {
 	HEARD_RESULT,	   /* the same, and the operation wants the delivery as its result */
 	HEARD_REFUSE,	   /* a claim that nobody wants: to be refused */
 	HEARD_REFUSE_LAST, /* the same, of one that is presumed: with the refusal nothing of it runs */
-	HEARD_STOP,  /* a claim of one that is presumed and has started with it: to be cancelled */
+	HEARD_STOP, /* one that is presumed, and has started, is heard of and has not been told: to be cancelled */
 	HEARD_PROOF, /* one that is presumed has ended after all */
 	HEARD_PROGRESS,
 	HEARD_PART,

@@ -81,11 +81,13 @@ static int answer_claim_again(struct operation *operation)
 {
 	int r = answer_claim(operation);
 
-	if (r == 0 || r == -ECANCELED)
+	if (r == 0)
+		return 0;
+	operation->claim_due = true;
+	if (r == -ECANCELED)
 		return r;
 	if (r != -EBUSY && r != -EREMOTEIO && !outlives_connection(operation))
 		return r;
-	operation->claim_due = true;
 	return ew_sleep(BROKER_SAY_AGAIN);
 }
 
@@ -260,6 +262,14 @@ static void note_cancelled(struct operation *operation)
 	histogram_add(&route->cancel_seconds, ew_now() - operation->cancelled_ns);
 }
 
+/* A claim that was not answered: its worker waits. Or one that is not known to have been cancelled, and may run on. */
+static bool is_still_due(const struct operation *operation)
+{
+	return operation->claim_due &&
+	       (!operation->started ||
+		(operation->cancelling && !outcome_is_proof(operation->outcome)));
+}
+
 /* The permit goes where the outcome says. */
 static void settle(struct operation **place)
 {
@@ -269,8 +279,8 @@ static void settle(struct operation **place)
 	route->ended[operation->outcome]++;
 	histogram_add(&route->seconds, ew_now() - operation->began_ns);
 	log_end_of(operation);
-	if (operation->claim_due && !operation->started)
-		broker_refuse_later(operation);
+	if (is_still_due(operation))
+		broker_answer_later(operation);
 	events_end(operation);
 	record_end(&route->gateway->records, operation->record, operation->outcome,
 		   operation->cancelling ? ew_now() - operation->cancelled_ns : 0,

@@ -134,6 +134,25 @@ def test_gateway_broker_raises_an_alarm_and_who_waits_for_a_permit_is_sent_away(
         holder.closes()
 
 
+def test_gateway_worker_that_an_alarm_kept_from_its_cancel_is_cancelled_when_that_is_over():
+    with gateway.work_queue() as queue, gateway.workers("c", queue, 1) as (log, _), Gateway({"render": {
+            "routing_key": queue, "concurrency": 1, "timeout": "10m", "cancel_deadline": "100ms",
+            "presumed_hold": "1h"}}) as server:
+        client = Client(server, b'{"ms": 600000}')
+        wait_until(lambda: log.running() == (1, 1), 60, "it runs")
+        broker().control("set_vm_memory_high_watermark", "0.000001")
+        try:
+            wait_until(lambda: not server.is_ready(), 60, "the gateway knows of the alarm")
+            client.closes()
+            server.await_permits(presumed=1)
+            equal(log.running(), (1, 1), "jobs that run, and ran")
+        finally:
+            broker().control("set_vm_memory_high_watermark", "absolute", "512MB")
+        server.await_rest()
+        equal(log.running(), (0, 1), "jobs that run, and ran")
+        equal(server.metric('gateway_presumed_proved_total{route="render"}'), 1)
+
+
 def test_gateway_broker_closes_its_connections_and_who_waits_for_a_permit_is_sent_away():
     with gateway.work_queue() as queue, Gateway({"render": {
             "routing_key": queue, "concurrency": 1, "timeout": "10m", "presumed_hold": "10m"}}) as server:

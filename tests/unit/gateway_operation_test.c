@@ -297,6 +297,29 @@ TEST(gateway_operation_that_is_presumed_is_proved_by_its_own_end_only)
 	table_deinit(&table);
 }
 
+TEST(gateway_operation_that_is_presumed_and_was_not_cancelled_is_stopped_by_what_it_says)
+{
+	struct operation *operation;
+
+	EXPECT_EQ(table_init(&table, 1), 0);
+	operation = begin();
+	EXPECT_EQ(hear(operation, "claim", "c", "0"), HEARD_NEWS);
+	grant(operation);
+	operation->outcome = OUTCOME_SILENT;
+	EXPECT_EQ(hear(operation, "progress", "c", "0"), HEARD_LATE);
+	operation->presumed = true;
+	EXPECT_EQ(hear(operation, "progress", "c", "0"), HEARD_LATE);
+	operation->claim_due = true;
+	EXPECT_EQ(hear(operation, "progress", "other", "0"), HEARD_LATE);
+	/* That is an answer to a cancel. */
+	EXPECT_EQ(hear(operation, "unknown", "c", "0"), HEARD_UNKNOWN);
+	EXPECT_EQ(hear(operation, "progress", "c", "0"), HEARD_STOP);
+	EXPECT_EQ(hear(operation, "part", "c", "0"), HEARD_STOP);
+	EXPECT_EQ(hear(operation, "stopped", "c", "0"), HEARD_PROOF);
+	end(operation);
+	table_deinit(&table);
+}
+
 TEST(gateway_operation_that_is_presumed_and_needs_no_grant_is_stopped_by_its_claim)
 {
 	struct operation *operation;

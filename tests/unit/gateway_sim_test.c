@@ -47,15 +47,11 @@ static struct peer *any_peer(void)
 	return peer;
 }
 
-static void say_blocked(struct peer *peer)
+static void say_no_more(struct peer *peer)
 {
 	amqp_connection_blocked_t blocked = { amqp_cstring_bytes("low on memory") };
-	amqp_connection_unblocked_t unblocked = {};
 
-	if (ew_sim_random(2))
-		broker_say(&peer->broker, 0, AMQP_CONNECTION_BLOCKED_METHOD, &blocked);
-	else
-		broker_say(&peer->broker, 0, AMQP_CONNECTION_UNBLOCKED_METHOD, &unblocked);
+	broker_say(&peer->broker, 0, AMQP_CONNECTION_BLOCKED_METHOD, &blocked);
 	hub_flush(peer);
 }
 
@@ -65,6 +61,14 @@ static void say_unblocked(struct peer *peer)
 
 	broker_say(&peer->broker, 0, AMQP_CONNECTION_UNBLOCKED_METHOD, &unblocked);
 	hub_flush(peer);
+}
+
+static void say_blocked(struct peer *peer)
+{
+	if (ew_sim_random(2))
+		say_no_more(peer);
+	else
+		say_unblocked(peer);
 }
 
 /* Only one that is open: 16 have not been, on any connection here. */
@@ -1120,6 +1124,132 @@ static int cancel_the_told(void)
 TEST(gateway_worker_that_was_granted_is_cancelled_and_not_refused)
 {
 	run_fair("replies = queue\n", MOOD_TAKE, cancel_the_told);
+}
+
+/* ---- a cancel that is not said in time ---- */
+
+static unsigned cancels;
+static enum mood first_cancel;	      /* what becomes of it */
+static int64_t (*delays_after)(void); /* what is sent then */
+
+static int64_t delays_beyond_a_cancel(void)
+{
+	return 4 * EW_SECOND;
+}
+
+static enum mood judge_cancels(struct peer *peer, const struct ew_amqp_message *message)
+{
+	const char *type = message->type ? message->type : "";
+
+	note_message(peer, message);
+	if (strcmp(type, "op") == 0)
+		gateway_peer = peer;
+	if (strcmp(type, "cancel") != 0 || cancels++ > 0)
+		return MOOD_TAKE;
+	world.broker.delays = delays_after;
+	return first_cancel;
+}
+
+/* It runs without its client; cancelled, and given up before the worker has been told. */
+static void cancel_out_of_reach(const char *operation, const char *fields, bool blocked)
+{
+	struct exchange exchange;
+	char path[64];
+
+	cancels = 0;
+	world.broker.judge = judge_cancels;
+	say_post(&exchange, operation, fields);
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 202);
+	snprintf(path, sizeof(path), "/ops/%s", exchange.id);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	if (blocked)
+		say_no_more(gateway_peer);
+	say_about(&exchange, "DELETE", path);
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT(says(&exchange, "\"presumed\""));
+	world.broker.delays = delays_after = NULL;
+}
+
+/* What it has said has made the permit free. */
+static void expect_stopped_at_last(unsigned told)
+{
+	EXPECT_EQ(cancels, told);
+	EXPECT(!world.claims[0].running);
+	EXPECT(!world.notes[0].finished);
+	EXPECT_EQ(world.gateway->routes[0].presumed_proved, 1);
+}
+
+static int cancel_while_blocked(void)
+{
+	first_cancel = MOOD_TAKE;
+	cancel_out_of_reach("1 25000 s", "Prefer: respond-async\r\n", true);
+	EXPECT(world.claims[0].running);
+	EXPECT_EQ(cancels, 0);
+	say_unblocked(gateway_peer);
+	EXPECT_EQ(ew_sleep(3 * EW_SECOND), 0);
+	expect_stopped_at_last(1);
+	return 0;
+}
+
+TEST(gateway_worker_that_was_not_cancelled_in_time_is_cancelled_when_the_broker_takes_it)
+{
+	run_fair("", MOOD_TAKE, cancel_while_blocked);
+	run_fair("replies = queue\n", MOOD_TAKE, cancel_while_blocked);
+}
+
+static int cancel_and_lose_the_connection(void)
+{
+	first_cancel = MOOD_LOSE;
+	delays_after = delays_beyond_a_cancel;
+	cancel_out_of_reach("1 25000 s", "Prefer: respond-async\r\n", false);
+	EXPECT(world.claims[0].running);
+	EXPECT_EQ(world.gateway->connected, 1);
+	EXPECT_EQ(ew_sleep(10 * EW_SECOND), 0);
+	EXPECT_EQ(world.gateway->connected, 2);
+	expect_stopped_at_last(2);
+	return 0;
+}
+
+TEST(gateway_worker_that_was_not_cancelled_in_time_is_cancelled_over_the_next_connection)
+{
+	run_fair("replies = queue\n", MOOD_TAKE, cancel_and_lose_the_connection);
+}
+
+static int cancel_and_lose_the_notice(void)
+{
+	first_cancel = MOOD_LOSE;
+	cancel_out_of_reach("1 25000 s", "Accept: text/event-stream\r\nPrefer: respond-async\r\n",
+			    true);
+	EXPECT(world.claims[0].running);
+	say_unblocked(gateway_peer);
+	EXPECT_EQ(ew_sleep(5 * EW_SECOND), 0);
+	EXPECT_EQ(world.gateway->connected, 2);
+	EXPECT_EQ(world.gateway->refusals_dropped, 1);
+	expect_stopped_at_last(2);
+	return 0;
+}
+
+/* Each part that it says is a word of one that runs for nobody; it is told once. */
+TEST(gateway_worker_that_was_not_cancelled_is_cancelled_when_it_is_heard_of_again)
+{
+	run_fair("replies = queue\n", MOOD_TAKE, cancel_and_lose_the_notice);
+}
+
+static int cancel_without_a_confirm(void)
+{
+	first_cancel = MOOD_FORGET;
+	cancel_out_of_reach("1 25000 l", "Prefer: respond-async\r\n", false);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	EXPECT_EQ(cancels, 2);
+	EXPECT_EQ(world.gateway->heard_unknown, 1);
+	return 0;
+}
+
+/* It had come, and the second one is nothing to the worker. */
+TEST(gateway_cancel_that_was_not_confirmed_in_time_is_said_again)
+{
+	run_fair("", MOOD_TAKE, cancel_without_a_confirm);
 }
 
 static unsigned ended_channel;
