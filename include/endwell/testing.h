@@ -117,5 +117,13 @@ struct ew_sweep_result {
 EW_API struct ew_sweep_result ew_sweep(const struct ew_sweep_options *options, ew_task_fn *scenario,
 				       void *argument);
 
+/**
+ * ew_sweep_spare() - in a sweep: no allocation of the calling task fails, nor of those that it spawns from now on
+ *
+ * For peers that hold the others to their word. Their suspensions are points as all others; their allocations are not
+ * counted. Outside of a sweep a no-op.
+ */
+EW_API void ew_sweep_spare(void);
+
 /** ew_sweep_mode_name() - "cancel", "panic", ...; never NULL */
 EW_API const char *ew_sweep_mode_name(enum ew_sweep_mode mode);

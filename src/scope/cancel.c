@@ -63,7 +63,7 @@ static bool is_leaving(const struct ew_task *task)
 void ew__cancel_update(struct ew_task *task)
 {
 	uint8_t refuse =
-		task->head.refuse & (EW__REFUSE_SWEEP | EW__REFUSE_LOCKED | EW__REFUSE_THREAD);
+		task->head.refuse & (EW__REFUSE_SWEPT | EW__REFUSE_LOCKED | EW__REFUSE_THREAD);
 	const struct ew_node *node;
 
 	for (node = task->head.node; node; node = node->parent) {

@@ -16,6 +16,10 @@
 #define EW__REFUSE_SWEEP  4  /* a sweep counts suspension points */
 #define EW__REFUSE_LOCKED 8  /* the task holds a pthread mutex: suspending is reported */
 #define EW__REFUSE_THREAD 16 /* the task is a plain thread, which looks around first */
+#define EW__REFUSE_SPARED 32 /* what a sweep does to memory does not concern the task */
+
+/* Those of a sweep, which a task leaves to its children. */
+#define EW__REFUSE_SWEPT (EW__REFUSE_SWEEP | EW__REFUSE_SPARED)
 
 /* Of durations; budgets and reserves of all the time there is may stand one above the other. */
 static inline int64_t ew__add_ns(int64_t one_ns, int64_t other_ns)

@@ -181,7 +181,7 @@ static inline void inherit_cancel(struct ew_task *task, const struct ew_scope *s
 	atomic_store_explicit(&task->base.end_ns, ew__children_end(scope), memory_order_relaxed);
 	task->head = (struct ew__head){ .node = &task->base };
 	if (ew__unlikely(head && (head->refuse || head->leaving))) {
-		task->head.refuse = head->refuse & EW__REFUSE_SWEEP;
+		task->head.refuse = head->refuse & EW__REFUSE_SWEPT;
 		ew__cancel_update(task);
 	}
 }

@@ -94,7 +94,7 @@ static bool is_to_fail(void *caller)
 	uint32_t number;
 
 	if (!plan.counting || ew__sim_allocating || !ew__current ||
-	    !(ew__current->refuse & EW__REFUSE_SWEEP))
+	    (ew__current->refuse & EW__REFUSE_SWEPT) != EW__REFUSE_SWEEP)
 		return false;
 	number = plan.count++;
 	if (number != plan.first && !(plan.and_all_after && number > plan.first))

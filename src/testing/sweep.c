@@ -77,6 +77,12 @@ const char *ew_sweep_mode_name(enum ew_sweep_mode mode)
 	return (unsigned)mode < EW_SWEEP_MODES ? mode_names[mode] : "unknown";
 }
 
+void ew_sweep_spare(void)
+{
+	if (ew__current && ew__current->refuse & EW__REFUSE_SWEEP)
+		ew__current->refuse |= EW__REFUSE_SPARED;
+}
+
 static void fail(struct sweep *sweep, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 

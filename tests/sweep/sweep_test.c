@@ -236,6 +236,58 @@ TEST(sweep_fails_all_allocations_from_one_on)
 	EXPECT_EQ(seen[3], -EIO);
 }
 
+static int spared(void *argument)
+{
+	char *block = malloc(64);
+
+	(void)argument;
+	EXPECT(block);
+	free(block);
+	return ew_yield();
+}
+
+static int spared_with_a_child(void *argument)
+{
+	int r;
+
+	EW_SCOPE(scope);
+
+	(void)argument;
+	ew_sweep_spare();
+	EXPECT_EQ(ew_yield(), 0);
+	r = ew_spawn(&scope, spared, NULL);
+	EXPECT_EQ(r, 0);
+	r = spared(NULL);
+	return ew_scope_finish(&scope, r);
+}
+
+static int beside_one_that_is_spared(void *argument)
+{
+	int r;
+
+	EW_SCOPE(scope, .policy = EW_POLICY_INDEPENDENT);
+
+	(void)argument;
+	r = ew_spawn(&scope, spared_with_a_child, NULL);
+	if (r == 0)
+		r = ew_scope_join(&scope);
+	return r == 0 ? allocate_three(NULL) : r;
+}
+
+TEST(sweep_fails_no_allocation_of_a_task_that_is_spared)
+{
+	struct ew_sweep_options options = { .modes = 1u << EW_SWEEP_MEMORY_ONCE |
+						     1u << EW_SWEEP_MEMORY_GONE };
+	struct ew_sweep_result result = ew_sweep(&options, beside_one_that_is_spared, NULL);
+
+	if (SANITIZED)
+		SKIP("the allocator is the sanitizer's");
+	EXPECT(!result.failed);
+	EXPECT_EQ(result.points, 4);
+	EXPECT_EQ(result.allocations, 3);
+	EXPECT_EQ(result.runs, 2 + 3 + 3);
+}
+
 static int leak_block(void *argument)
 {
 	char **kept = argument;
