@@ -11,6 +11,9 @@
  * paths do not matter. A folder's locks are the kernel's own and reach no other machine, but with some cluster filesystems;
  * they belong to the open file (F_OFD_SETLK) and go with the process. Writing is not asked for, as nobody may open a
  * folder for that.
+ *
+ * Behind these bytes each lease has one of its own in the state folder. The lock of a lease's file is the file's: a file
+ * that was put back from a copy has none, though its server lives.
  */
 #include "folder_lock.h"
 
@@ -18,12 +21,14 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define BYTE_INGEST 0
 #define BYTES_MAX   (INT64_C(1) << 62)
+#define LIFE_DIGITS 15 /* of a lease's id: below BYTES_MAX */
 
 /* What is said of a folder. */
 struct words {
@@ -54,6 +59,29 @@ static int look(int fd, int64_t from, int64_t end, int64_t *ret_byte)
 		return -errno;
 	*ret_byte = end > from && range.l_type != F_UNLCK ? range.l_start : -1;
 	return 0;
+}
+
+static int64_t byte_of_life(const char *id)
+{
+	char digits[LIFE_DIGITS + 1] = { 0 };
+
+	memcpy(digits, id, LIFE_DIGITS);
+	return BYTES_MAX + strtoll(digits, NULL, 16);
+}
+
+int folder_lock_live(int state_fd, const char *id)
+{
+	struct flock own = { .l_type = F_RDLCK, .l_start = byte_of_life(id), .l_len = 1 };
+
+	return fcntl(state_fd, F_OFD_SETLK, &own) < 0 ? -errno : 0;
+}
+
+int folder_lock_lives(int state_fd, const char *id)
+{
+	int64_t byte = byte_of_life(id), found = -1;
+	int r = look(state_fd, byte, byte + 1, &found);
+
+	return r < 0 ? r : found >= 0;
 }
 
 static int take_byte(int fd, int64_t byte, int64_t *ret_other)

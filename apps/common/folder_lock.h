@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What keeps servers that do not fit together out of one folder, by whatever paths they reach it. */
+/* What keeps servers that do not fit together out of one folder, by whatever paths they reach it; and who lives there. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -26,6 +26,15 @@ struct folder_lock {
 int folder_lock_take(struct folder_lock *lock, const char *bucket, const char *state,
 		     bool is_leased, char *error, size_t error_bytes);
 void folder_lock_release(struct folder_lock *lock);
+
+/*
+ * A server of this lease lives, as long as the descriptor of its state folder is open: whatever becomes of the lease's
+ * file. @id: hex digits. Return: 0 or -errno.
+ */
+int folder_lock_live(int state_fd, const char *id);
+
+/* Whether one does, seen by another descriptor. 0, 1 or -errno. */
+int folder_lock_lives(int state_fd, const char *id);
 
 /* Removes the folder of a start that failed, if it is empty and nobody else has come into it. @fd: of the lock, or -1. */
 void folder_lock_remove(int fd, const char *path);

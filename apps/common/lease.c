@@ -18,7 +18,9 @@
  * It is locked: a lease is made and locked under STATE/lock, and only those that were there when one
  * held that are asked for their locks. So nobody meets a lease between its making and its locking.
  * Whoever gets the lock of another's lease has proof that the owner is gone, and keeps it while he
- * sweeps; whoever else asks meanwhile finds the lease locked.
+ * sweeps; whoever else asks meanwhile finds the lease locked. A file that was put back from a copy
+ * is another one, which nobody has locked: so the owner has a lock for his id on STATE, too
+ * (folder_lock.c), and that must be free as well.
  *
  * flock(2) and not fcntl(2): the lock belongs to the open file, as with OFD locks, so it goes with
  * the process however that ends, and not because the process closed another descriptor of the same
@@ -42,6 +44,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "folder_lock.h"
 #include "hex.h"
 
 #define LEASE_PATIENCE_MS 10000
@@ -108,7 +111,7 @@ static int prove_lock(const struct lease *lease)
 	return r < 0 ? r : -ENOLCK;
 }
 
-static int make_own(struct lease *lease, int state_fd, const char *bucket)
+static int make_own(struct lease *lease, const char *bucket)
 {
 	uint8_t random[LEASE_ID_BYTES];
 	int r;
@@ -125,7 +128,9 @@ static int make_own(struct lease *lease, int state_fd, const char *bucket)
 		r = try_lock(lease->fd);
 	if (r == 0)
 		r = prove_lock(lease);
-	if (r == 0 && (fsync(lease->folder_fd) < 0 || fsync(state_fd) < 0))
+	if (r == 0)
+		r = folder_lock_live(lease->state_fd, lease->id);
+	if (r == 0 && (fsync(lease->folder_fd) < 0 || fsync(lease->state_fd) < 0))
 		r = -errno;
 	return r;
 }
@@ -145,9 +150,11 @@ static int take_over(struct lease *lease, const char *id)
 	if (fd < 0)
 		return errno == ENOENT ? 0 : -errno;
 	r = try_lock(fd);
-	if (r < 0) {
+	if (r == 0)
+		r = folder_lock_lives(lease->state_fd, id);
+	if (r != 0) {
 		close(fd);
-		return r == -EWOULDBLOCK ? 0 : r;
+		return r == 1 || r == -EWOULDBLOCK ? 0 : r;
 	}
 	dead->fd = fd;
 	memcpy(dead->id, id, sizeof(dead->id));
@@ -215,16 +222,16 @@ void lease_let_go(struct lease *lease)
 	lease->dead_count = 0;
 }
 
-static int take_inside(struct lease *lease, int state_fd, const char *state, const char *bucket,
-		       char *error, size_t error_bytes)
+static int take_inside(struct lease *lease, const char *state, const char *bucket, char *error,
+		       size_t error_bytes)
 {
 	int r;
 
-	lease->folder_fd = open_folder(state_fd);
+	lease->folder_fd = open_folder(lease->state_fd);
 	if (lease->folder_fd < 0)
 		return say(error, error_bytes, lease->folder_fd, "cannot open the leases in",
 			   state);
-	r = make_own(lease, state_fd, bucket);
+	r = make_own(lease, bucket);
 	if (r == -ENOLCK)
 		snprintf(error, error_bytes,
 			 "locks do not exclude anybody on the filesystem of %s: whose a file "
@@ -244,18 +251,17 @@ static int take_inside(struct lease *lease, int state_fd, const char *state, con
 int lease_take(struct lease *lease, const char *state, const char *bucket, char *error,
 	       size_t error_bytes)
 {
-	int state_fd, lock_fd, r;
+	int lock_fd, r;
 
 	*lease = LEASE_NONE;
-	state_fd = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (state_fd < 0)
+	lease->state_fd = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (lease->state_fd < 0)
 		return say(error, error_bytes, -errno, "cannot open the state folder", state);
-	r = lock_fd = enter(state_fd, state, error, error_bytes);
+	r = lock_fd = enter(lease->state_fd, state, error, error_bytes);
 	if (lock_fd >= 0) {
-		r = take_inside(lease, state_fd, state, bucket, error, error_bytes);
+		r = take_inside(lease, state, bucket, error, error_bytes);
 		close(lock_fd);
 	}
-	close(state_fd);
 	return r;
 }
 
@@ -336,5 +342,7 @@ void lease_release(struct lease *lease)
 		close(lease->fd);
 	if (lease->folder_fd >= 0)
 		close(lease->folder_fd);
-	lease->fd = lease->folder_fd = -1;
+	if (lease->state_fd >= 0)
+		close(lease->state_fd);
+	lease->fd = lease->folder_fd = lease->state_fd = -1;
 }

@@ -21,6 +21,7 @@ struct lease_dead {
 };
 
 struct lease {
+	int state_fd;
 	int folder_fd; /* of the lease files */
 	int fd;	       /* of our own, locked */
 	char id[LEASE_ID_TEXT];
@@ -34,7 +35,7 @@ struct lease {
 	int doubtful_error;    /* of the first */
 };
 
-#define LEASE_NONE ((struct lease){ .folder_fd = -1, .fd = -1 })
+#define LEASE_NONE ((struct lease){ .state_fd = -1, .folder_fd = -1, .fd = -1 })
 
 /* The name in the bucket of the file that a start publishes as a test; no other file's begins so. */
 #define LEASE_PROBE_BYTES (24 + LEASE_ID_TEXT)
@@ -42,7 +43,7 @@ void lease_probe_name(const char *id, char *ret_name);
 
 /**
  * lease_take() - make a lease, and note which others there are
- * @state:  folder that the servers share, which exists
+ * @state:  folder that the servers share, which exists; held open until the release
  * @bucket: absolute path, kept in the lease for whoever removes a test file
  * @error:  receives one sentence when it fails
  *

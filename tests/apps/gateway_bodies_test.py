@@ -296,6 +296,27 @@ def test_gateway_body_of_another_is_not_swept_by_a_copy_of_its_leases():
         place.start_worker()
 
 
+def test_gateway_whose_lease_was_put_back_from_a_copy_lives():
+    """Nobody has locked the copy; when the gateway is killed, its body is swept by it all the same."""
+    with stage() as place, contextlib.closing(place.queues()):
+        found = place.await_bodies(1)
+        lease = place.bucket.with_name("bodies.state") / "leases" / found[0].name.split("-")[0]
+        shutil.copy(lease, place.bucket.with_name("copy"))
+        lease.unlink()
+        shutil.copy(place.bucket.with_name("copy"), lease)
+        lease.with_name("a" * 32).write_text(f"{place.bucket}\n")
+        dead, other = place.gateway, place.start_gateway()
+        wait_until(lambda: "event=swept" in other.log(), 60, "it has swept")
+        check("1 leases of servers that are gone, 0 names" in other.log() and "sweep" not in other.log(), other.log())
+        equal((place.bodies(), place.leases()), (found, 2))
+        other.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: other.process.poll() is not None, 60, "it has ended")
+        dead.process.kill()
+        dead.process.wait()
+        place.gateway = place.start_gateway()
+        place.is_clean()
+
+
 def test_gateway_folder_that_is_written_in_two_ways_is_one():
     with ingest.folder() as folder, stage(bucket=folder / "bodies") as place, contextlib.closing(place.queues()):
         found = place.await_bodies(1)

@@ -430,6 +430,23 @@ def test_names_without_a_lease_are_reported_and_left():
         finish(server, [("f", connection, body)])
 
 
+def test_names_of_a_lease_that_was_put_back_from_a_copy_are_left():
+    with Filesystem() as filesystem, Named(filesystem) as server:
+        connection, body = begin(server, "f")
+        wait_until(lambda: len(names(server.state)) == 1, 20, "it has a name")
+        lease = server.state / "leases" / lease_of(server)
+        text = lease.read_text()
+        lease.unlink()
+        lease.write_text(text)
+        lease.with_name("a" * 32).write_text(f"{server.bucket}\n")
+        with Named(filesystem) as other:
+            other.wait_swept(0)
+            check("1 leases of" in other.log() and "sweep" not in other.log(), other.log())
+        finish(server, [("f", connection, body)])
+        equal(ingest.end_process(server.process), 0)
+        equal(leases(server.state), [])
+
+
 def test_lease_whose_bucket_cannot_be_opened_stays_and_is_named():
     with Server("none") as server:
         server.process.terminate()
