@@ -157,6 +157,7 @@ static int take_over(struct lease *lease, const char *id)
 		return r == 1 || r == -EWOULDBLOCK ? 0 : r;
 	}
 	dead->fd = fd;
+	dead->error = 0;
 	memcpy(dead->id, id, sizeof(dead->id));
 	lease->dead_count++;
 	return 0;

@@ -17,6 +17,7 @@
 /* A lease whose owner is gone. We hold its lock, so nobody else sweeps it. */
 struct lease_dead {
 	int fd;
+	int error; /* of the first of its names that could not be removed, or 0 */
 	char id[LEASE_ID_TEXT];
 };
 

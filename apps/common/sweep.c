@@ -26,12 +26,12 @@
 
 /* One folder of names, on a thread. */
 struct visit {
-	const struct lease *lease;
+	struct lease *lease;
 	int parent_fd;
 	char folder[8];
 	unsigned int removed;
 	unsigned int orphans;
-	int error; /* the first, of a name that could not be removed */
+	int error; /* the first, of a folder that could not be gone through and synced */
 };
 
 /* Of the leases, on a thread; those that went, those that stay, and why the first does. */
@@ -52,12 +52,12 @@ static bool is_of(const char *name, const char *id)
 	return memcmp(name, id, LEASE_ID_TEXT - 1) == 0;
 }
 
-static bool is_dead(const struct lease *lease, const char *name)
+static struct lease_dead *find_dead(struct lease *lease, const char *name)
 {
 	for (size_t i = 0; i < lease->dead_count; i++)
 		if (is_of(name, lease->dead[i].id))
-			return true;
-	return false;
+			return &lease->dead[i];
+	return NULL;
 }
 
 /* In this order: a live owner removes his names before his lease. */
@@ -73,14 +73,17 @@ static bool is_orphan(const struct lease *lease, int folder_fd, const char *name
 
 static void judge(struct visit *visit, int folder_fd, const char *name)
 {
+	struct lease_dead *dead;
+
 	if (!is_name(name) || is_of(name, visit->lease->id))
 		return;
-	if (!is_dead(visit->lease, name))
+	dead = find_dead(visit->lease, name);
+	if (!dead)
 		visit->orphans += is_orphan(visit->lease, folder_fd, name);
 	else if (unlinkat(folder_fd, name, 0) == 0)
 		visit->removed++;
-	else if (errno != ENOENT && visit->error == 0)
-		visit->error = -errno;
+	else if (errno != ENOENT && dead->error == 0)
+		dead->error = -errno;
 }
 
 static int sweep_folder(void *argument)
@@ -135,6 +138,15 @@ static int visit_all(struct staging *staging, struct visit *visit)
 	return r;
 }
 
+static int bury_one(struct lease *lease, struct lease_dead *dead, char *error, size_t error_bytes)
+{
+	if (dead->error == 0)
+		return lease_bury(lease, dead, error, error_bytes);
+	snprintf(error, error_bytes, "cannot remove a name of the lease %s: %s", dead->id,
+		 strerror(-dead->error));
+	return dead->error;
+}
+
 static int bury(void *argument)
 {
 	struct burial *burial = argument;
@@ -142,11 +154,11 @@ static int bury(void *argument)
 	char error[sizeof(burial->why)];
 
 	for (size_t i = 0; i < lease->dead_count; i++)
-		if (lease_bury(lease, &lease->dead[i], error, sizeof(error)) == 0)
+		if (bury_one(lease, &lease->dead[i], error, sizeof(error)) == 0)
 			burial->buried++;
 		else if (burial->stay++ == 0)
 			memcpy(burial->why, error, sizeof(error));
-	lease->dead_count = 0;
+	lease_let_go(lease);
 	return 0;
 }
 
@@ -160,8 +172,8 @@ static int bury_all(struct staging *staging, struct burial *burial)
 static void keep_all(struct burial *burial, int error)
 {
 	if (burial->stay == 0)
-		snprintf(burial->why, sizeof(burial->why), "cannot remove all their names: %s",
-			 strerror(-error));
+		snprintf(burial->why, sizeof(burial->why),
+			 "cannot go through the folder of their names: %s", strerror(-error));
 	burial->stay += burial->lease->dead_count;
 }
 

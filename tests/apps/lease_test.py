@@ -447,6 +447,28 @@ def test_names_of_a_lease_that_was_put_back_from_a_copy_are_left():
         equal(leases(server.state), [])
 
 
+def test_lease_with_a_name_that_cannot_be_removed_keeps_no_other():
+    with Filesystem() as filesystem, Named(filesystem, expected=FAILED) as server:
+        equal(ingest.end_process(server.process), 0)
+        stays, goes = "a" * 32, "b" * 32
+        for dead in (stays, goes):
+            (server.state / "leases" / dead).write_text(f"{server.bucket}\n")
+            (server.state / "staging" / "00" / f"{dead}-{dead}").touch()
+            (server.bucket / f".ew-ingest-probe-{dead}").touch()
+        rule = filesystem.rule("unlink", error="EIO", path=f"/bucket.state/staging/*/{stays}-*")
+        server.start()
+        server.wait_log("event=sweep-failed")
+        check(f"1 leases stay for the next start, 1 names were removed; the first: cannot remove a name of the lease {stays}: Input"
+              in server.log(), server.log())
+        equal(leases(server.state), sorted([stays, lease_of(server)]))
+        equal(server.published(), [f".ew-ingest-probe-{stays}"])
+        filesystem.clear(rule)
+        equal(ingest.end_process(server.process), 0)
+        server.start()
+        server.wait_swept(1)
+        equal((names(server.state), leases(server.state), server.published()), ([], [lease_of(server)], []))
+
+
 def test_lease_whose_bucket_cannot_be_opened_stays_and_is_named():
     with Server("none") as server:
         server.process.terminate()
