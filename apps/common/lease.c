@@ -278,8 +278,8 @@ static int read_bucket(const struct lease_dead *dead, char bucket[PATH_MAX])
 
 	if (bytes < 0)
 		return -errno;
-	bucket[bytes] = '\0';
-	bucket[strcspn(bucket, "\n")] = '\0';
+	/* A path may have any byte but NUL; the last one is the line's end. */
+	bucket[bytes > 0 ? bytes - 1 : 0] = '\0';
 	return 0;
 }
 

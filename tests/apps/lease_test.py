@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -467,6 +468,40 @@ def test_lease_with_a_name_that_cannot_be_removed_keeps_no_other():
         server.start()
         server.wait_swept(1)
         equal((names(server.state), leases(server.state), server.published()), ([], [lease_of(server)], []))
+
+
+def test_leases_that_are_no_files_are_named_and_led_nowhere():
+    with Server("none") as server:
+        equal(ingest.end_process(server.process), 0)
+        folder, others = server.state / "leases", server.folder / "others"
+        others.write_text(f"{server.bucket}\n")
+        (folder / ("1" * 32)).mkdir()
+        (folder / ("2" * 32)).symlink_to(others)
+        os.mkfifo(folder / ("3" * 32))
+        (folder / ("4" * 32)).write_bytes(bytes(range(256)) * 100)
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(folder / ("5" * 32)))
+        odd = ["A" * 32, "0" * 31, "0" * 33, ".." + "0" * 30, "0" * 31 + "\n"]
+        for name in (*odd, "6" * 32, "f" * 32):
+            (folder / name).touch()
+        (folder / ("f" * 32)).write_text(f"{server.bucket}\n")
+        server.start()
+        server.wait_log("event=sweep-failed")
+        check("4 leases stay" in server.log(), server.log())
+        equal(leases(server.state), sorted([*odd, *(digit * 32 for digit in "1235"), lease_of(server)]))
+        equal((others.read_text(), server.published()), (f"{server.bucket}\n", []))
+        equal(server.put("f", b"x").status, 201)
+
+
+def test_test_file_in_a_bucket_with_an_odd_name_is_removed():
+    with ingest.folder() as place, Server("none", bucket=place / "a\nb \\\xc3") as server:
+        equal(ingest.end_process(server.process), 0)
+        dead = "a" * 32
+        (server.state / "leases" / dead).write_text(f"{server.bucket}\n")
+        (server.bucket / f".ew-ingest-probe-{dead}").touch()
+        server.start()
+        server.wait_log("event=swept")
+        equal((server.published(), leases(server.state)), ([], [lease_of(server)]))
 
 
 def test_lease_whose_bucket_cannot_be_opened_stays_and_is_named():
