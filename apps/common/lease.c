@@ -271,10 +271,10 @@ void lease_probe_name(const char *id, char *ret_name)
 	snprintf(ret_name, LEASE_PROBE_BYTES, ".ew-ingest-probe-%s", id);
 }
 
-/* The one that the lease says, or "" if it says none; servers of several buckets may share a state folder. */
-static int read_bucket(const struct lease_dead *dead, char bucket[PATH_MAX])
+/* The one that the lease says, or "" if it says none. */
+static int read_bucket(int fd, char bucket[PATH_MAX + 1])
 {
-	ssize_t bytes = pread(dead->fd, bucket, PATH_MAX - 1, 0);
+	ssize_t bytes = pread(fd, bucket, PATH_MAX, 0);
 
 	if (bytes < 0)
 		return -errno;
@@ -301,14 +301,16 @@ static int remove_probe(const struct lease_dead *dead, const char *bucket)
 	return r;
 }
 
-static int bury(struct lease *lease, struct lease_dead *dead, char *error, size_t error_bytes)
+/* From the bucket that a lease says: the dead one's, or ours, which may be the same one, moved. */
+static int remove_probe_by(const struct lease_dead *dead, int lease_fd, char *error,
+			   size_t error_bytes)
 {
-	char *bucket = calloc(1, PATH_MAX);
+	char *bucket = calloc(1, PATH_MAX + 1);
 	int r;
 
 	if (!bucket)
 		return say(error, error_bytes, -ENOMEM, "cannot read the lease", dead->id);
-	r = read_bucket(dead, bucket);
+	r = read_bucket(lease_fd, bucket);
 	if (r < 0)
 		say(error, error_bytes, r, "cannot read the lease", dead->id);
 	if (r == 0) {
@@ -318,6 +320,15 @@ static int bury(struct lease *lease, struct lease_dead *dead, char *error, size_
 			    bucket);
 	}
 	free(bucket);
+	return r;
+}
+
+static int bury(struct lease *lease, struct lease_dead *dead, char *error, size_t error_bytes)
+{
+	int r = remove_probe_by(dead, dead->fd, error, error_bytes);
+
+	if (r == 0)
+		r = remove_probe_by(dead, lease->fd, error, error_bytes);
 	if (r == 0 && unlinkat(lease->folder_fd, dead->id, 0) < 0 && errno != ENOENT)
 		r = say(error, error_bytes, -errno, "cannot remove the lease", dead->id);
 	return r;

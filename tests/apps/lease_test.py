@@ -504,6 +504,18 @@ def test_test_file_in_a_bucket_with_an_odd_name_is_removed():
         equal((server.published(), leases(server.state)), ([], [lease_of(server)]))
 
 
+def test_test_file_in_a_bucket_that_was_moved_is_removed():
+    """With its state folder, or mounted elsewhere; another bucket may have its place now."""
+    with ingest.folder() as place, Server("none", bucket=place / "bucket") as server:
+        equal(ingest.end_process(server.process), 0)
+        for dead, path in (("a" * 32, place / "nowhere"), ("b" * 32, place)):
+            (server.state / "leases" / dead).write_text(f"{path}\n")
+            (server.bucket / f".ew-ingest-probe-{dead}").touch()
+        server.start()
+        server.wait_log("event=swept")
+        equal((server.published(), leases(server.state)), ([], [lease_of(server)]))
+
+
 def test_lease_whose_bucket_cannot_be_opened_stays_and_is_named():
     with Server("none") as server:
         server.process.terminate()
