@@ -109,6 +109,24 @@ const struct http_slice *http_head_find(const struct http_head *head, const char
 	return NULL;
 }
 
+size_t http_head_count(const struct http_head *head, const char *name)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < head->headers_count; i++)
+		count += http_slice_equal(head->headers[i].name, name);
+	return count;
+}
+
+bool http_head_has_token(const struct http_head *head, const char *name, const char *token)
+{
+	for (size_t i = 0; i < head->headers_count; i++)
+		if (http_slice_equal(head->headers[i].name, name) &&
+		    http_slice_has_token(head->headers[i].value, token))
+			return true;
+	return false;
+}
+
 static enum http_method method_from_name(struct http_slice name)
 {
 	static const struct {

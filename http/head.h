@@ -95,6 +95,12 @@ bool http_slice_has_token(struct http_slice slice, const char *token);
  */
 const struct http_slice *http_head_find(const struct http_head *head, const char *name);
 
+/* http_head_count() - how many fields of that name there are */
+size_t http_head_count(const struct http_head *head, const char *name);
+
+/* http_head_has_token() - http_slice_has_token() of all fields of that name, which are one list */
+bool http_head_has_token(const struct http_head *head, const char *name, const char *token);
+
 /* http_token_char() - whether @byte may stand in a token (RFC 9110 section 5.6.2) */
 bool http_token_char(unsigned char byte);
 

@@ -98,20 +98,15 @@ static bool has_fitting_type(const struct http_request *request)
 static bool read_tenant(const struct http_request *request, const char *header,
 			char ret_name[CONFIG_NAME_BYTES])
 {
-	const struct http_head *head = request->head;
-	unsigned int found = 0;
+	const struct http_slice *value = http_head_find(request->head, header);
 
 	strcpy(ret_name, TENANT_NOBODY);
-	for (size_t i = 0; i < head->headers_count; i++) {
-		const struct http_slice *value = &head->headers[i].value;
-
-		if (!http_slice_equal(head->headers[i].name, header))
-			continue;
-		if (found++ || !config_is_name(value->data, value->len))
-			return false;
-		memcpy(ret_name, value->data, value->len);
-		ret_name[value->len] = '\0';
-	}
+	if (!value)
+		return true;
+	if (http_head_count(request->head, header) > 1 || !config_is_name(value->data, value->len))
+		return false;
+	memcpy(ret_name, value->data, value->len);
+	ret_name[value->len] = '\0';
 	return true;
 }
 
@@ -323,15 +318,16 @@ static int check_known(struct submission *submission, struct operation *operatio
 
 static int check_key(struct submission *submission, struct operation *operation)
 {
-	const struct http_slice *field =
-		http_head_find(submission->request->head, "Idempotency-Key");
+	static const char name[] = "Idempotency-Key";
+	const struct http_head *head = submission->request->head;
+	const struct http_slice *field = http_head_find(head, name);
 	uint8_t digest[RECORD_DIGEST_BYTES];
 	char key[CONFIG_NAME_BYTES + RECORD_KEY_BYTES] = "";
 	int length = 0, r;
 
 	if (!field)
 		return 1;
-	if (field->len == 0 || field->len >= RECORD_KEY_BYTES)
+	if (field->len == 0 || field->len >= RECORD_KEY_BYTES || http_head_count(head, name) > 1)
 		return routes_problem(submission->gateway, submission->request, PROBLEM_KEY, NULL,
 				      NULL, 0);
 	/* A key is one of its tenant's: no name has a slash. */
@@ -495,9 +491,7 @@ static int detach(struct submission *submission, struct operation **operation)
 
 static bool wants_async(const struct http_request *request)
 {
-	const struct http_slice *prefer = http_head_find(request->head, "Prefer");
-
-	return prefer && http_slice_has_token(*prefer, "respond-async");
+	return http_head_has_token(request->head, "Prefer", "respond-async");
 }
 
 /* One task serves the operation, and one the client: while that is slow, the first hears of the end and of a cancel. */

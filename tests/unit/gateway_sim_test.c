@@ -589,6 +589,28 @@ TEST(gateway_says_how_it_has_lost_the_broker)
 	run_fair("grant = none\n", MOOD_HANG_UP, ask_and_hear_why);
 }
 
+static int ask_in_several_fields(void)
+{
+	struct exchange exchange;
+
+	say_post(&exchange, "1 500 s", "Idempotency-Key: a\r\nIdempotency-Key: b\r\n");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 400);
+	EXPECT(says(&exchange, "bad-key"));
+	EXPECT_EQ(world.notes_count, 0);
+	say_post(&exchange, "1 500 s",
+		 "Prefer: return=minimal\r\nPrefer: wait=1, respond-async\r\n");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 202);
+	return 0;
+}
+
+/* Two keys would be one that is known, and one that is not; preferences may stand in as many fields as they like. */
+TEST(gateway_request_has_one_key_and_any_number_of_preferences)
+{
+	run_fair("", MOOD_TAKE, ask_in_several_fields);
+}
+
 /* ---- a connection that is cut between an operation and its confirm ---- */
 
 static int ask_and_get(void)
