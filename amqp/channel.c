@@ -40,8 +40,7 @@ static void tell_all(struct ew_amqp_channel *channel)
 	ew_event_set(&channel->may_publish);
 	/* One of them may be the one that waits for room, and others may stand behind one of another channel. */
 	ew_event_set(&channel->connection->room);
-	for (struct ew_amqp_stander *at = channel->standers; at; at = at->next)
-		ew_scope_cancel(at->line, EW_REASON_REQUESTED);
+	ew_amqp_leave_line(channel);
 }
 
 void ew_amqp_channel_ended(struct ew_amqp_channel *channel, const struct ew_amqp_error *error)

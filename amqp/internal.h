@@ -84,7 +84,9 @@ enum ew_amqp_expected { EW_AMQP_EXPECT_METHOD, EW_AMQP_EXPECT_HEADER, EW_AMQP_EX
 
 /* Whoever stands in line to append something, of the channel that it is about. */
 struct ew_amqp_stander {
-	struct ew_scope *line; /* cancelled when the channel ends */
+	struct ew_scope *
+		line; /* cancelled when the channel ends, or the broker takes no messages and this is one */
+	bool publishing;
 	struct ew_amqp_stander *next;
 	struct ew_amqp_stander **link;
 };
@@ -173,6 +175,9 @@ int ew_amqp_may_publish(const struct ew_amqp_channel *channel);
 
 /* Whoever waits to publish, or for room, looks again. */
 void ew_amqp_look_again(struct ew_amqp_connection *connection);
+
+/* Whoever stands in line in vain leaves it: all of a channel that has ended, those who publish on one that may not. */
+void ew_amqp_leave_line(struct ew_amqp_channel *channel);
 
 /*
  * Waits for the turn to append, and until there is room for @bytes. With 0 @ret_turn is filled, and there is room until

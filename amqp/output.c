@@ -43,9 +43,19 @@ static int may_append(const struct ew_amqp_channel *channel, bool publishing)
 void ew_amqp_look_again(struct ew_amqp_connection *connection)
 {
 	ew_event_set(&connection->room);
-	for (unsigned i = 1; i <= connection->channels_max; i++)
-		if (connection->channels[i])
-			ew_event_set(&connection->channels[i]->may_publish);
+	for (unsigned i = 1; i <= connection->channels_max; i++) {
+		if (!connection->channels[i])
+			continue;
+		ew_event_set(&connection->channels[i]->may_publish);
+		ew_amqp_leave_line(connection->channels[i]);
+	}
+}
+
+void ew_amqp_leave_line(struct ew_amqp_channel *channel)
+{
+	for (struct ew_amqp_stander *at = channel->standers; at; at = at->next)
+		if (may_append(channel, at->publishing) < 0)
+			ew_scope_cancel(at->line, EW_REASON_REQUESTED);
 }
 
 static void leave_line(void *argument)
@@ -64,9 +74,12 @@ static int leave_line_close(void *stander)
 }
 
 /* The turn may be somebody's whose channel lives, and who waits for a broker that does not read. */
-static int stand_in_line(struct ew_amqp_channel *channel, struct ew_mutex_hold **ret_turn)
+static int stand_in_line(struct ew_amqp_channel *channel, bool publishing,
+			 struct ew_mutex_hold **ret_turn)
 {
-	struct ew_amqp_stander stander = { .next = channel->standers, .link = &channel->standers };
+	struct ew_amqp_stander stander = { .publishing = publishing,
+					   .next = channel->standers,
+					   .link = &channel->standers };
 	int r;
 
 	EW_SCOPE(line);
@@ -80,7 +93,9 @@ static int stand_in_line(struct ew_amqp_channel *channel, struct ew_mutex_hold *
 
 	r = ew_mutex_lock(&channel->connection->turn, EW_NEVER, ret_turn);
 	r = ew_scope_finish(&line, r);
-	return r == -ECANCELED && !ew_cancel_requested() ? channel->error.error : r;
+	if (r != -ECANCELED || ew_cancel_requested())
+		return r;
+	return channel->error.error ? channel->error.error : -EBUSY;
 }
 
 int ew_amqp_output_turn(struct ew_amqp_channel *channel, size_t bytes, bool publishing,
@@ -92,7 +107,7 @@ int ew_amqp_output_turn(struct ew_amqp_channel *channel, size_t bytes, bool publ
 	r = may_append(channel, publishing);
 	if (r < 0)
 		return r;
-	r = stand_in_line(channel, ret_turn);
+	r = stand_in_line(channel, publishing, ret_turn);
 	if (r == -EOWNERDEAD) {
 		/* Frames are appended between two suspensions, so none is there in part. */
 		ew_mutex_make_consistent(*ret_turn);

@@ -453,6 +453,51 @@ TEST(amqp_publisher_in_line_is_refused_when_the_broker_blocks)
 	run(world, meet_stall);
 }
 
+static int declare_in_line(void *other)
+{
+	int r = declare(other, "q", NULL);
+
+	return r == -ECANCELED ? 0 : r;
+}
+
+/* Who has the turn publishes nothing, and goes on waiting for room. */
+static int meet_stall_behind_a_call(struct world *world, struct ew_amqp_connection *connection,
+				    struct ew_amqp_channel *channel)
+{
+	struct ew_amqp_receipt receipt;
+	int r = 0;
+
+	EW_OWN(ew_amqp_channel, other);
+	EW_SCOPE(scope);
+
+	EXPECT_EQ(ew_amqp_channel_open(connection, NULL, &other), 0);
+	EXPECT_EQ(declare(channel, "stall", NULL), 0);
+	for (int i = 0; i < 3; i++) {
+		EXPECT_EQ(i < 2 ? ew_spawn(&scope, publish_large_task, world)
+				: ew_spawn(&scope, declare_in_line, other),
+			  0);
+		for (int turns = 0; r == 0 && turns < 10; turns++)
+			r = ew_yield();
+		EXPECT_EQ(r, 0);
+	}
+	world->told = 1;
+	EXPECT_EQ(publish(channel, NULL, false, &receipt), -EBUSY);
+	EXPECT_EQ(receipt.fate, EW_AMQP_NOT_SENT);
+	world->told = 2;
+	r = ew_scope_close(&scope, EW_NOW, EW_REASON_REQUESTED);
+	EXPECT(r == 0 || r == -ETIMEDOUT);
+	return ew_amqp_channel_close(&other);
+}
+
+TEST(amqp_publisher_in_line_behind_a_call_is_refused_when_the_broker_blocks)
+{
+	struct world *world = new_world();
+
+	world->options.output_bytes_max = 1000;
+	world->broker.on = stall;
+	run(world, meet_stall_behind_a_call);
+}
+
 /* As stall(), but what it says is that the second channel ends. */
 static int stall_and_close(struct broker *broker, unsigned channel, const amqp_method_t *method)
 {
