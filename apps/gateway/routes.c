@@ -58,7 +58,7 @@ static int answer_page(struct gateway *gateway, struct http_request *request, co
 	return routes_answer(gateway, request, &answer);
 }
 
-static int method_not_allowed(struct gateway *gateway, struct http_request *request,
+int routes_method_not_allowed(struct gateway *gateway, struct http_request *request,
 			      const char *allow)
 {
 	struct answer answer;
@@ -180,5 +180,5 @@ int routes_handle(struct http_request *request, void *argument)
 		return resource->remove(gateway, request);
 	if (access_is_preflight(&gateway->access, request->head))
 		return answer_page(gateway, request, resource->allow);
-	return method_not_allowed(gateway, request, resource->allow);
+	return routes_method_not_allowed(gateway, request, resource->allow);
 }

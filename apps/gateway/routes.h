@@ -22,3 +22,7 @@ EW_SUSPENDS int routes_answer(struct gateway *gateway, struct http_request *requ
 EW_SUSPENDS int routes_problem(struct gateway *gateway, struct http_request *request,
 			       enum problem problem, const char *detail, const char *id,
 			       int retry_after_seconds);
+
+/* 405, with the methods that work. */
+EW_SUSPENDS int routes_method_not_allowed(struct gateway *gateway, struct http_request *request,
+					  const char *allow);

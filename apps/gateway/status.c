@@ -84,7 +84,7 @@ int status_delete(struct gateway *gateway, struct http_request *request)
 	EW_GUARD(hold, record, .close = record_hold_close, .abort = record_hold_abort);
 
 	if (aspect != ASPECT_STATE)
-		return routes_problem(gateway, request, PROBLEM_METHOD, NULL, NULL, 0);
+		return routes_method_not_allowed(gateway, request, "GET, HEAD");
 	record_cancel(record);
 	r = ew_event_wait(&record->ended, EW_NEVER);
 	if (r < 0)

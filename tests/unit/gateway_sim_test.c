@@ -611,6 +611,31 @@ TEST(gateway_request_has_one_key_and_any_number_of_preferences)
 	run_fair("", MOOD_TAKE, ask_in_several_fields);
 }
 
+static int delete_what_is_only_read(void)
+{
+	static const char *const aspects[] = { "events", "result" };
+	struct exchange exchange;
+	char path[64], id[ID_BYTES];
+
+	say_post(&exchange, "1 500 s", "Accept: text/event-stream\r\nPrefer: respond-async\r\n");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 202);
+	strcpy(id, exchange.id);
+	for (unsigned i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "/ops/%s/%s", id, aspects[i]);
+		say_about(&exchange, "DELETE", path);
+		EXPECT_EQ(converse(&exchange), 0);
+		EXPECT_EQ(exchange.status, 405);
+		EXPECT(strstr(exchange.response, "\r\nAllow: GET, HEAD\r\n"));
+	}
+	return 0;
+}
+
+TEST(gateway_names_the_methods_of_what_is_only_read)
+{
+	run_fair("", MOOD_TAKE, delete_what_is_only_read);
+}
+
 /* ---- a connection that is cut between an operation and its confirm ---- */
 
 static int ask_and_get(void)
