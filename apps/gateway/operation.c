@@ -253,6 +253,8 @@ static enum heard hear_end(struct operation *operation, enum outcome outcome)
 	if (outcome_is_proof(operation->outcome))
 		return HEARD_LATE;
 	operation->outcome = outcome;
+	if (operation->saying)
+		ew_scope_cancel(operation->saying, EW_REASON_REQUESTED);
 	ew_event_set(&operation->news);
 	return outcome_has_result(outcome) ? HEARD_RESULT : HEARD_NEWS;
 }

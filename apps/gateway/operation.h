@@ -48,6 +48,7 @@ struct claim {
  * @cancelling:  nobody wants it any more
  * @outcome:     not NONE: the end
  * @result:      of outcome_has_result()
+ * @saying:      a call that waits for the broker's confirm, and need not when the worker has said the end; NULL: none
  * @news:        something of the above has changed
  */
 struct operation {
@@ -79,6 +80,7 @@ struct operation {
 	uint64_t sequence;    /* of the newest part or progress of this one */
 	enum outcome outcome;
 	struct ew_amqp_delivery *result;
+	struct ew_scope *saying;
 	struct ew_event news;
 
 	int64_t began_ns;

@@ -29,7 +29,7 @@ static int grant(struct operation *operation)
 	operation->started = true;
 	r = broker_say(&gateway->grants, "grant", &operation->claim, operation->correlation,
 		       operation->id);
-	operation->route->granted += r == 0;
+	operation->route->granted += r == 0 || outcome_is_proof(operation->outcome);
 	/* One that was said before may have come: then this one proves nothing by not coming. */
 	if (!told && ((r == -EHOSTUNREACH && !operation->claim_due) || r == -EBUSY))
 		operation->started = false;
@@ -67,6 +67,19 @@ static int answer_claim(struct operation *operation)
 	return operation->route->config->grant_none ? 0 : grant(operation);
 }
 
+/* The broker's confirm is not waited for any more when the operation has ended; then -ECANCELED. */
+static int answer_claim_unless_ended(struct operation *operation)
+{
+	int r;
+
+	EW_SCOPE(saying);
+
+	operation->saying = &saying;
+	r = answer_claim(operation);
+	operation->saying = NULL;
+	return ew_scope_finish(&saying, r);
+}
+
 /* Answers come to a queue, and so are there when there is a connection again. */
 static bool outlives_connection(const struct operation *operation)
 {
@@ -79,7 +92,7 @@ static bool outlives_connection(const struct operation *operation)
  */
 static int answer_claim_again(struct operation *operation)
 {
-	int r = answer_claim(operation);
+	int r = answer_claim_unless_ended(operation);
 
 	if (r == 0)
 		return 0;
@@ -126,6 +139,19 @@ static void note_fate(struct operation *operation, enum ew_amqp_fate fate)
 	}
 }
 
+/* Without a grant its reply may be there before the broker's confirm. */
+static int publish_unless_ended(struct operation *operation, struct ew_amqp_receipt *ret_receipt)
+{
+	int r;
+
+	EW_SCOPE(saying);
+
+	operation->saying = &saying;
+	r = broker_publish(operation, ret_receipt);
+	operation->saying = NULL;
+	return ew_scope_finish(&saying, r);
+}
+
 /* What became of it tells nothing of a message that went out before, and so counts of the first one only. */
 static int publish_once(struct operation *operation, enum ew_amqp_fate *ret_fate)
 {
@@ -134,7 +160,7 @@ static int publish_once(struct operation *operation, enum ew_amqp_fate *ret_fate
 	bool first = operation->publications == 0, lost;
 	int r;
 
-	r = broker_publish(operation, &receipt);
+	r = publish_unless_ended(operation, &receipt);
 	if (receipt.fate != EW_AMQP_NOT_SENT) {
 		operation->publications++;
 		operation->route->republished += !first;
@@ -308,6 +334,7 @@ static int operation_cancel_at_backend(void *argument)
 	struct operation *operation = *place;
 	int r;
 
+	operation->saying = NULL;
 	operation->cancelling = true;
 	operation->cancelled_ns = ew_now();
 	permits_mark_cancelling(operation);

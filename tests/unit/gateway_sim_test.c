@@ -1434,6 +1434,62 @@ TEST(gateway_route_whose_channel_ends_while_the_broker_does_not_read_comes_again
 		 ask_who_does_not_read);
 }
 
+static const char *unconfirmed_type;
+
+static enum mood judge_unconfirmed(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	return strcmp(message->type ? message->type : "", unconfirmed_type) == 0 ? MOOD_FORGET
+										 : MOOD_TAKE;
+}
+
+static int ask_without_confirms(void)
+{
+	struct exchange exchange;
+	int64_t now_ns = ew_now();
+	char path[64];
+
+	world.broker.judge = judge_unconfirmed;
+	unconfirmed_type = "grant";
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	EXPECT(ew_now() - now_ns < EW_SECOND);
+	EXPECT_EQ(world.gateway->routes[0].granted, 1);
+	unconfirmed_type = "cancel";
+	say_post(&exchange, "2 5000 s", "Prefer: respond-async\r\n");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	snprintf(path, sizeof(path), "/ops/%s", exchange.id);
+	now_ns = ew_now();
+	say_about(&exchange, "DELETE", path);
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT(says(&exchange, "\"stopped\""));
+	EXPECT(ew_now() - now_ns < 3 * EW_SECOND / 2);
+	return 0;
+}
+
+static int ask_without_a_confirm(void)
+{
+	struct exchange exchange;
+	int64_t now_ns = ew_now();
+
+	world.broker.judge = judge_unconfirmed;
+	unconfirmed_type = "op";
+	say_post(&exchange, "1 500 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 200);
+	EXPECT(ew_now() - now_ns < EW_SECOND);
+	return 0;
+}
+
+/* The times are the world's: the worker's word is enough, and a worker takes a second at most to stop. */
+TEST(gateway_worker_is_heard_though_the_broker_does_not_confirm_what_it_was_told)
+{
+	run_fair("", MOOD_TAKE, ask_without_confirms);
+	run_fair("grant = none\n", MOOD_TAKE, ask_without_a_confirm);
+}
+
 /* The first of two, which takes every connection and opens no channel on it. */
 static struct hub mute;
 
