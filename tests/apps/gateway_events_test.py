@@ -333,6 +333,19 @@ def test_gateway_events_begin_anew_with_another_worker():
               [("restart", {}), ("data", {"text": "of the second"}), ("result", {"status": 200, "text": "end"})])
 
 
+def test_gateway_worker_that_stops_unasked_is_believed_also_after_it_did_not_know():
+    with scripted() as (server, worker):
+        answer = ingest.in_background(lambda: server.post(b""))
+        worker.takes()
+        worker.says("unknown")
+        worker.channel.basic_ack(worker.delivery.delivery_tag)
+        wait_until(lambda: server.metric('gateway_heard_total{kind="unknown"}') == 1, 60, "it does not know")
+        server.await_permits(held=1)
+        worker.says("stopped")
+        answer.result().problem(502, "stopped")
+        server.await_rest()
+
+
 def test_gateway_events_keep_a_silent_connection_alive():
     with scripted(events_keep_alive="50ms") as (server, worker), post(server, b"") as client:
         worker.takes()
