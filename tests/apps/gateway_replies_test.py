@@ -196,6 +196,40 @@ def test_gateway_replies_to_a_queue_of_an_earlier_life_are_late_and_go(language=
         equal(server.post(b'{"ms": 10}').status, 200)
 
 
+AT_ONCE = 64
+MORE = 136
+
+
+def late(server):
+    return server.metric('gateway_heard_total{kind="late"}')
+
+
+def test_gateway_replies_to_a_queue_that_an_alarm_meets_there_are_heard_up_to_64_and_the_rest_afterwards():
+    """Nobody can publish then; but what was rejected elsewhere goes where a queue says, here to that of the replies."""
+    with served() as (server, _, __, replies), gateway.work_queue({
+            "x-dead-letter-exchange": "", "x-dead-letter-routing-key": replies}) as elsewhere, contextlib.closing(
+                gateway.connect()) as connection:
+        with contextlib.closing(gateway.connect()) as publisher:
+            publishing = publisher.channel()
+            for _ in range(AT_ONCE + MORE):
+                publishing.basic_publish("", elsewhere, b"", gateway.pika.BasicProperties(
+                    type="progress", correlation_id="of nobody", headers={"x-ew-claim": "c"}))
+        wait_until(lambda: gateway.messages(elsewhere) == AT_ONCE + MORE, 60, "all are there")
+        channel = connection.channel()
+        broker().control("set_vm_memory_high_watermark", "0.000001")
+        try:
+            wait_until(lambda: not server.is_ready(), 60, "the gateway knows of the alarm")
+            for _ in range(AT_ONCE + MORE):
+                channel.basic_reject(channel.basic_get(elsewhere)[0].delivery_tag, requeue=False)
+            wait_until(lambda: f"{replies}\t{MORE}" in messages_ready(), 60, lambda: f"the rest waits: {messages_ready()}")
+            wait_until(lambda: late(server) == AT_ONCE, 60, lambda: f"heard: {late(server)}")
+        finally:
+            broker().control("set_vm_memory_high_watermark", "absolute", "512MB")
+        wait_until(lambda: late(server) == AT_ONCE + MORE, 60, lambda: f"heard: {late(server)}")
+        await_empty(replies)
+        equal(server.post(b'{"ms": 10}').status, 200)
+
+
 def test_gateway_replies_to_a_queue_are_of_one_gateway_alone():
     with served() as (server, _, __, replies):
         instance = replies.split(".")[1]
