@@ -3,7 +3,6 @@
 #include "page.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
 static const struct {
 	int64_t bound_ns;
@@ -29,8 +28,10 @@ void histogram_add(struct histogram *histogram, int64_t duration_ns)
 bool page_begin(struct page *page, const char *prefix)
 {
 	*page = (struct page){ .prefix = prefix };
-	page->file = open_memstream(&page->text, &page->bytes);
-	return page->file != NULL;
+	if (!text_begin(&page->text))
+		return false;
+	page->file = page->text.file;
+	return true;
 }
 
 void page_family(struct page *page, const char *name, const char *type, const char *help)
@@ -78,10 +79,5 @@ int64_t page_look(_Atomic uint64_t *counter)
 
 char *page_end(struct page *page, size_t *ret_bytes)
 {
-	if (fclose(page->file) != 0) {
-		free(page->text);
-		return NULL;
-	}
-	*ret_bytes = page->bytes;
-	return page->text;
+	return text_end(&page->text, ret_bytes);
 }

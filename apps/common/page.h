@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "text.h"
+
 /**
  * struct page - one that is being written
  * @file:   for the lines of a family
@@ -18,8 +20,7 @@ struct page {
 	FILE *file;
 	const char *prefix;
 	/* -- private from here -- */
-	char *text;
-	size_t bytes;
+	struct text text;
 };
 
 #define HISTOGRAM_BUCKETS 14 /* +Inf included */

@@ -18,6 +18,7 @@
 #include <endwell/task.h>
 
 #include "common/log.h"
+#include "common/text.h"
 
 #include "accept.h"
 #include "routes.h"
@@ -156,11 +157,13 @@ void events_end(const struct operation *operation)
 static int print_event(struct events_writer *writer, uint64_t id, enum event_kind kind,
 		       const char *text, size_t text_bytes, size_t *ret_bytes)
 {
-	FILE *file = open_memstream(&writer->text, ret_bytes);
+	struct text whole;
 	size_t line;
+	FILE *file;
 
-	if (!file)
+	if (!text_begin(&whole))
 		return -ENOMEM;
+	file = whole.file;
 	if (id > 0)
 		fprintf(file, "id: %llu\n", (unsigned long long)id);
 	fprintf(file, "event: %s\n", names[kind]);
@@ -176,7 +179,8 @@ static int print_event(struct events_writer *writer, uint64_t id, enum event_kin
 		text_bytes -= line;
 	}
 	fputc('\n', file);
-	return fclose(file) == 0 ? 0 : -ENOMEM;
+	writer->text = text_end(&whole, ret_bytes);
+	return writer->text ? 0 : -ENOMEM;
 }
 
 static int say(struct events_writer *writer, uint64_t id, enum event_kind kind, const char *text,

@@ -20,6 +20,7 @@
 
 #include "common/log.h"
 #include "common/process.h"
+#include "common/text.h"
 
 #include "broker.h"
 #include "gateway.h"
@@ -44,12 +45,14 @@
 static void print_block(struct gateway *gateway)
 {
 	const struct options *options = gateway->options;
-	char *text = NULL, address[96];
+	char *whole, address[96];
+	struct text text;
 	size_t bytes;
-	FILE *block = open_memstream(&text, &bytes);
+	FILE *block;
 
-	if (!block)
+	if (!text_begin(&text))
 		return;
+	block = text.file;
 	front_address(&gateway->front, address, sizeof(address));
 	fprintf(block, "ew-gateway %s\n", EW_GATEWAY_VERSION);
 	fprintf(block, "  address  %s%s\n", address,
@@ -71,10 +74,9 @@ static void print_block(struct gateway *gateway)
 			    EW_SECOND));
 	fprintf(block, "  try      curl -d '{}' %s/ops/%s\n", address,
 		gateway->routes[0].config->name);
-	if (fclose(block) == 0)
-		log_block(text);
-	else
-		free(text);
+	whole = text_end(&text, &bytes);
+	if (whole)
+		log_block(whole);
 }
 
 static int say_ready(void *argument)

@@ -21,6 +21,7 @@
 
 #include "common/log.h"
 #include "common/process.h"
+#include "common/text.h"
 #include "routes.h"
 
 #define SEALING_MAX 16
@@ -45,13 +46,15 @@ uint64_t server_size_max(const struct server *server)
 static void print_block(struct server *server)
 {
 	const struct options *options = server->options;
-	char *text = NULL;
-	size_t bytes;
-	FILE *block = open_memstream(&text, &bytes);
 	char address[96], sum[256], engine[VERDICT_TEXT_BYTES], reason[SCANNER_REASON_BYTES];
+	struct text text;
+	size_t bytes;
+	char *whole;
+	FILE *block;
 
-	if (!block)
+	if (!text_begin(&text))
 		return;
+	block = text.file;
 	front_address(&server->front, address, sizeof(address));
 	capacity_print(&server->capacity, sum, sizeof(sum));
 	scanner_engine(server->scanner, engine);
@@ -84,10 +87,9 @@ static void print_block(struct server *server)
 		(long long)(options->grace_ns / EW_SECOND + FRONT_ENDING_BUDGET / EW_SECOND));
 	fprintf(block, "  try      curl -T FILE %s/files/NAME\n", address);
 
-	if (fclose(block) == 0)
-		log_block(text);
-	else
-		free(text);
+	whole = text_end(&text, &bytes);
+	if (whole)
+		log_block(whole);
 }
 
 /* A scanner that is just starting is worth a moment, so that the block can name its signatures. */
