@@ -53,20 +53,24 @@ static json_t *base64(const char *body, size_t bytes)
 	return json;
 }
 
-/* Members whose value is NULL are left out: without memory the event is a poorer one, and json_dumps() says so. */
+/* NULL: there was no memory for all of it. A text for which there was none may come as base64. */
 static json_t *content(const struct ew_amqp_message *message)
 {
 	const char *body = message->body_bytes > 0 ? message->body : "";
 	json_t *json = json_object(), *text = json_stringn(body, message->body_bytes);
+	int r = 0;
 
-	if (json && message->content_type)
-		json_object_set_new(json, "content_type",
-				    answer_foreign_text(message->content_type));
-	if (json && text)
-		json_object_set_new(json, "text", text);
-	else if (json)
-		json_object_set_new(json, "base64", base64(body, message->body_bytes));
-	return json;
+	if (message->content_type)
+		r = json_object_set_new(json, "content_type",
+					answer_foreign_text(message->content_type));
+	if (text)
+		r |= json_object_set_new(json, "text", text);
+	else
+		r |= json_object_set_new(json, "base64", base64(body, message->body_bytes));
+	if (r == 0)
+		return json;
+	json_decref(json);
+	return NULL;
 }
 
 void events_fail(const struct operation *operation, enum problem problem, const char *detail)
@@ -107,7 +111,8 @@ static void push_json(const struct operation *operation, enum event_kind kind, j
 		stream_push(operation->record->stream, kind, operation->attempt, text,
 			    strlen(text));
 	else
-		events_fail(operation, PROBLEM_INTERNAL, "");
+		events_fail(operation, PROBLEM_UNKNOWN,
+			    "The gateway had no memory for what the worker has said.");
 	free(text);
 }
 
@@ -134,8 +139,10 @@ static void end_with_result(const struct operation *operation)
 		return;
 	}
 	json = content(&operation->result->message);
-	if (json)
-		json_object_set_new(json, "status", json_integer(status));
+	if (json_object_set_new(json, "status", json_integer(status)) < 0) {
+		json_decref(json);
+		json = NULL;
+	}
 	push_json(operation, EVENT_RESULT, json);
 }
 

@@ -477,12 +477,14 @@ static int detach(struct submission *submission, struct operation **operation)
 					     { "Preference-Applied", "respond-async" },
 					     {} };
 	struct answer answer;
-	int r;
+	int r = -ENOMEM;
 
 	record->keep = true;
 	answer_accepted(&answer, record);
 	answer.fields = fields;
-	r = ew_spawn_take(gateway->detached, serve_detached, gateway, operation);
+	/* What cannot be said is not begun, either. */
+	if (answer.status == 202)
+		r = ew_spawn_take(gateway->detached, serve_detached, gateway, operation);
 	if (r == 0)
 		return routes_answer(gateway, submission->request, &answer);
 	answer_deinit(&answer);
@@ -544,7 +546,9 @@ static int serve(struct submission *submission, struct route *route, const char 
 	if (r == 0)
 		r = read_request(submission->request, operation);
 	if (r < 0)
-		return operation->body.is_unstored ? say_unstored(submission, operation, r) : r;
+		return operation && operation->body.is_unstored
+			       ? say_unstored(submission, operation, r)
+			       : r;
 	operation->deadline_ns = operation->began_ns + route->config->timeout_ns;
 	r = check_key(submission, operation);
 	if (r != 1)

@@ -11,6 +11,8 @@
 
 #include "amqp_broker.h"
 
+#include <endwell/testing.h>
+
 #define HUB_CHANNELS_MAX 16
 #define HUB_HEARTBEAT	 (5 * EW_SECOND) /* half of what our client wants */
 #define HUB_PATIENCE	 (EW_NEVER / 2)	 /* longer than the clock may leap */
@@ -787,6 +789,9 @@ static int hub_free_close(void *hub)
 static UNUSED int hub_task(void *argument)
 {
 	struct hub *hub = argument;
+
+	/* A broker that has no memory would say nothing about the others. */
+	ew_sweep_spare();
 
 	EW_GUARD(memory, hub, .close = hub_free_close, .abort = hub_free);
 	EW_SHIELD(shield, .budget_ns = HUB_PATIENCE);

@@ -18,6 +18,9 @@
 
 #include "amqp/dialer.h"
 
+#include <endwell/testing.h>
+#include <openssl/evp.h>
+
 #define BROKER_PORT	5672
 #define WORKERS		2
 #define NOTES_MAX	256
@@ -64,6 +67,7 @@ struct note {
 	unsigned begun;
 	bool finished;	   /* with a result */
 	bool acknowledged; /* somebody was told that it does not run */
+	bool denied;	   /* somebody was told that nothing of it has run, nor will */
 };
 
 struct hand {
@@ -343,6 +347,7 @@ static int do_work(struct contract_job *job, struct contract_result *ret_result)
 
 	EXPECT(claim);
 	EXPECT(!note->acknowledged || claim->cut || claim->again);
+	EXPECT(!note->denied);
 	claim->running = true;
 	/* Also what has its body to read, and fails at it. */
 	note->begun++;
@@ -417,6 +422,8 @@ static int serve_jobs(struct hand *hand)
 static int hand_task(void *hand)
 {
 	int r;
+
+	ew_sweep_spare();
 
 	EW_SHIELD(shield, .budget_ns = HUB_PATIENCE);
 
@@ -675,11 +682,24 @@ static UNUSED void say_about(struct exchange *exchange, const char *method, cons
 		 method, path);
 }
 
+/* Whoever is told so may do it elsewhere. */
+static void check_denial(const struct exchange *exchange)
+{
+	struct note *note = find_note(exchange->id);
+
+	if (!note || (!says(exchange, "No operation was started.") &&
+		      !says(exchange, "Nothing was started.") && !says(exchange, "Nothing runs.")))
+		return;
+	EXPECT_EQ(note->begun, 0);
+	note->denied = true;
+}
+
 /* A result is that of this operation, and the work has been done. */
 static UNUSED void check_answer(const struct exchange *exchange, const char *body)
 {
 	check_law();
 	if (exchange->status != 200) {
+		check_denial(exchange);
 		EXPECT(exchange->status >= 400 || exchange->status == 202);
 		/* Where a grant is needed, that would start nothing. */
 		EXPECT(!says(exchange, "one of several queues") ||
@@ -688,6 +708,54 @@ static UNUSED void check_answer(const struct exchange *exchange, const char *bod
 	}
 	EXPECT_STR(exchange->body, body);
 	EXPECT(note_of(exchange->id)->finished);
+}
+
+/* The bytes of an event's data: as text, or, if there was no memory for that, in base64. */
+static void read_event(const char *data, char ret_text[64])
+{
+	char coded[96];
+
+	*ret_text = '\0';
+	if (sscanf(data, "data: {\"text\":\"%63[^\"]", ret_text) == 1)
+		return;
+	EXPECT_EQ(sscanf(data, "data: {\"base64\":\"%63[^\"]", coded), 1);
+	/* What fills it up are zeros. */
+	EXPECT(EVP_DecodeBlock((unsigned char *)ret_text, (unsigned char *)coded,
+			       (int)strlen(coded)) > 0);
+}
+
+/* Of the operation's own worker, each once and in its order; the last one is the end. */
+static UNUSED void check_events(const struct exchange *exchange, unsigned number, const char *body)
+{
+	unsigned of, part, next = 1, id, before = 0;
+	const char *at = exchange->body;
+	char name[16], text[64];
+	bool ended = false;
+
+	while ((at = strstr(at, "id: "))) {
+		EXPECT(!ended);
+		EXPECT_EQ(sscanf(at, "id: %u\nevent: %15s\ndata: ", &id, name), 2);
+		at = strstr(at, "data: ");
+		EXPECT(id > before);
+		before = id;
+		if (strcmp(name, "restart") == 0) {
+			next = 1;
+		} else if (strcmp(name, "data") == 0) {
+			read_event(at, text);
+			EXPECT_EQ(sscanf(text, "%u.%u", &of, &part), 2);
+			EXPECT_EQ(of, number);
+			EXPECT_EQ(part, next++);
+		} else {
+			ended = true;
+			if (strcmp(name, "error") == 0 || !strstr(at, "\"status\":200"))
+				continue;
+			read_event(at, text);
+			EXPECT_STR(text, body);
+			EXPECT(note_of(exchange->id)->finished);
+		}
+	}
+	EXPECT(ended || says(exchange, "shutting-down") || says(exchange, "slow-reader"));
+	check_denial(exchange);
 }
 
 static UNUSED void check_receipt(const struct exchange *exchange, const char *id)
