@@ -17,8 +17,9 @@
 
 #define STATE_SUFFIX ".state"
 
-/* For names that were left at the end, of each. */
-#define LAST_BUDGET (5 * EW_SECOND)
+/* For the end of each, and of that for the names that were left; the rest is for making it durable. */
+#define LAST_BUDGET  (5 * EW_SECOND)
+#define REMOVAL_TIME (3 * EW_SECOND)
 
 struct buckets_entry {
 	struct bucket bucket;
@@ -90,7 +91,7 @@ static int remove_last(struct staging *staging)
 	bool again;
 	int r;
 
-	EW_SCOPE(patience, .deadline_ns = ew_after(LAST_BUDGET));
+	EW_SCOPE(patience, .deadline_ns = ew_after(REMOVAL_TIME));
 
 	r = staging_reclaim(staging, &again);
 	return ew_scope_finish(&patience, r);

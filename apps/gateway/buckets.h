@@ -36,6 +36,7 @@ void buckets_abort(struct buckets *buckets);
 /* One of those that are prepared, and the path that it was given by. */
 struct bucket *buckets_at(const struct buckets *buckets, size_t at, const char **ret_path);
 
+/* The budget of buckets_close(); 0: there are none. */
 int64_t buckets_last_ns(const struct buckets *buckets);
 
 /* Spawns what they do beside requests. */

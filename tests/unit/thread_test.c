@@ -1318,6 +1318,8 @@ TEST(fork_of_a_process_in_which_a_worker_is_held_can_end)
 
 	if (THREAD_SANITIZED)
 		SKIP("ThreadSanitizer takes the scheduler's stack for a thread, which a fork leaves behind");
+	if (RUNNING_ON_VALGRIND)
+		SKIP("Valgrind has the parent's rings in its books, which a fork leaves behind, and no place for a new one");
 	worker = hold_thread(&held);
 	child = fork();
 	EXPECT(child >= 0);
