@@ -54,17 +54,37 @@ static int make_and_scan(const struct trial *trial, uint64_t bytes,
 	return *ret_ending;
 }
 
+struct testing {
+	struct staging *staging;
+	struct staged *staged;
+	int ending; /* by name */
+};
+
+/* The file has been ended. */
+static void settle(void *argument)
+{
+	struct testing *testing = argument;
+	int implicit = ew_ending_error();
+
+	(void)staging_settle(testing->staging, &testing->staged,
+			     testing->ending < 0 ? testing->ending : implicit, NULL);
+}
+
+static int settle_close(void *testing)
+{
+	settle(testing);
+	return 0;
+}
+
 /* Scans a file that has EICAR in front and is @bytes long. */
 static int scan_test_file(const struct trial *trial, uint64_t bytes,
 			  const struct engine_identity *expected, struct verdict *verdict)
 {
-	struct staged *staged = NULL;
-	int ending = 0, r, implicit;
+	struct testing testing = { .staging = trial->staging };
 
-	r = make_and_scan(trial, bytes, expected, verdict, &staged, &ending);
-	implicit = ew_ending_error();
-	(void)staging_settle(trial->staging, &staged, ending < 0 ? ending : implicit, NULL);
-	return r;
+	EW_GUARD(settled, &testing, .close = settle_close, .abort = settle);
+
+	return make_and_scan(trial, bytes, expected, verdict, &testing.staged, &testing.ending);
 }
 
 /* Says whether clamd announces what is over its limits, archives included; else a word of warning. */

@@ -621,6 +621,65 @@ TEST(ingest_whose_session_panics_at_a_point_leaves_no_name_on_the_books)
 	EXPECT(number > 10);
 }
 
+/* No upload is there, so the names are the test files' of the scanner. */
+static bool is_point_of_trial(void)
+{
+	return world.server && atomic_load(&world.server->bucket.staging.lease.names) > 0 &&
+	       strcmp(ew__task()->site->name, "run_needed") == 0 && points_left-- == 0;
+}
+
+static int await_end(void)
+{
+	int r = ew_sleep(60 * EW_SECOND);
+
+	was_fatal = !is_fatal;
+	is_fatal = NULL;
+	EXPECT_EQ(was_fatal, !world.server);
+	return r;
+}
+
+/* It drains and ends; whatever name it had is removed, and off the books. */
+static int lose_trial_and_calm(void)
+{
+	int r;
+
+	is_fatal = is_point_of_trial;
+	world.once = true;
+	r = with_server(await_end);
+	world.once = false;
+	check_empty(STATE "/leases");
+	return r == 0 ? calm_again() : r;
+}
+
+static int life_with_a_lost_trial(void *unused)
+{
+	(void)unused;
+	return life_with_panics(lose_trial_and_calm);
+}
+
+static bool panic_in_trial(unsigned number)
+{
+	const struct ew_sim_filesystem_options disk = { .names_only = true };
+	struct ew_sim_filesystem *filesystem;
+
+	prepare(NULL);
+	points_left = number;
+	EXPECT_EQ(ew_sim_filesystem_new(&disk, &filesystem), 0);
+	run_on(filesystem, 1, life_with_a_lost_trial);
+	ew_sim_filesystem_free(filesystem);
+	return was_fatal;
+}
+
+TEST(ingest_whose_scanner_test_panics_at_a_point_leaves_no_name)
+{
+	unsigned number = 0;
+
+	while (panic_in_trial(number))
+		number++;
+	printf("# %u points\n", number);
+	EXPECT(number > 10);
+}
+
 TEST(ingest_whose_session_panics_leaves_the_queue)
 {
 	try_panics(life_with_a_lost_scan, NULL);
