@@ -26,7 +26,7 @@
 #include "probe.h"
 
 #define RECLAIM_INTERVAL EW_SECOND
-#define LEFT_ALONE_MAX	 16
+#define STUCK_MAX	 16
 #define SETTLE_BUDGET	 (5 * EW_SECOND)
 
 static_assert(STAGING_FOLDERS <= 64, "each has a bit");
@@ -164,18 +164,19 @@ static bool is_certain(int r)
 
 static void strike_off(struct staging *staging, struct staged *staged)
 {
+	if (staged->stuck)
+		atomic_fetch_sub(&staging->stuck, 1);
 	atomic_fetch_sub(&staging->lease.names, 1);
 	free(staged);
 }
 
-static bool is_clogged(struct staging *staging)
+/* Those that have a slot are as many as there are slots. */
+static void note_stuck(struct staging *staging, struct staged *staged)
 {
-	bool clogged;
-
-	pthread_mutex_lock(&staging->lock);
-	clogged = staging->left_alone >= LEFT_ALONE_MAX;
-	pthread_mutex_unlock(&staging->lock);
-	return clogged;
+	if (staged->holds || staged->stuck)
+		return;
+	staged->stuck = true;
+	atomic_fetch_add(&staging->stuck, 1);
 }
 
 static int make_named(struct staging *staging, struct ew_tempfile **ret_file,
@@ -184,8 +185,6 @@ static int make_named(struct staging *staging, struct ew_tempfile **ret_file,
 	struct staged *staged;
 	int r;
 
-	if (is_clogged(staging))
-		return -EIO;
 	staged = calloc(1, sizeof(*staged));
 	if (!staged)
 		return -ENOMEM;
@@ -210,6 +209,8 @@ static int make_named(struct staging *staging, struct ew_tempfile **ret_file,
 int staging_make(struct staging *staging, struct ew_tempfile **ret_file, struct staged **ret_staged)
 {
 	*ret_staged = NULL;
+	if (atomic_load(&staging->stuck) >= STUCK_MAX)
+		return -EIO;
 	if (staging->kind == STAGING_NAMELESS)
 		return ew_tempfile_open(staging->folder, ret_file);
 	return make_named(staging, ret_file, ret_staged);
@@ -228,8 +229,6 @@ static void put_left(struct staging *staging, struct staged *staged)
 	pthread_mutex_lock(&staging->lock);
 	staged->next = staging->left;
 	staging->left = staged;
-	if (!staged->holds && staged->folder == staging->names)
-		staging->left_alone++;
 	pthread_mutex_unlock(&staging->lock);
 }
 
@@ -240,7 +239,6 @@ static struct staged *take_left(struct staging *staging)
 	pthread_mutex_lock(&staging->lock);
 	staged = staging->left;
 	staging->left = NULL;
-	staging->left_alone = 0;
 	pthread_mutex_unlock(&staging->lock);
 	return staged;
 }
@@ -261,6 +259,8 @@ bool staging_settle(struct staging *staging, struct staged **staged, int ending,
 		name->holds = true;
 		ew_permit_presume(permit);
 	}
+	if (ending < 0 && ending != -ECANCELED)
+		note_stuck(staging, name);
 	put_left(staging, name);
 	ew_event_set(&staging->left_work);
 	return permit != NULL;
@@ -289,6 +289,7 @@ int staging_remove(struct staging *staging, struct staged **staged)
 	if (r == -ECANCELED)
 		return r;
 	if (r < 0 && r != -ENOENT) {
+		note_stuck(staging, *staged);
 		staging_leave(staging, staged);
 		return r;
 	}
@@ -357,6 +358,7 @@ int staging_reclaim(struct staging *staging, bool *ret_again)
 		if (r == 0 || r == -ENOENT) {
 			reclaimed(staging, staged);
 		} else {
+			note_stuck(staging, staged);
 			put_left(staging, staged);
 			*ret_again = true;
 		}

@@ -31,6 +31,7 @@ struct staged {
 	struct ew_file *folder; /* where it is */
 	bool holds;		/* a slot, which is presumed until it is gone */
 	bool doubtful;		/* whatever its file's end says: how its open went is not known */
+	bool stuck;		/* its removal was tried and failed, and no slot is held for it */
 	char name[STAGING_NAME_BYTES];
 };
 
@@ -46,9 +47,9 @@ struct staging {
 	_Atomic uint64_t swept; /* names of servers that are gone, removed by the sweep */
 
 	pthread_mutex_t lock;
-	struct staged *left;	 /* names that could not be removed when their files ended */
-	unsigned int left_alone; /* of these, in staging and without a slot */
+	struct staged *left; /* names that could not be removed when their files ended */
 	struct ew_event left_work;
+	_Atomic unsigned int stuck; /* of these; too many of them stop new files */
 };
 
 /**
@@ -75,7 +76,7 @@ const char *staging_describe(const struct staging *staging);
  * @ret_staged: its name, also after an error if it may exist; NULL: it has none
  *
  * When the file has ended, staging_settle() is due for the name.
- * Errors: those of ew_tempfile_open_named(); -EIO also while too many names cannot be removed.
+ * Errors: those of ew_tempfile_open() and ew_tempfile_open_named(); -EIO also while too many names cannot be removed.
  */
 EW_SUSPENDS int staging_make(struct staging *staging, struct ew_tempfile **ret_file,
 			     struct staged **ret_staged);

@@ -536,6 +536,37 @@ def test_gateway_body_that_cannot_be_removed_is_removed_later():
             filesystem.clear()
 
 
+LEFT_MAX = 16
+
+
+def too_many_bodies_stay(nameless):
+    with testfs.Filesystem(nameless=nameless) as filesystem, stage(bucket=filesystem.mount / "bodies",
+                                                                  expected=["reclaim-failed"]) as place:
+        try:
+            place.start_worker()
+            filesystem.rule("unlink", error="EIO", path="/bodies/*")
+            for _ in range(LEFT_MAX):
+                equal(place.gateway.post(SHORT).json, {"steps": 2})
+            place.gateway.await_rest()
+            place.gateway.post(SHORT).problem(500, "storage")
+            equal(len(place.bodies()), LEFT_MAX)
+            equal(place.gateway.post(job(20, 1000)).json, {"steps": 2})
+            filesystem.clear()
+            place.is_clean()
+            equal(place.gateway.post(SHORT).json, {"steps": 2})
+            place.is_clean()
+        finally:
+            filesystem.clear()
+
+
+def test_gateway_takes_no_more_bodies_while_too_many_cannot_be_removed():
+    too_many_bodies_stay(True)
+
+
+def test_gateway_takes_no_more_bodies_while_too_many_cannot_be_removed_where_no_file_is_nameless():
+    too_many_bodies_stay(False)
+
+
 def test_gateway_bodies_where_no_file_is_nameless():
     with testfs.Filesystem() as filesystem, stage(bucket=filesystem.mount / "bodies") as place:
         connection = place.gateway.connect()
