@@ -50,6 +50,9 @@
 #define LEASE_PATIENCE_MS 10000
 #define LEASE_LOOK_MS	  10
 
+/* Before the bucket's path, which begins with a slash, if names in the bucket are under the lease. */
+#define LEASE_OF_BODIES "bodies\n"
+
 static int say(char *error, size_t error_bytes, int r, const char *what, const char *path)
 {
 	snprintf(error, error_bytes, "%s %s: %s", what, path, strerror(-r));
@@ -123,7 +126,10 @@ static int make_own(struct lease *lease, const char *bucket)
 			   O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (lease->fd < 0)
 		return -errno;
-	r = dprintf(lease->fd, "%s\n", bucket) < 0 || fsync(lease->fd) < 0 ? -errno : 0;
+	r = dprintf(lease->fd, "%s%s\n", lease->is_leased ? LEASE_OF_BODIES : "", bucket) < 0 ||
+			    fsync(lease->fd) < 0
+		    ? -errno
+		    : 0;
 	if (r == 0)
 		r = try_lock(lease->fd);
 	if (r == 0)
@@ -249,12 +255,13 @@ static int take_inside(struct lease *lease, const char *state, const char *bucke
 	return r;
 }
 
-int lease_take(struct lease *lease, const char *state, const char *bucket, char *error,
-	       size_t error_bytes)
+int lease_take(struct lease *lease, const char *state, const char *bucket, bool is_leased,
+	       char *error, size_t error_bytes)
 {
 	int lock_fd, r;
 
 	*lease = LEASE_NONE;
+	lease->is_leased = is_leased;
 	lease->state_fd = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (lease->state_fd < 0)
 		return say(error, error_bytes, -errno, "cannot open the state folder", state);
@@ -271,15 +278,20 @@ void lease_probe_name(const char *id, char *ret_name)
 	snprintf(ret_name, LEASE_PROBE_BYTES, ".ew-ingest-probe-%s", id);
 }
 
-/* The one that the lease says, or "" if it says none. */
-static int read_bucket(int fd, char bucket[PATH_MAX + 1])
+#define TEXT_BYTES (sizeof(LEASE_OF_BODIES) + PATH_MAX)
+
+/* The path of the bucket that the lease says, or "" if it says none; in @text. */
+static int read_bucket(int fd, char text[TEXT_BYTES], bool *ret_is_leased, const char **ret_bucket)
 {
-	ssize_t bytes = pread(fd, bucket, PATH_MAX, 0);
+	ssize_t bytes = pread(fd, text, TEXT_BYTES - 1, 0);
+	size_t head = strlen(LEASE_OF_BODIES);
 
 	if (bytes < 0)
 		return -errno;
 	/* A path may have any byte but NUL; the last one is the line's end. */
-	bucket[bytes > 0 ? bytes - 1 : 0] = '\0';
+	text[bytes > 0 ? bytes - 1 : 0] = '\0';
+	*ret_is_leased = strncmp(text, LEASE_OF_BODIES, head) == 0;
+	*ret_bucket = *ret_is_leased ? text + head : text;
 	return 0;
 }
 
@@ -302,33 +314,41 @@ static int remove_probe(const struct lease_dead *dead, const char *bucket)
 }
 
 /* From the bucket that a lease says: the dead one's, or ours, which may be the same one, moved. */
-static int remove_probe_by(const struct lease_dead *dead, int lease_fd, char *error,
-			   size_t error_bytes)
+static int remove_probe_by(const struct lease_dead *dead, int lease_fd, bool can_be_leased,
+			   char *error, size_t error_bytes)
 {
-	char *bucket = calloc(1, PATH_MAX + 1);
+	char *text = calloc(1, TEXT_BYTES);
+	const char *bucket = "";
+	bool is_leased;
 	int r;
 
-	if (!bucket)
+	if (!text)
 		return say(error, error_bytes, -ENOMEM, "cannot read the lease", dead->id);
-	r = read_bucket(lease_fd, bucket);
-	if (r < 0)
+	r = read_bucket(lease_fd, text, &is_leased, &bucket);
+	if (r < 0) {
 		say(error, error_bytes, r, "cannot read the lease", dead->id);
-	if (r == 0) {
+	} else if (is_leased && !can_be_leased) {
+		r = -EBUSY;
+		snprintf(error, error_bytes,
+			 "the lease %s is of an ew-gateway, and only another one removes the files "
+			 "that it has left in %s",
+			 dead->id, bucket);
+	} else {
 		r = remove_probe(dead, bucket);
 		if (r < 0)
 			say(error, error_bytes, r, "cannot remove a test file from the bucket",
 			    bucket);
 	}
-	free(bucket);
+	free(text);
 	return r;
 }
 
 static int bury(struct lease *lease, struct lease_dead *dead, char *error, size_t error_bytes)
 {
-	int r = remove_probe_by(dead, dead->fd, error, error_bytes);
+	int r = remove_probe_by(dead, dead->fd, lease->is_leased, error, error_bytes);
 
 	if (r == 0)
-		r = remove_probe_by(dead, lease->fd, error, error_bytes);
+		r = remove_probe_by(dead, lease->fd, lease->is_leased, error, error_bytes);
 	if (r == 0 && unlinkat(lease->folder_fd, dead->id, 0) < 0 && errno != ENOENT)
 		r = say(error, error_bytes, -errno, "cannot remove the lease", dead->id);
 	return r;

@@ -350,6 +350,23 @@ def test_gateway_and_ingest_keep_out_of_each_others_folders():
             check(f"the bucket {server.bucket} is in use by an ew-ingest, and ew-gateway needs one of its own" in said, said)
 
 
+def test_gateway_bodies_of_one_that_was_killed_are_not_forgotten_by_an_ingest():
+    """Which may come into the folders when no gateway lives; the lease stays for the next gateway."""
+    with ingest.folder() as folder, stage(bucket=folder / "bodies") as place:
+        with contextlib.closing(place.queues()):
+            found = place.await_bodies(1)
+            place.gateway.process.kill()
+            place.gateway.process.wait()
+        with ingest.Server("none", bucket=place.bucket) as server:
+            server.wait_log("event=sweep-failed")
+            check(f"the lease {found[0].name.split('-')[0]} is of an ew-gateway" in server.log(), server.log())
+            equal((place.bodies(), place.leases()), (found, 2))
+            equal(server.put("f", b"x").status, 201)
+        (place.bucket / "f").unlink()
+        place.gateway = place.start_gateway()
+        place.is_clean()
+
+
 def test_gateway_folder_stays_when_who_made_it_is_refused():
     """An ew-ingest makes the folders, and the gateway is there before it has locked them."""
     with testfs.Filesystem(nameless=True) as filesystem:
