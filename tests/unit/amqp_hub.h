@@ -103,6 +103,7 @@ struct hub {
 	void (*delivers)(struct peer *peer, const struct letter *letter);
 	void (*lost)(struct peer *peer);
 	int64_t (*delays)(void); /* before something is sent */
+	int64_t (*dozes)(void);	 /* before something is read */
 	/* May change what is sent, whole frames. */
 	void (*tampers)(struct peer *peer, struct ew_amqp_output *output);
 };
@@ -658,6 +659,13 @@ static int peer_write(void *argument)
 	return r;
 }
 
+static int doze(struct hub *hub)
+{
+	int64_t time_ns = hub->dozes ? hub->dozes() : 0;
+
+	return time_ns > 0 ? ew_sleep(time_ns) : 0;
+}
+
 static int peer_read(struct peer *peer)
 {
 	amqp_connection_start_t start = { .version_minor = 9,
@@ -675,7 +683,9 @@ static int peer_read(struct peer *peer)
 	broker_say(broker, 0, AMQP_CONNECTION_START_METHOD, &start);
 	while (r > 0) {
 		hub_flush(peer);
-		r = broker_receive(broker);
+		r = doze(peer->hub);
+		if (r == 0)
+			r = broker_receive(broker);
 		if (r > 0)
 			r = broker_handle_all(broker);
 	}

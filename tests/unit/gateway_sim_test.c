@@ -35,6 +35,20 @@ static int64_t delays(void)
 	return calm || ew_sim_random(20 * gentleness) ? 0 : (int64_t)ew_sim_random(2 * EW_SECOND);
 }
 
+/* Longer than anybody waits for an answer. */
+static int64_t dozes(void)
+{
+	return calm || ew_sim_random(200 * gentleness) ? 0 : (int64_t)ew_sim_random(30 * EW_SECOND);
+}
+
+/* Channels are not closed on it, and it opens no new ones. */
+static int answer_no_channels(struct broker *broker, unsigned channel, const amqp_method_t *method)
+{
+	if (method->id == AMQP_CHANNEL_CLOSE_METHOD || method->id == AMQP_CHANNEL_OPEN_METHOD)
+		return 1;
+	return on_method(broker, channel, method);
+}
+
 static struct peer *any_peer(void)
 {
 	struct peer *peer = world.broker.peers;
@@ -101,7 +115,8 @@ static int weather(void *unused)
 		if (r < 0 || calm || !peer || !peer->reading)
 			continue;
 		channel = 1 + (unsigned)ew_sim_random(4);
-		switch (ew_sim_random(12)) {
+		switch (ew_sim_random(13)) {
+		case 8: peer->broker.on = answer_no_channels; break;
 		case 0: ew_scope_cancel(peer->reading, EW_REASON_REQUESTED); break;
 		case 1: peer->cut = true; break;
 		case 2: say_goodbye(peer); break;
@@ -355,6 +370,7 @@ static int scenario(void *unused)
 	gentleness = 1 + 4 * ew_sim_random(3);
 	world.broker.judge = judge;
 	world.broker.delays = delays;
+	world.broker.dozes = dozes;
 	/* By lot the broker is the only trouble. */
 	if (ew_sim_random(2))
 		ew_sim_calm();
@@ -1303,11 +1319,6 @@ TEST(gateway_channel_to_workers_that_the_broker_ends_comes_again)
 /* The first that a route has: grants, cancels and refusals are before it. */
 #define ROUTE_CHANNEL 4
 
-static int answer_no_close(struct broker *broker, unsigned channel, const amqp_method_t *method)
-{
-	return method->id == AMQP_CHANNEL_CLOSE_METHOD ? 1 : on_method(broker, channel, method);
-}
-
 static int ask_after_a_consumer(void)
 {
 	struct exchange exchange;
@@ -1316,7 +1327,7 @@ static int ask_after_a_consumer(void)
 	say_post(&exchange, "1 100 s", "");
 	EXPECT_EQ(converse(&exchange), 0);
 	EXPECT_EQ(exchange.status, 200);
-	gateway_peer->broker.on = answer_no_close;
+	gateway_peer->broker.on = answer_no_channels;
 	cancel_consumer(gateway_peer, ROUTE_CHANNEL);
 	EXPECT_EQ(ew_sleep(30 * EW_SECOND), 0);
 	say_post(&exchange, "2 100 s", "");
