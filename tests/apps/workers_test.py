@@ -401,7 +401,7 @@ def running_lost(script, place):
 
 def running_unconsumed(script, place):
     """Of the control queue, by which no cancel would come any more; then of the work queue."""
-    claim = running(script, place)
+    claim = running(script, place, headers={"x-ew-claim-wait-ms": "600000"})
     broker().control("delete_queue", claim.reply_to)
     again = script.hears_claim(claim.correlation_id, redelivered=True)
     check(claim.reply_to != again.reply_to, "a new address")
