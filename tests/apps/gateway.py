@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -25,7 +26,7 @@ except ImportError:  # the distribution's package, and a python3 that is not the
 
 GATEWAY = ingest.BUILD / "bin" / "ew-gateway"
 WORKERS = ingest.ROOT / "examples" / "workers"
-LANGUAGES = ("c", "python", "node")
+LANGUAGES = ("own",) if "EW_WORKER" in os.environ else ("c", "python", "node")
 BROKER = rabbitmq.Broker()
 NUMBERS = itertools.count(1)
 
@@ -61,6 +62,8 @@ def work_queue(arguments=None):
 
 
 def command_of(language):
+    if language == "own":
+        return shlex.split(os.environ["EW_WORKER"])
     if language == "c":
         return [str(ingest.BUILD / "examples" / "workers" / "worker")]
     if language == "python":
