@@ -62,7 +62,7 @@ struct note {
 	char id[ID_BYTES];
 	unsigned gateway;
 	unsigned publications; /* each over a connection of its own */
-	unsigned attempt;      /* the last one */
+	unsigned attempts;     /* of their numbers each a bit */
 	unsigned peer;	       /* of the last one */
 	unsigned begun;
 	bool finished;	   /* with a result */
@@ -148,10 +148,10 @@ static void note_operation(struct peer *peer, const struct ew_amqp_message *mess
 	}
 	note->peer = peer->number;
 	note->publications++;
-	/* One that was lost on its way has a number, too. */
+	/* One that was lost on its way has a number, too; and a broker that dozed at one connection may read it the last. */
 	attempt = (unsigned)atoi(ew_amqp_header_find(message, "x-ew-attempt"));
-	EXPECT(attempt > note->attempt && attempt <= 3);
-	note->attempt = attempt;
+	EXPECT(attempt >= 1 && attempt <= 3 && !(note->attempts & 1u << attempt));
+	note->attempts |= 1u << attempt;
 }
 
 static struct note *note_of(const char *id)
