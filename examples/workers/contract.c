@@ -239,16 +239,24 @@ static bool is_past_deadline(const struct contract_job *job)
 
 /* ---- running ---- */
 
+static void runs_no_more(void *job)
+{
+	((struct contract_job *)job)->running = NULL;
+}
+
+static int runs_no_more_close(void *job)
+{
+	runs_no_more(job);
+	return 0;
+}
+
 static int work(struct contract_job *job, struct contract_result *ret_result)
 {
-	int r;
-
 	EW_SCOPE(scope);
+	EW_GUARD(running, job, .close = runs_no_more_close, .abort = runs_no_more);
 
 	job->running = &scope;
-	r = job->session->options->work(job, ret_result);
-	job->running = NULL;
-	return r;
+	return job->session->options->work(job, ret_result);
 }
 
 /* If it is the connection that has ended, nothing can be said, and the calls here say so. */
@@ -375,8 +383,9 @@ static void enter(struct contract_job *job)
 	*first = job;
 }
 
-static void leave(struct contract_job *job)
+static void leave(void *argument)
 {
+	struct contract_job *job = argument;
 	struct contract_job **link = bucket(job->session, job->token);
 
 	while (*link != job)
@@ -384,17 +393,23 @@ static void leave(struct contract_job *job)
 	*link = job->next;
 }
 
+static int leave_close(void *job)
+{
+	leave(job);
+	return 0;
+}
+
 /* An error is one of the channel, and ends the session. */
 static int handle(void *session, void *delivery)
 {
 	struct contract_job job = { .session = session, .delivery = delivery };
-	int r;
 
 	make_token(&job);
 	enter(&job);
-	r = claim_and_obey(&job);
-	leave(&job);
-	return r;
+
+	EW_GUARD(entered, &job, .close = leave_close, .abort = leave);
+
+	return claim_and_obey(&job);
 }
 
 /* ---- a session: what a connection lasts for ---- */
