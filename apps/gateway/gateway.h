@@ -75,6 +75,7 @@ struct route {
 	uint64_t shed;	       /* requests that got no permit, or found no broker */
 	uint64_t shed_unnamed; /* of those, of tenants that have gone */
 	uint64_t unstored;     /* of those, whose bodies had no place */
+	uint64_t gone;	       /* requests that were cancelled before their operation began */
 	uint64_t ended[OUTCOME_COUNT];
 	uint64_t cancelled[OUTCOME_COUNT];
 	uint64_t presumed_proved; /* free after all: by a late proof */

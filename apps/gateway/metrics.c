@@ -138,6 +138,11 @@ static int64_t unstored(struct route *route)
 	return (int64_t)route->unstored;
 }
 
+static int64_t gone(struct route *route)
+{
+	return (int64_t)route->gone;
+}
+
 static int64_t republished(struct route *route)
 {
 	return (int64_t)route->republished;
@@ -312,6 +317,8 @@ char *metrics_print(struct gateway *gateway, size_t *ret_bytes)
 		   shed);
 	print_each(&page, gateway, "bodies_unstored_total", "counter",
 		   "Of those, whose bodies could not be stored.", unstored);
+	print_each(&page, gateway, "gone_total", "counter",
+		   "Requests that were cancelled before their operation began.", gone);
 	print_each(&page, gateway, "republished_total", "counter",
 		   "Operations published again, because the broker was lost before it confirmed.",
 		   republished);

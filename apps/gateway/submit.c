@@ -178,15 +178,23 @@ static int say_cut(struct submission *submission, struct operation *operation)
 			      operation->id, BROKER_RETRY_SECONDS);
 }
 
+/* Nobody wants it any more, and it has not begun. */
+static int give_up(struct submission *submission, struct operation *operation)
+{
+	forgo(operation);
+	operation->route->gone++;
+	return say_cut(submission, operation);
+}
+
 /* Its body has no place; or there was one, and nobody wants it any more. */
 static int say_unstored(struct submission *submission, struct operation *operation, int r)
 {
 	enum problem problem = r == -ENOSPC || r == -EDQUOT ? PROBLEM_NO_SPACE : PROBLEM_STORAGE;
 	char detail[96];
 
-	forgo(operation);
 	if (r == -ECANCELED)
-		return say_cut(submission, operation);
+		return give_up(submission, operation);
+	forgo(operation);
 	operation->route->shed++;
 	operation->route->unstored++;
 	/* A disk may say that, too. */
@@ -438,10 +446,8 @@ static int admit(struct submission *submission, struct operation *operation)
 	r = enter_line(operation, &waiter, &own_permit, &permit, &waited);
 	if (waiter.is_shed && !ew_cancel_requested())
 		return say_shed(submission, operation, &waiter);
-	if (r == -ECANCELED) {
-		forgo(operation);
-		return say_cut(submission, operation);
-	}
+	if (r == -ECANCELED)
+		return give_up(submission, operation);
 	if (r < 0)
 		return say_busy(submission, operation, waiter.limit, r);
 	if (waited && !may_start(submission, route, operation, &r))

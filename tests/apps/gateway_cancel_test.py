@@ -473,13 +473,14 @@ def vanish(stage, clients):
 
 
 def crowd_is_over(stage, before):
-    """Each has ended in exactly one way, with a proof; whoever was still in line needed none. How many ended how so far."""
+    """Each has ended in exactly one way: with a proof, or still in line, where none was needed. How many ended how so far."""
     permits = stage.gateway.permits()["capacity"]
-    now = stage.gateway.outcomes()
+    now = {"gone": int(stage.gateway.metric('gateway_gone_total{route="render"}')), **stage.gateway.outcomes()}
     outcomes = {name: count - before.get(name, 0) for name, count in now.items()}
-    check(set(outcomes) <= PROOFS | {"unsent"}, f"{outcomes}")
-    equal(stage.gateway.outcomes("cancels"), {name: count for name, count in now.items() if name != "unsent"})
-    check(permits <= sum(outcomes.values()) <= CROWD, f"{outcomes} of {permits}")
+    check(set(outcomes) <= PROOFS | {"unsent", "gone"}, f"{outcomes}")
+    equal(stage.gateway.outcomes("cancels"), {name: count for name, count in now.items() if name not in ("unsent", "gone")})
+    equal(sum(outcomes.values()), CROWD, f"{outcomes}")
+    check(outcomes["gone"] <= CROWD - permits, f"{outcomes} of {permits}")
     check(stage.log.running()[1] <= permits, f"{stage.log.running()} of {permits} permits")
     return now
 
