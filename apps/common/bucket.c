@@ -162,7 +162,8 @@ static int take_lease(struct bucket *bucket, const char *path, const char *state
 
 	if (!real)
 		return say(error, error_bytes, -errno, "cannot resolve", path);
-	r = lease_take(&bucket->staging.lease, state, real, bucket->is_leased, error, error_bytes);
+	r = lease_take(&bucket->staging.lease, bucket->folder_lock.state_fd, state, real,
+		       bucket->is_leased, error, error_bytes);
 	free(real);
 	return r;
 }

@@ -28,7 +28,7 @@ int folder_lock_take(struct folder_lock *lock, const char *bucket, const char *s
 void folder_lock_release(struct folder_lock *lock);
 
 /*
- * A server of this lease lives, as long as the descriptor of its state folder is open: whatever becomes of the lease's
+ * A server of this lease lives, as long as this descriptor of its state folder is open: whatever becomes of the lease's
  * file. @id: hex digits. Return: 0 or -errno.
  */
 int folder_lock_live(int state_fd, const char *id);

@@ -255,16 +255,14 @@ static int take_inside(struct lease *lease, const char *state, const char *bucke
 	return r;
 }
 
-int lease_take(struct lease *lease, const char *state, const char *bucket, bool is_leased,
-	       char *error, size_t error_bytes)
+int lease_take(struct lease *lease, int state_fd, const char *state, const char *bucket,
+	       bool is_leased, char *error, size_t error_bytes)
 {
 	int lock_fd, r;
 
 	*lease = LEASE_NONE;
 	lease->is_leased = is_leased;
-	lease->state_fd = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (lease->state_fd < 0)
-		return say(error, error_bytes, -errno, "cannot open the state folder", state);
+	lease->state_fd = state_fd;
 	r = lock_fd = enter(lease->state_fd, state, error, error_bytes);
 	if (lock_fd >= 0) {
 		r = take_inside(lease, state, bucket, error, error_bytes);
@@ -374,7 +372,5 @@ void lease_release(struct lease *lease)
 		close(lease->fd);
 	if (lease->folder_fd >= 0)
 		close(lease->folder_fd);
-	if (lease->state_fd >= 0)
-		close(lease->state_fd);
-	lease->fd = lease->folder_fd = lease->state_fd = -1;
+	lease->fd = lease->folder_fd = -1;
 }

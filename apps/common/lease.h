@@ -23,7 +23,7 @@ struct lease_dead {
 };
 
 struct lease {
-	int state_fd;
+	int state_fd; /* borrowed */
 	bool is_leased;
 	int folder_fd; /* of the lease files */
 	int fd;	       /* of our own, locked */
@@ -46,7 +46,8 @@ void lease_probe_name(const char *id, char *ret_name);
 
 /**
  * lease_take() - make a lease, and note which others there are
- * @state:  folder that the servers share, which exists; held open until the release
+ * @state_fd: of the folder that the servers share, as folder_lock_take() has locked it; borrowed until the release
+ * @state:  its path, for @error
  * @bucket: absolute path, kept in the lease for whoever removes a test file
  * @is_leased: names in the bucket are under the lease, too: only who says so here buries it
  * @error:  receives one sentence when it fails
@@ -54,8 +55,8 @@ void lease_probe_name(const char *id, char *ret_name);
  * Blocks, at most ten seconds for another server that is in here: not for a worker.
  * Return: 0 or -errno; lease_release() is due in both cases.
  */
-int lease_take(struct lease *lease, const char *state, const char *bucket, bool is_leased,
-	       char *error, size_t error_bytes);
+int lease_take(struct lease *lease, int state_fd, const char *state, const char *bucket,
+	       bool is_leased, char *error, size_t error_bytes);
 
 /**
  * lease_take_over() - of the others, the next up to LEASE_DEAD_MAX whose servers are gone
