@@ -25,6 +25,17 @@ void ew_amqp_channel_put(struct ew_amqp_channel *channel)
 	free(channel);
 }
 
+void ew_amqp_let_go(void *channel)
+{
+	ew_amqp_channel_put(channel);
+}
+
+int ew_amqp_let_go_close(void *channel)
+{
+	ew_amqp_channel_put(channel);
+	return 0;
+}
+
 void ew_amqp_channel_stop(struct ew_amqp_channel *channel)
 {
 	if (channel->queue)
@@ -88,6 +99,8 @@ int ew_amqp_channel_call(struct ew_amqp_channel *channel, amqp_method_number_t i
 {
 	int r;
 
+	channel->references++;
+	EW_GUARD(held, channel, .close = ew_amqp_let_go_close, .abort = ew_amqp_let_go);
 	EW_OWN(ew_mutex_hold, turn);
 
 	r = ew_mutex_lock(&channel->turn, EW_NEVER, &turn);

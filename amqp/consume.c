@@ -55,17 +55,6 @@ int ew_amqp_consume(struct ew_amqp_channel *channel, const struct ew_amqp_consum
 	return begin(channel, consumer, prefetch);
 }
 
-static void let_go(void *channel)
-{
-	ew_amqp_channel_put(channel);
-}
-
-static int let_go_close(void *channel)
-{
-	ew_amqp_channel_put(channel);
-	return 0;
-}
-
 /* A cancel from outside does not lose what has come; one that lasts longer than endings may take ends the connection. */
 static int wait_for_room(struct ew_amqp_channel *channel, struct ew_amqp_delivery **delivery)
 {
@@ -95,7 +84,7 @@ int ew_amqp_deliver(struct ew_amqp_channel *channel)
 	if (r == -EAGAIN) {
 		/* The owner may close it meanwhile. */
 		channel->references++;
-		EW_GUARD(held, channel, .close = let_go_close, .abort = let_go);
+		EW_GUARD(held, channel, .close = ew_amqp_let_go_close, .abort = ew_amqp_let_go);
 		r = wait_for_room(channel, &delivery);
 	}
 	/* Closed: nobody wants it any more. */

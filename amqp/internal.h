@@ -93,7 +93,8 @@ struct ew_amqp_stander {
 
 struct ew_amqp_channel {
 	struct ew_resource resource;
-	unsigned references; /* its owner, the connection's table, and who delivers to it */
+	unsigned
+		references; /* its owner, the connection's table, and who is in a call on it or delivers to it */
 	struct ew_amqp_connection *connection;
 	unsigned number;
 	enum ew_amqp_state state;
@@ -222,6 +223,10 @@ EW_SUSPENDS int ew_amqp_channel_call(struct ew_amqp_channel *channel, amqp_metho
 				     void *method, amqp_method_number_t answer);
 
 void ew_amqp_channel_put(struct ew_amqp_channel *channel);
+
+/* For a guard that has a reference, of whoever is in a call on it: its owner may be forced to end it meanwhile. */
+void ew_amqp_let_go(void *channel);
+int ew_amqp_let_go_close(void *channel);
 
 /* ---- publish.c ---- */
 

@@ -128,6 +128,8 @@ int ew_amqp_say_in_turn(struct ew_amqp_channel *channel, amqp_method_number_t id
 	struct ew_amqp_connection *connection = channel->connection;
 	int r;
 
+	channel->references++;
+	EW_GUARD(held, channel, .close = ew_amqp_let_go_close, .abort = ew_amqp_let_go);
 	EW_OWN(ew_mutex_hold, turn);
 
 	r = ew_amqp_output_turn(channel, AMQP_FRAME_MIN_SIZE, false, &turn);

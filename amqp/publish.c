@@ -208,6 +208,8 @@ static int queue(struct ew_amqp_channel *channel, const struct ew_amqp_message *
 	size_t bytes = ew_amqp_publish_bytes(message, channel->connection->frame_bytes_max);
 	int r;
 
+	channel->references++;
+	EW_GUARD(held, channel, .close = ew_amqp_let_go_close, .abort = ew_amqp_let_go);
 	EW_OWN(ew_mutex_hold, publish_turn);
 	EW_OWN(ew_mutex_hold, turn);
 
