@@ -194,6 +194,7 @@ def test_gateway_broker_nacks_what_another_queue_has_and_the_permit_is_not_free_
 
 def test_gateway_broker_is_killed_and_restarted_and_nothing_is_lost_behind_a_success():
     with under_load() as (server, load):
+        broker().settle()
         broker().kill()
         wait_until(lambda: load.count(503, "broker-unavailable"), 60, "refused while there is no broker")
         check(not server.is_ready(), "not ready")
