@@ -109,7 +109,8 @@ EW_SUSPENDS EW_API int ew_socket_send_fd(struct ew_socket *socket, const void *d
 /**
  * ew_socket_recv_fd() - unix sockets: bytes, and the descriptor that came with them, as a file
  * @ret_file: an empty place; stays empty when none came
- * Errors:   those of recvmsg(2), -ENOMEM, -ECANCELED: nothing was taken
+ * Errors:   those of recvmsg(2); -ECANCELED: nothing was taken. -EMFILE the process has no room for the descriptor, -ENOMEM
+ *           none for the file: it is lost, with the bytes, and ew_outcome() is EW_OUTCOME_SPOILED
  */
 EW_SUSPENDS EW_API int ew_socket_recv_fd(struct ew_socket *socket, void *buffer, size_t size,
 					 struct ew_file **ret_file);

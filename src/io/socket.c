@@ -645,6 +645,13 @@ static int first_descriptor(struct msghdr *message)
 	return found;
 }
 
+/* The bytes have been taken, and what came with them is lost. */
+static int spoiled(int r)
+{
+	ew__task()->outcome = EW_OUTCOME_SPOILED;
+	return r;
+}
+
 int ew_socket_recv_fd(struct ew_socket *socket, void *buffer, size_t size,
 		      struct ew_file **ret_file)
 {
@@ -674,12 +681,12 @@ int ew_socket_recv_fd(struct ew_socket *socket, void *buffer, size_t size,
 		return r;
 	fd = first_descriptor(&message);
 	if (fd < 0)
-		return r;
+		return message.msg_flags & MSG_CTRUNC ? spoiled(-EMFILE) : r;
 	ew__made_at = site;
 	adopted = (ew_file_adopt)(fd, ret_file);
 	if (adopted < 0) {
 		ew__system_close(fd);
-		return adopted;
+		return spoiled(adopted);
 	}
 	return r;
 }

@@ -387,6 +387,36 @@ static int pass_descriptors(void *argument)
 	return 0;
 }
 
+static int receive_without_room(void *argument)
+{
+	EW_OWN(ew_socket, one);
+	EW_OWN(ew_socket, other);
+	EW_OWN(ew_file, file);
+	rlim_t usual;
+	char text[16];
+	int lowest;
+
+	(void)argument;
+	EXPECT_EQ(ew_socket_pair(&one, &other), 0);
+	EXPECT_EQ(ew_socket_send_fd(one, "lost", 4, ew_socket_fd(one)), 0);
+	lowest = dup(ew_socket_fd(one));
+	close(lowest);
+	usual = set_limit(RLIMIT_NOFILE, (rlim_t)lowest);
+	EXPECT_EQ(ew_socket_recv_fd(other, text, sizeof(text), &file), -EMFILE);
+	EXPECT_EQ(ew_outcome(), EW_OUTCOME_SPOILED);
+	set_limit(RLIMIT_NOFILE, usual);
+	EXPECT(!file);
+	EXPECT_EQ(ew_socket_send(one, "next", 4), 0);
+	EXPECT_EQ(ew_socket_recv_fd(other, text, sizeof(text), &file), 4);
+	EXPECT(!file && !memcmp(text, "next", 4));
+	return 0;
+}
+
+TEST(socket_that_has_no_room_for_a_descriptor_says_that_it_is_lost)
+{
+	EXPECT_EQ(run_workers(1, receive_without_room, NULL), 0);
+}
+
 TEST(socket_passes_descriptors_and_closes_those_too_many)
 {
 	struct descriptors before = descriptors_now();
