@@ -8,6 +8,9 @@
 #include "io/pool.h"
 
 #include <pthread.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 
 static int run_with(unsigned workers, unsigned threads, ew_task_fn *fn, void *argument)
 {
@@ -317,6 +320,62 @@ TEST(pool_or_not_a_foreign_thread_may_ring_last)
 		EXPECT_EQ(run_with(1, 1, await_thread, &thread), 0);
 		EXPECT_EQ(pthread_join(thread, NULL), 0);
 	}
+}
+
+/* ---- giving way ---- */
+
+#define FILES_COUNT	  400
+#define TURN_OF_OTHERS_NS (5 * EW_MILLISECOND)
+
+static bool machine_is_full;
+static atomic_uint yields_count;
+
+/* The process's own, in place of the C library's: where others compute whoever calls it is away for a while. */
+int sched_yield(void)
+{
+	const struct timespec turn = { .tv_nsec = TURN_OF_OTHERS_NS };
+
+	if (!machine_is_full)
+		return (int)syscall(SYS_sched_yield);
+	atomic_fetch_add(&yields_count, 1);
+	return nanosleep(&turn, NULL);
+}
+
+static int wait_and_abort(void *argument)
+{
+	struct ew_file *files[FILES_COUNT] = { NULL };
+	struct ew_event never = { 0 };
+	unsigned i;
+
+	(void)argument;
+	for (i = 0; i < FILES_COUNT; i++)
+		EXPECT_EQ(ew_file_adopt(memfd_create("pool", MFD_CLOEXEC), &files[i]), 0);
+	EXPECT_EQ(ew_event_wait(&never, EW_NEVER), -ECANCELED);
+	machine_is_full = true;
+	for (i = 0; i < FILES_COUNT; i++)
+		ew_abort(&files[i]);
+	return 0;
+}
+
+static int cancel_who_has_files(void *argument)
+{
+	EW_SCOPE(scope);
+
+	(void)argument;
+	EXPECT_EQ(ew_spawn(&scope, wait_and_abort, NULL), 0);
+	EXPECT_EQ(ew_yield(), 0);
+	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
+	return ew_scope_join(&scope);
+}
+
+/* Whoever gave way after each job would be away 400 times. */
+TEST(pool_that_ends_what_cancelled_tasks_held_does_not_stand_behind_all_others_for_each)
+{
+	const int limit = SANITIZED || RUNNING_ON_VALGRIND ? FILES_COUNT / 2 : FILES_COUNT / 8;
+
+	EXPECT_EQ(run_with(1, 1, cancel_who_has_files, NULL), 0);
+	EXPECT(yields_count > 0);
+	EXPECT((int)yields_count < limit);
 }
 
 TEST_MAIN()
