@@ -231,13 +231,30 @@ static void prepare_loss(void *argument)
 	broker.on = hang_up;
 }
 
+static int wait_for_loss(void *connection)
+{
+	int r = ew_amqp_connection_wait(connection);
+
+	return r == -ECONNRESET ? 0 : r;
+}
+
 static int meet_loss(void *argument)
 {
 	int r;
 
+	EW_SCOPE(scope);
+	EW_OWN(ew_amqp_connection, connection);
+	EW_SCOPE(watching);
+
 	(void)argument;
-	r = converse(work);
-	return r == -ECONNRESET ? 0 : r;
+	r = broker_open(&broker, &scope, &client, NULL, &connection);
+	if (r == 0)
+		r = ew_spawn(&watching, wait_for_loss, connection);
+	if (r == 0)
+		r = use(connection, work);
+	if (r == -ECONNRESET)
+		r = 0;
+	return ew_scope_finish(&watching, r);
 }
 
 TEST(sweep_amqp_lost_connection)

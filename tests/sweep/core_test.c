@@ -43,7 +43,7 @@ static int nested_scopes(void *argument)
 	if (r == 0)
 		r = ew_spawn(&outer, family, (void *)3);
 	if (r == 0)
-		r = ew_sleep(EW_SECOND);
+		r = ew_sleep_until(ew_after(EW_SECOND));
 	{
 		EW_SCOPE(inner);
 
