@@ -96,8 +96,8 @@ static int door_publish(struct door *door, const struct ew_amqp_message *message
 	return r;
 }
 
-int broker_say(struct door *door, const char *type, const struct claim *newest,
-	       const char *correlation, const char *id)
+static int say(struct door *door, const char *type, const struct claim *newest,
+	       const char *correlation, const char *id, struct ew_amqp_receipt *ret_receipt)
 {
 	/* While this waits in line, a newer claim may come to where @newest points. */
 	const struct claim claim = *newest;
@@ -111,9 +111,16 @@ int broker_say(struct door *door, const char *type, const struct claim *newest,
 		.headers_count = 1,
 		.mandatory = true,
 	};
+
+	return door_publish(door, &message, ret_receipt);
+}
+
+int broker_say(struct door *door, const char *type, const struct claim *newest,
+	       const char *correlation, const char *id)
+{
 	struct ew_amqp_receipt receipt;
 
-	return door_publish(door, &message, &receipt);
+	return say(door, type, newest, correlation, id, &receipt);
 }
 
 int broker_publish(struct operation *operation, struct ew_amqp_receipt *ret_receipt)
@@ -228,13 +235,18 @@ static void drop(struct gateway *gateway, const struct notice *notice)
 		operation->claim_due = true;
 }
 
+static void line_up(struct gateway *gateway, struct notice *notice)
+{
+	if (!gateway->notices || ew_channel_try_send(gateway->notices, notice) < 0)
+		drop(gateway, notice);
+}
+
 static void note(struct gateway *gateway, struct notice *notice, const char *correlation,
 		 const char *id)
 {
 	snprintf(notice->correlation, sizeof(notice->correlation), "%s", correlation);
 	snprintf(notice->id, sizeof(notice->id), "%s", id);
-	if (!gateway->notices || ew_channel_try_send(gateway->notices, notice) < 0)
-		drop(gateway, notice);
+	line_up(gateway, notice);
 }
 
 static void refuse_later(struct gateway *gateway, const struct ew_amqp_message *message,
@@ -487,45 +499,65 @@ static int run_route(void *argument)
 /* ---- what is said to claims that nobody waits for ---- */
 
 /* What is said next waits for the answer to this, but not for ever. */
-static int say_patiently(struct gateway *gateway, const struct notice *notice)
+static int say_patiently(struct gateway *gateway, const struct notice *notice,
+			 struct ew_amqp_receipt *ret_receipt)
 {
 	int r;
 
 	EW_SCOPE(patience, .deadline_ns = ew_after(ANSWER_PATIENCE));
 
-	r = broker_say(&gateway->refusals, notice->type, &notice->claim, notice->correlation,
-		       notice->id);
+	r = say(&gateway->refusals, notice->type, &notice->claim, notice->correlation, notice->id,
+		ret_receipt);
 	return ew_scope_finish(&patience, r);
 }
 
-static int say_notice(struct gateway *gateway, const struct notice *notice)
+static void note_said(struct gateway *gateway, const struct notice *notice)
 {
 	struct operation *operation;
-	int r;
 
-	r = say_patiently(gateway, notice);
-	if (r < 0)
-		return r;
 	gateway->refused++;
 	if (!notice->proves)
-		return 0;
+		return;
 	operation = table_find(&gateway->table, notice->correlation);
 	if (!operation || outcome_is_proof(operation->outcome))
-		return 0;
+		return;
 	operation->outcome = OUTCOME_REFUSED;
 	if (operation->presumed)
 		permits_prove(gateway, operation, NULL);
-	return 0;
 }
 
 /* While the broker takes nothing, those behind it would not be taken either. */
-static int say_until_taken(struct gateway *gateway, const struct notice *notice)
+static int say_until_taken(struct gateway *gateway, const struct notice *notice,
+			   struct ew_amqp_receipt *ret_receipt)
 {
 	int r;
 
-	while ((r = say_notice(gateway, notice)) == -EBUSY)
+	while ((r = say_patiently(gateway, notice, ret_receipt)) == -EBUSY)
 		if (ew_sleep(BROKER_SAY_AGAIN) < 0)
 			return -ECANCELED;
+	return r;
+}
+
+/* The connection is over: who was not told yet is told over the next one. */
+static bool is_for_the_next(const struct gateway *gateway, const struct ew_amqp_receipt *receipt,
+			    int r)
+{
+	return receipt->fate == EW_AMQP_NOT_SENT &&
+	       (r == -ECANCELED || !broker_is_connected(gateway));
+}
+
+static int say_notice(struct gateway *gateway, struct notice *notice)
+{
+	struct ew_amqp_receipt receipt;
+	int r;
+
+	r = say_until_taken(gateway, notice, &receipt);
+	if (r == 0)
+		note_said(gateway, notice);
+	else if (is_for_the_next(gateway, &receipt, r))
+		line_up(gateway, notice);
+	else if (r != -EHOSTUNREACH) /* else it was the worker that has gone */
+		drop(gateway, notice);
 	return r;
 }
 
@@ -536,11 +568,8 @@ static int run_notices(void *argument)
 	int r;
 
 	while ((r = ew_channel_receive(gateway->notices, EW_NEVER, &notice)) > 0) {
-		r = say_until_taken(gateway, &notice);
-		/* Lost with the connection, unless it was the worker that has gone. */
-		if (r < 0 && r != -EHOSTUNREACH)
-			drop(gateway, &notice);
-		if (r == -ECANCELED)
+		r = say_notice(gateway, &notice);
+		if (r < 0 && (r == -ECANCELED || !broker_is_connected(gateway)))
 			return r;
 	}
 	return r;

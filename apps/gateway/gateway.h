@@ -122,7 +122,7 @@ struct gateway {
 	uint64_t heard_duplicate;
 	uint64_t heard_unknown;
 	uint64_t refused;	   /* or cancelled: claims that nobody waits for */
-	uint64_t refusals_dropped; /* because too many waited, or the broker was lost */
+	uint64_t refusals_dropped; /* too many waited, or the broker was lost unconfirmed */
 	uint64_t connected;
 	_Atomic uint64_t answers[6]; /* by hundreds of the status */
 	uint64_t cut;		     /* operations, by the end of the grace */

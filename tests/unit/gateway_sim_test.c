@@ -1244,6 +1244,59 @@ TEST(gateway_worker_that_was_not_cancelled_in_time_is_cancelled_over_the_next_co
 	run_fair("replies = queue\n", MOOD_TAKE, cancel_and_lose_the_connection);
 }
 
+/* Two wait to be told; the connection is lost before the first one is, or with it. */
+static void lose_the_line(bool with_one)
+{
+	struct exchange exchange;
+	char paths[2][64];
+
+	cancels = 0;
+	first_cancel = with_one ? MOOD_LOSE : MOOD_TAKE;
+	world.broker.judge = judge_cancels;
+	for (unsigned i = 0; i < 2; i++) {
+		say_post(&exchange, i == 0 ? "1 25000 s" : "2 25000 s",
+			 "Prefer: respond-async\r\n");
+		EXPECT_EQ(converse(&exchange), 0);
+		EXPECT_EQ(exchange.status, 202);
+		snprintf(paths[i], sizeof(paths[i]), "/ops/%s", exchange.id);
+	}
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	say_no_more(gateway_peer);
+	for (unsigned i = 0; i < 2; i++) {
+		say_about(&exchange, "DELETE", paths[i]);
+		EXPECT_EQ(converse(&exchange), 0);
+		EXPECT(says(&exchange, "\"presumed\""));
+	}
+	EXPECT_EQ(cancels, 0);
+	if (with_one)
+		say_unblocked(gateway_peer);
+	else
+		ew_scope_cancel(gateway_peer->reading, EW_REASON_REQUESTED);
+	EXPECT_EQ(ew_sleep(5 * EW_SECOND), 0);
+	EXPECT_EQ(world.gateway->connected, 2);
+	EXPECT_EQ(cancels, 2);
+	EXPECT_EQ(world.gateway->refusals_dropped, with_one);
+	EXPECT_EQ(world.gateway->routes[0].presumed_proved, with_one ? 1 : 2);
+}
+
+static int lose_the_line_unsent(void)
+{
+	lose_the_line(false);
+	return 0;
+}
+
+static int lose_the_line_with_one(void)
+{
+	lose_the_line(true);
+	return 0;
+}
+
+TEST(gateway_workers_that_waited_to_be_cancelled_when_the_connection_was_lost_are_cancelled_over_the_next_one)
+{
+	run_fair("replies = queue\n", MOOD_TAKE, lose_the_line_unsent);
+	run_fair("replies = queue\n", MOOD_TAKE, lose_the_line_with_one);
+}
+
 static int cancel_and_lose_the_notice(void)
 {
 	first_cancel = MOOD_LOSE;
