@@ -20,6 +20,7 @@
 #define LOOK_EVERY_NS	   (100 * EW_MILLISECOND)
 #define ANSWER_LOOK_NS	   (10 * EW_MILLISECOND)
 #define ANSWER_LOOKS	   30
+#define REPORT_LOOKS	   40
 #define REPORTED_WITHIN_NS (100 * EW_MILLISECOND)
 #define TASKS_NAMED_MAX	   32
 #define EXIT_STUCK	   70 /* EX_SOFTWARE, sysexits.h */
@@ -88,9 +89,11 @@ static bool await_descriptions(struct ew__watchdog *watchdog)
 {
 	unsigned looks;
 
-	for (looks = 0; looks < ANSWER_LOOKS && !all_described(watchdog->runtime); looks++)
+	for (looks = 0; looks < ANSWER_LOOKS && !all_described(watchdog->runtime); looks++) {
+		watchdog->steps++;
 		if (!ew__lookout_sleep(&watchdog->lookout, ANSWER_LOOK_NS))
 			return false;
+	}
 	return true;
 }
 
@@ -111,10 +114,12 @@ static void *name_what_is_stuck(void *argument)
 		return NULL;
 	for (i = 0; i < runtime->workers_count; i++) {
 		thread = &runtime->threads[i];
+		watchdog->steps++;
 		if (!atomic_load(&thread->described))
 			ew__report("stuck: worker %u does not answer: a task blocks its thread",
 				   thread->worker.number);
 	}
+	watchdog->steps++;
 	if (!ew__bug("stuck-calls-not-named"))
 		report_lanes(runtime);
 	fflush(stderr);
@@ -122,18 +127,29 @@ static void *name_what_is_stuck(void *argument)
 	return NULL;
 }
 
+/* As long as it comes on, however slowly on a machine that has much else to do. */
+static void await_reports(struct ew__watchdog *watchdog)
+{
+	unsigned steps = 0, looks = 0, now;
+
+	while (looks++ < REPORT_LOOKS && !atomic_load(&watchdog->named) &&
+	       ew__lookout_sleep(&watchdog->lookout, ANSWER_LOOK_NS)) {
+		now = watchdog->steps;
+		if (now != steps)
+			looks = 0;
+		steps = now;
+	}
+}
+
 /* The reports come from one thread more: whoever is to read them may be what is stuck. */
 static void leave_stuck(struct ew__watchdog *watchdog)
 {
 	pthread_t reporter;
 	bool reporting = pthread_create(&reporter, NULL, name_what_is_stuck, watchdog) == 0;
-	unsigned looks;
 
 	if (!reporting)
 		name_what_is_stuck(watchdog);
-	for (looks = 0; looks < ANSWER_LOOKS + 10 && !atomic_load(&watchdog->named); looks++)
-		if (!ew__lookout_sleep(&watchdog->lookout, ANSWER_LOOK_NS))
-			break;
+	await_reports(watchdog);
 	/* The program's report function, too, may hand lines to a thread. */
 	if (ew__lookout_sleep(&watchdog->lookout, REPORTED_WITHIN_NS)) {
 		if (reporting)

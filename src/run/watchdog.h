@@ -11,7 +11,8 @@
 struct ew__watchdog {
 	struct ew__runtime *runtime;
 	struct ew__lookout lookout;
-	_Atomic bool named; /* what is stuck has been said */
+	_Atomic unsigned steps; /* of the thread that says what is stuck */
+	_Atomic bool named;	/* it has said all */
 };
 
 /* Does nothing unless the program asked for it (exit_when_stuck). */

@@ -346,6 +346,35 @@ TEST(shutdown_with_a_blocked_worker_says_so_and_leaves)
 	EXPECT(strstr(ended.text, "worker 1 does not answer"));
 }
 
+static void report_slowly(void *unused, const char *line)
+{
+	const struct timespec pause = { .tv_nsec = 200 * EW_MILLISECOND };
+
+	(void)unused;
+	nanosleep(&pause, NULL);
+	fprintf(stderr, "%s\n", line);
+}
+
+static void process_blocked_whose_reports_are_slow(void)
+{
+	struct ew_run_options options = { .workers_count = 1,
+					  .exit_when_stuck = true,
+					  .report = report_slowly,
+					  .shutdown_budget_ns = 300 * EW_MILLISECOND };
+
+	(void)!ew_run(&options, shut_down_blocked, NULL);
+}
+
+/* As on a machine that has much else to do: the thread that says what is stuck comes late, but it comes. */
+TEST(shutdown_does_not_leave_while_what_is_stuck_is_being_said)
+{
+	struct ended ended = run_process(process_blocked_whose_reports_are_slow);
+
+	EXPECT(WIFEXITED(ended.status));
+	EXPECT_EQ(WEXITSTATUS(ended.status), 70);
+	EXPECT(strstr(ended.text, "worker 1 does not answer"));
+}
+
 static int read_driver_name(void *argument)
 {
 	snprintf(argument, 128, "%s", ew_driver_name());
