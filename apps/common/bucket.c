@@ -271,6 +271,13 @@ void bucket_abort(struct bucket *bucket)
 	ew_abort(&bucket->directory);
 }
 
+int bucket_end(struct ew_guard *guard)
+{
+	int r = ew_guard_run(guard);
+
+	return r == -ECANCELED ? 0 : r;
+}
+
 struct look {
 	int directory;
 	int staging;

@@ -23,6 +23,7 @@
 #define BUCKET_DISK_FLOOR_PERCENT 5
 
 struct sync_batch;
+struct ew_guard;
 struct ew_scope;
 
 /* For a page of metrics. */
@@ -81,6 +82,9 @@ EW_SUSPENDS int bucket_close(struct bucket *bucket);
 
 /* The other ending: what is left is for the next start. */
 void bucket_abort(struct bucket *bucket);
+
+/* Runs the guard whose endings those two are. What its time is too short for is the next start's, and no error. */
+EW_SUSPENDS int bucket_end(struct ew_guard *guard);
 
 /* What is to come, on the disk floor; bucket_unreserve() is due as it arrives, or does not. */
 void bucket_reserve(struct bucket *bucket, uint64_t bytes);

@@ -190,9 +190,8 @@ int server_serve(void *argument)
 	r = buckets_open(&gateway->buckets);
 	if (r == 0)
 		r = serve_front(gateway);
-	closed = ew_guard_run(&buckets);
-	/* What the time was too short for is the next start's, and no failure of this one. */
-	return r < 0 || closed == -ECANCELED ? r : closed;
+	closed = bucket_end(&buckets);
+	return r < 0 ? r : closed;
 }
 
 static int serve(void *argument)

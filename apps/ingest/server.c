@@ -191,7 +191,7 @@ int server_serve(void *argument)
 		fprintf(stderr, "ew-ingest: %s\n", error);
 	else
 		r = run_with_bucket(server);
-	closed = ew_guard_run(&bucket);
+	closed = bucket_end(&bucket);
 	return r < 0 ? r : closed;
 }
 

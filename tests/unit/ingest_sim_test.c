@@ -47,6 +47,61 @@ TEST(ingest_publishes_what_is_clean_on_a_simulated_disk)
 	ew_sim_filesystem_free(filesystem);
 }
 
+/* ---- an end that the disk is too slow for ---- */
+
+static bool has_left_something;
+
+static void listen_for_what_is_left(const char *event)
+{
+	has_left_something = has_left_something || strcmp(event, "left-for-the-next-start") == 0;
+}
+
+/* Longer than there is for the end of what a server has on it. */
+static int take_long(void)
+{
+	ew__virtual_now_ns += 20 * EW_SECOND;
+	return 0;
+}
+
+static int ask_before_it_is_slow(void)
+{
+	int r = expect_status("one", 5000, 201);
+
+	ew__system_file_fault = take_long;
+	return r;
+}
+
+static int serve_into_a_slow_end(void)
+{
+	int r = with_server(ask_before_it_is_slow);
+
+	ew__system_file_fault = NULL;
+	EXPECT_EQ(world.served, 0);
+	EXPECT(has_left_something);
+	EXPECT(ew_sim_name(STATE "/leases", 0));
+	return r == 0 ? calm_again() : r;
+}
+
+static int life_with_a_slow_end(void *unused)
+{
+	(void)unused;
+	log_listener = listen_for_what_is_left;
+	return with_scanner(serve_into_a_slow_end);
+}
+
+/* Whoever watches it must not take that for a failure, and start it again. */
+TEST(ingest_whose_disk_is_too_slow_for_its_end_has_not_failed)
+{
+	struct ew_sim_filesystem *filesystem;
+
+	prepare(NULL);
+	EXPECT_EQ(ew_sim_filesystem_new(&(struct ew_sim_filesystem_options){ .names_only = true },
+					&filesystem),
+		  0);
+	run_on(filesystem, 1, life_with_a_slow_end);
+	ew_sim_filesystem_free(filesystem);
+}
+
 /* ---- moods ---- */
 
 static uint64_t gentleness; /* of the scanner, in this world */

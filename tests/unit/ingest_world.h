@@ -46,6 +46,7 @@ static struct {
 	struct server *server; /* NULL: none serves */
 	bool stopped;	       /* no other is to */
 	bool once;	       /* nor if this one fails */
+	int served;	       /* the last one's result */
 	bool restarted;	       /* after a power cut */
 	bool sync_has_failed;  /* maybe, and what it was for was lost */
 
@@ -371,7 +372,8 @@ static int serve_once(void)
 
 	if (world.stopped)
 		front_stop(&world.server->front); /* told so while it was made */
-	return server_serve(world.server);
+	world.served = server_serve(world.server);
+	return world.served;
 }
 
 /* A world that fails lets it start again. */
