@@ -253,7 +253,8 @@ static int new_thread(void)
 		return -ENOMEM;
 	task = ew__task_on_stack(stack.top);
 	thread = thread_below(task);
-	*thread = (struct thread){ .task = task, .forks_count = atomic_load(&ew__forks_count) };
+	*thread = (struct thread){ .task = task };
+	thread->forks_count = atomic_load(&ew__forks_count);
 	if (pthread_setspecific(key, thread)) {
 		ew__stack_put(&stack);
 		return -ENOMEM;
