@@ -187,6 +187,11 @@ bool broker_is_connected(const struct gateway *gateway)
 	return gateway->connection && !ew_amqp_connection_error(gateway->connection);
 }
 
+static bool is_blocked(const struct gateway *gateway)
+{
+	return gateway->connection && ew_amqp_connection_blocked(gateway->connection);
+}
+
 int broker_await(struct route *route)
 {
 	int r = 0;
@@ -200,10 +205,9 @@ const char *broker_trouble(const struct route *route, bool *ret_blocked)
 {
 	const struct gateway *gateway = route->gateway;
 
-	*ret_blocked = false;
+	*ret_blocked = is_blocked(gateway);
 	if (!gateway->connection)
 		return gateway->reason;
-	*ret_blocked = ew_amqp_connection_blocked(gateway->connection) != NULL;
 	if (*ret_blocked)
 		return "the broker takes no messages now";
 	return route->door.channel ? NULL : route->reason;
@@ -581,7 +585,7 @@ static int run_notices(void *argument)
  * The broker tells of an alarm only who publishes. So something is published now and then, to nowhere: no queue has an
  * empty name.
  */
-static int probe(struct gateway *gateway)
+static int probe_door(struct door *door)
 {
 	const struct ew_amqp_message message = { .routing_key = "", .type = "probe" };
 	struct ew_amqp_receipt receipt;
@@ -589,8 +593,22 @@ static int probe(struct gateway *gateway)
 
 	EW_SCOPE(patience, .deadline_ns = ew_after(ANSWER_PATIENCE));
 
-	r = door_publish(&gateway->refusals, &message, &receipt);
+	r = door_publish(door, &message, &receipt);
 	return ew_scope_finish(&patience, r);
+}
+
+/*
+ * Over each of them: what a broker does not confirm fills a channel, and then nothing goes over it any more. One with an
+ * alarm may not have read the probe.
+ */
+static int probe(struct gateway *gateway)
+{
+	struct door *const doors[] = { &gateway->grants, &gateway->cancels, &gateway->refusals };
+	int r = 0;
+
+	for (size_t i = 0; i < 3 && r == 0; i++)
+		r = probe_door(doors[i]);
+	return r == -ETIMEDOUT && is_blocked(gateway) ? -EBUSY : r;
 }
 
 /* One that the broker has ended alone, because it allows something no more: nothing can be said to workers over it. */
@@ -619,7 +637,7 @@ static int run_probe(void *argument)
 		r = ew_sleep(PROBE_INTERVAL);
 		if (r == 0)
 			r = probe(gateway);
-		if (r != -ECANCELED)
+		if (r != -ECANCELED && r != -ETIMEDOUT)
 			r = check_doors(gateway);
 	} while (r == 0);
 	return r;

@@ -1519,6 +1519,58 @@ TEST(gateway_worker_is_heard_though_the_broker_does_not_confirm_what_it_was_told
 	run_fair("grant = none\n", MOOD_TAKE, ask_without_a_confirm);
 }
 
+/* As many as may be unconfirmed on a channel, and one more that finds no place. */
+static int ask_until_no_grant_goes_out(void)
+{
+	struct exchange exchange;
+
+	world.broker.judge = judge_unconfirmed;
+	unconfirmed_type = "grant";
+	for (unsigned i = 0; i < 256; i++)
+		expect_answer("1 0 s");
+	EXPECT_EQ(world.gateway->connected, 1);
+	say_post(&exchange, "1 0 s", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT(exchange.status == 502 || exchange.status == 504);
+	EXPECT_EQ(ew_sleep(5 * EW_SECOND), 0);
+	EXPECT_EQ(world.gateway->connected, 2);
+	expect_answer("1 0 s");
+	return 0;
+}
+
+TEST(gateway_whose_broker_confirms_no_grant_connects_again)
+{
+	run_fair("", MOOD_TAKE, ask_until_no_grant_goes_out);
+}
+
+/* The alarm comes before the probe is read. */
+static enum mood judge_probe_and_block(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	if (strcmp(message->type ? message->type : "", "probe") != 0)
+		return MOOD_TAKE;
+	gateway_peer = peer;
+	say_no_more(peer);
+	return MOOD_FORGET;
+}
+
+static int ask_after_an_alarm(void)
+{
+	world.broker.judge = judge_probe_and_block;
+	EXPECT_EQ(ew_sleep(30 * EW_SECOND), 0);
+	world.broker.judge = judge_first;
+	say_unblocked(gateway_peer);
+	EXPECT_EQ(ew_sleep(EW_SECOND), 0);
+	EXPECT_EQ(world.gateway->connected, 1);
+	expect_answer("1 0 s");
+	return 0;
+}
+
+TEST(gateway_whose_broker_reads_nothing_during_an_alarm_keeps_its_connection)
+{
+	run_fair("", MOOD_TAKE, ask_after_an_alarm);
+}
+
 /* The first of two, which takes every connection and opens no channel on it. */
 static struct hub mute;
 

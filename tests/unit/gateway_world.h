@@ -23,7 +23,7 @@
 
 #define BROKER_PORT	5672
 #define WORKERS		2
-#define NOTES_MAX	256
+#define NOTES_MAX	512
 #define CONCURRENCY	3
 #define HOLD_SECONDS	90
 #define TIMEOUT_SECONDS 10
