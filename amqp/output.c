@@ -8,7 +8,7 @@
 #include "amqp/internal.h"
 
 #include <endwell/clock.h>
-#include <endwell/task.h>
+#include <endwell/scope.h>
 #include <errno.h>
 #include <string.h>
 
@@ -93,7 +93,8 @@ static int stand_in_line(struct ew_amqp_channel *channel, bool publishing,
 
 	r = ew_mutex_lock(&channel->connection->turn, EW_NEVER, ret_turn);
 	r = ew_scope_finish(&line, r);
-	if (r != -ECANCELED || ew_cancel_requested())
+	/* A deadline around it may have passed, and not been said: then it is the line's end all the same. */
+	if (r != -ECANCELED || ew_scope_reason(&line) == EW_REASON_NONE)
 		return r;
 	return channel->error.error ? channel->error.error : -EBUSY;
 }

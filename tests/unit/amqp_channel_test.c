@@ -556,6 +556,60 @@ TEST(amqp_publisher_in_line_behind_another_channel_hears_of_the_end_of_its_own)
 	run(world, meet_end_in_line);
 }
 
+#define LINE_PATIENCE (20 * EW_MILLISECOND)
+
+static int publish_in_patience(void *other)
+{
+	struct ew_amqp_receipt receipt;
+	int r;
+
+	EW_SCOPE(patience, .deadline_ns = ew_after(LINE_PATIENCE));
+
+	r = publish(other, NULL, false, &receipt);
+	EXPECT_EQ(receipt.fate, EW_AMQP_NOT_SENT);
+	r = ew_scope_finish(&patience, r);
+	/* On a machine that was away it is the deadline. */
+	EXPECT(r == -ESHUTDOWN || r == -ETIMEDOUT);
+	return 0;
+}
+
+/* While the deadline passes nobody looks at it, and when somebody does the channel has ended. */
+static int meet_end_and_deadline_in_line(struct world *world, struct ew_amqp_connection *connection,
+					 struct ew_amqp_channel *channel)
+{
+	int64_t passed_ns;
+	int r = 0;
+
+	EW_OWN(ew_amqp_channel, other);
+	EW_SCOPE(scope);
+
+	EXPECT_EQ(ew_amqp_channel_open(connection, NULL, &other), 0);
+	EXPECT_EQ(declare(channel, "stall", NULL), 0);
+	for (int i = 0; i < 4; i++) {
+		EXPECT_EQ(i < 3 ? ew_spawn(&scope, publish_large_task, world)
+				: ew_spawn(&scope, publish_in_patience, other),
+			  0);
+		for (int turns = 0; r == 0 && turns < 10; turns++)
+			r = ew_yield();
+		EXPECT_EQ(r, 0);
+	}
+	passed_ns = ew_after(LINE_PATIENCE);
+	while (ew_now() < passed_ns)
+		;
+	ew_abort(&other);
+	world->told = 2;
+	return ew_scope_close(&scope, EW_NOW, EW_REASON_REQUESTED) == -ETIMEDOUT ? 0 : -EBADE;
+}
+
+TEST(amqp_publisher_in_line_whose_deadline_has_just_passed_is_not_told_of_a_cancel)
+{
+	struct world *world = new_world();
+
+	world->options.output_bytes_max = 1000;
+	world->broker.on = stall;
+	run(world, meet_end_and_deadline_in_line);
+}
+
 /* ---- calls ---- */
 
 /* The first declaration is answered when the second is asked for. */
