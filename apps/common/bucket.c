@@ -56,9 +56,10 @@ static int say(char *error, size_t error_bytes, int r, const char *what, const c
 	return r;
 }
 
+/* Both as realpath(3) gives them: only the root ends with a slash. */
 static bool is_inside(const char *path, const char *folder)
 {
-	size_t bytes = strlen(folder);
+	size_t bytes = folder[1] ? strlen(folder) : 0;
 
 	return strncmp(path, folder, bytes) == 0 && (path[bytes] == '/' || path[bytes] == '\0');
 }
@@ -207,15 +208,15 @@ int bucket_prepare(struct bucket *bucket, const char *path, const char *state, c
 	if (r == 0)
 		r = folder_lock_take(&bucket->folder_lock, path, state, bucket->is_leased, error,
 				     error_bytes);
+	if (r == 0)
+		r = make_private(state, error, error_bytes);
+	if (r == 0)
+		r = take_lease(bucket, path, state, error, error_bytes);
 	/* Nothing but published files is ever found in a bucket. */
 	if (r < 0 && state_made)
 		folder_lock_remove(bucket->folder_lock.state_fd, state);
 	if (r < 0 && bucket_made)
 		folder_lock_remove(bucket->folder_lock.bucket_fd, path);
-	if (r == 0)
-		r = make_private(state, error, error_bytes);
-	if (r == 0)
-		r = take_lease(bucket, path, state, error, error_bytes);
 	return r;
 }
 
@@ -234,6 +235,24 @@ void bucket_release(struct bucket *bucket)
 	pthread_mutex_destroy(&bucket->sync_lock);
 }
 
+static bool was_removed(struct ew_file *folder)
+{
+	struct stat state;
+
+	return folder && ew_file_stat(folder, &state) == 0 && state.st_nlink == 0;
+}
+
+/* Whoever takes a folder away meanwhile is told so, and not what cannot be done without it. */
+static void explain_removal(const struct bucket *bucket, const char *path, const char *state,
+			    char *error, size_t error_bytes)
+{
+	if (was_removed(bucket->directory))
+		snprintf(error, error_bytes, "the bucket %s was removed during the start", path);
+	else if (was_removed(bucket->staging.folder))
+		snprintf(error, error_bytes, "the state folder %s was removed during the start",
+			 state);
+}
+
 int bucket_open(struct bucket *bucket, const char *path, const char *state, mode_t mode,
 		struct ew_semaphore *slots, char *error, size_t error_bytes)
 {
@@ -247,8 +266,10 @@ int bucket_open(struct bucket *bucket, const char *path, const char *state, mode
 	bucket->staging.slots = slots;
 	bucket->staging.leased = bucket->is_leased ? bucket->directory : NULL;
 	r = staging_open(&bucket->staging, state, bucket->directory, mode, error, error_bytes);
-	if (r < 0)
+	if (r < 0) {
+		explain_removal(bucket, path, state, error, error_bytes);
 		return r;
+	}
 
 	atomic_store(&bucket->counts.ready, true);
 	return 0;

@@ -391,6 +391,10 @@ def test_state_folder_is_private_and_apart():
         equal(inside.returncode, 1)
         check(b"must not contain each other" in inside.stderr, inside.stderr.decode())
         equal(server.published(), [], "what was made for it is gone again")
+        root = subprocess.run([ingest.SERVER, "serve", "--listen", "127.0.0.1:0", "--bucket", "/", "--scanner", "none", "--state",
+                               server.folder / "state"], capture_output=True, timeout=60, check=False)
+        equal(root.returncode, 1)
+        check(b"must not contain each other" in root.stderr, root.stderr.decode())
 
 
 def test_state_folder_of_somebody_else_is_left_alone():
@@ -408,6 +412,9 @@ def test_state_folder_of_somebody_else_is_left_alone():
         equal(refused.returncode, 1)
         check(b"holds something else (letter)" in refused.stderr, refused.stderr.decode())
         equal(stat.S_IMODE(state.stat().st_mode), 0o755, "nothing has been changed")
+        fresh = subprocess.run([*refused.args[:5], place / "fresh", *refused.args[6:]], capture_output=True, timeout=60, check=False)
+        equal((fresh.returncode, fresh.stderr), (1, refused.stderr))
+        check(not (place / "fresh").exists(), "nor made")
 
 
 def test_state_folder_with_a_file_where_a_folder_belongs_is_said():
