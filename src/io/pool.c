@@ -30,6 +30,7 @@
 #define FED_NS		 (10 * EW_MILLISECOND)
 #define FED_WAITING_NS	 (200 * EW_MICROSECOND)
 #define STAYS_ONE_OF	 4
+#define AWAY_NS_MAX	 (100 * EW_MILLISECOND)
 #define LANE_THREADS_MAX (EW__LANES_MAX + EW__LANE_HELPERS_MAX)
 #define THREADS_MAX	 (EW__OFFLOAD_THREADS_MAX + LANE_THREADS_MAX)
 
@@ -152,18 +153,19 @@ static long waits_count(void)
  * its kind, go on for a tick (4 ms), while a worker has somebody living to answer. But whoever gives way is behind all
  * others, who may have nothing to do with us, and pays for it with a turn (3 ms): with a job of some microseconds for
  * each, a hundred files in a second would be closed beside two programs that compute. So the longer it was away, the
- * longer it stays.
+ * longer it stays; but no longer than after turns of some thirty others, because the process may have been stopped.
  */
 static void give_way(struct thread *thread, int64_t took_ns)
 {
-	int64_t begin_ns;
+	int64_t begin_ns, away_ns;
 
 	thread->ran_ns += took_ns;
 	if (thread->ran_ns < thread->gave_ns / STAYS_ONE_OF)
 		return;
 	begin_ns = ew_now();
 	sched_yield();
-	thread->gave_ns = ew_now() - begin_ns;
+	away_ns = ew_now() - begin_ns;
+	thread->gave_ns = away_ns < AWAY_NS_MAX ? away_ns : AWAY_NS_MAX;
 	thread->ran_ns = 0;
 }
 

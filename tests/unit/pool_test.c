@@ -328,17 +328,22 @@ TEST(pool_or_not_a_foreign_thread_may_ring_last)
 #define TURN_OF_OTHERS_NS (5 * EW_MILLISECOND)
 
 static bool machine_is_full;
+static int64_t first_away_ns; /* if the process stands still when it gives way for the first time */
 static atomic_uint yields_count;
+static atomic_bool goes_on; /* after the first one */
 
 /* The process's own, in place of the C library's: where others compute whoever calls it is away for a while. */
 int sched_yield(void)
 {
-	const struct timespec turn = { .tv_nsec = TURN_OF_OTHERS_NS };
+	struct timespec turn = { .tv_nsec = TURN_OF_OTHERS_NS };
 
 	if (!machine_is_full)
 		return (int)syscall(SYS_sched_yield);
-	atomic_fetch_add(&yields_count, 1);
-	return nanosleep(&turn, NULL);
+	if (atomic_fetch_add(&yields_count, 1) == 0 && first_away_ns)
+		turn.tv_nsec = first_away_ns;
+	nanosleep(&turn, NULL);
+	goes_on = true;
+	return 0;
 }
 
 static int wait_and_abort(void *argument)
@@ -357,15 +362,20 @@ static int wait_and_abort(void *argument)
 	return 0;
 }
 
-static int cancel_who_has_files(void *argument)
+static int cancel_who_waits(ew_task_fn *fn)
 {
 	EW_SCOPE(scope);
 
-	(void)argument;
-	EXPECT_EQ(ew_spawn(&scope, wait_and_abort, NULL), 0);
+	EXPECT_EQ(ew_spawn(&scope, fn, NULL), 0);
 	EXPECT_EQ(ew_yield(), 0);
 	ew_scope_cancel(&scope, EW_REASON_REQUESTED);
 	return ew_scope_join(&scope);
+}
+
+static int cancel_who_has_files(void *argument)
+{
+	(void)argument;
+	return cancel_who_waits(wait_and_abort);
 }
 
 /* Whoever gave way after each job would be away 400 times. */
@@ -376,6 +386,50 @@ TEST(pool_that_ends_what_cancelled_tasks_held_does_not_stand_behind_all_others_f
 	EXPECT_EQ(run_with(1, 1, cancel_who_has_files, NULL), 0);
 	EXPECT(yields_count > 0);
 	EXPECT((int)yields_count < limit);
+}
+
+#define SLOW_JOBS_COUNT 20
+#define SLOW_JOB_NS	(5 * EW_MILLISECOND)
+
+static int take_a_while(void *argument)
+{
+	const struct timespec pause = { .tv_nsec = SLOW_JOB_NS };
+
+	(void)argument;
+	return nanosleep(&pause, NULL);
+}
+
+static int wait_and_call(void *argument)
+{
+	struct ew_event never = { 0 };
+	int result, i;
+
+	(void)argument;
+	EXPECT_EQ(ew_event_wait(&never, EW_NEVER), -ECANCELED);
+
+	EW_SHIELD(shield, .budget_ns = 60 * EW_SECOND);
+
+	first_away_ns = 8 * SLOW_JOBS_COUNT * SLOW_JOB_NS;
+	machine_is_full = true;
+	EXPECT_EQ(ew_offload(take_a_while, NULL, &result), 0);
+	while (!goes_on)
+		EXPECT_EQ(ew_sleep(EW_MILLISECOND), 0);
+	for (i = 1; i < SLOW_JOBS_COUNT; i++)
+		EXPECT_EQ(ew_offload(take_a_while, NULL, &result), 0);
+	return 0;
+}
+
+static int cancel_who_calls(void *argument)
+{
+	(void)argument;
+	return cancel_who_waits(wait_and_call);
+}
+
+/* A quarter of that time would be longer than all that there is to do. */
+TEST(pool_that_stood_still_while_it_gave_way_gives_way_again)
+{
+	EXPECT_EQ(run_with(1, 1, cancel_who_calls, NULL), 0);
+	EXPECT(yields_count >= 2);
 }
 
 TEST_MAIN()
