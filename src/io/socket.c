@@ -657,7 +657,8 @@ int ew_socket_recv_fd(struct ew_socket *socket, void *buffer, size_t size,
 {
 	const struct ew_site *site = ew__made_at;
 	union {
-		char bytes[CMSG_SPACE(4 * sizeof(int))];
+		/* Who the peer is comes first, where whoever had the socket before has asked for that. */
+		char bytes[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(4 * sizeof(int))];
 		struct cmsghdr alignment;
 	} control;
 	struct iovec part = { .iov_base = buffer, .iov_len = size };

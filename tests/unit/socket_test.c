@@ -387,6 +387,29 @@ static int pass_descriptors(void *argument)
 	return 0;
 }
 
+static int receive_with_credentials(void *argument)
+{
+	EW_OWN(ew_socket, one);
+	EW_OWN(ew_socket, other);
+	EW_OWN(ew_file, file);
+	char text[16];
+	int on = 1;
+
+	(void)argument;
+	EXPECT_EQ(ew_socket_pair(&one, &other), 0);
+	EXPECT_EQ(setsockopt(ew_socket_fd(other), SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)), 0);
+	EXPECT_EQ(ew_socket_send_fd(one, "file", 4, ew_socket_fd(one)), 0);
+	EXPECT_EQ(ew_socket_recv_fd(other, text, sizeof(text), &file), 4);
+	EXPECT(file);
+	return ew_file_close(&file);
+}
+
+/* Somebody had asked for them before the socket was adopted. */
+TEST(socket_that_brings_credentials_brings_a_descriptor_too)
+{
+	EXPECT_EQ(run_workers(1, receive_with_credentials, NULL), 0);
+}
+
 static int receive_without_room(void *argument)
 {
 	EW_OWN(ew_socket, one);
