@@ -6,6 +6,8 @@
 
 #include "tempfile.h"
 
+#include "driver/system.h"
+
 #include <pthread.h>
 #include <spawn.h>
 
@@ -183,6 +185,42 @@ static int publish_over(struct workplace *workplace)
 TEST(tempfile_publish_never_overwrites)
 {
 	EXPECT_EQ(run_in_workplace(publish_over, 3), 0);
+}
+
+static unsigned calls_count;
+
+static int count_call(void)
+{
+	calls_count++;
+	return 0;
+}
+
+static unsigned calls_of_publish(struct workplace *workplace, int expected)
+{
+	EW_OWN(ew_tempfile, tempfile);
+
+	tempfile_make(workplace, &tempfile);
+	calls_count = 0;
+	ew__system_file_fault = count_call;
+	EXPECT_EQ(ew_tempfile_publish(tempfile, workplace->dir, "name"), expected);
+	ew__system_file_fault = NULL;
+	EXPECT_EQ(ew_outcome(), EW_OUTCOME_DONE);
+	EXPECT_EQ(ew_tempfile_close(&tempfile), 0);
+	return calls_count;
+}
+
+/* Who has the name is only asked where it is in doubt, and that somebody else has it is no doubt. */
+static int publish_twice(struct workplace *workplace)
+{
+	EXPECT_EQ(calls_of_publish(workplace, 0), 1);
+	EXPECT_EQ(calls_of_publish(workplace, -EEXIST), 2);
+	EXPECT_STR(file_text(&workplace->directory, "name"), TEXT);
+	return 0;
+}
+
+TEST(tempfile_is_published_by_one_call)
+{
+	EXPECT_EQ(run_in_workplace(publish_twice, 1), 0);
 }
 
 struct attempt {
