@@ -219,6 +219,7 @@ static enum heard hear_claim(struct operation *operation, const struct ew_amqp_m
 		return hear_claim_afterwards(operation, &claim);
 	take_claim(operation, &claim);
 	operation->claim_due = true;
+	operation->unknown = false;
 	operation->sequence = 0;
 	operation->started = operation->route->config->grant_none;
 	ew_event_set(&operation->news);
@@ -257,6 +258,14 @@ static enum heard hear_end(struct operation *operation, enum outcome outcome)
 		ew_scope_cancel(operation->saying, EW_REASON_REQUESTED);
 	ew_event_set(&operation->news);
 	return outcome_has_result(outcome) ? HEARD_RESULT : HEARD_NEWS;
+}
+
+/* No end, but nobody need wait for one. */
+static enum heard hear_unknown(struct operation *operation)
+{
+	operation->unknown = true;
+	ew_event_set(&operation->news);
+	return HEARD_UNKNOWN;
 }
 
 /* False: there is none, or it is no number from 1 on. */
@@ -315,7 +324,7 @@ enum heard operation_hear(struct operation *operation, const struct ew_amqp_mess
 	if (end != OUTCOME_NONE)
 		return hear_end(operation, end);
 	if (strcmp(type, "unknown") == 0)
-		return HEARD_UNKNOWN;
+		return hear_unknown(operation);
 	return hear_part(operation, message,
 			 strcmp(type, "part") == 0 ? HEARD_PART : HEARD_PROGRESS);
 }

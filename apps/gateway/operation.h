@@ -45,6 +45,7 @@ struct claim {
  * @confirming:  it is being published, and while nobody has claimed it that may be repeated
  * @adrift:      the broker was lost before it confirmed, and it has not been published again: nobody can be heard about it
  * @publications: of its message that were sent
+ * @unknown:     its worker has said that it cannot tell whether it is over
  * @cancelling:  nobody wants it any more
  * @outcome:     not NONE: the end
  * @result:      of outcome_has_result()
@@ -70,6 +71,7 @@ struct operation {
 	uint64_t claims_before[CLAIMS_KNOWN];
 	bool claim_due;
 	bool started;
+	bool unknown;
 	bool cancelling;
 	bool published; /* or at least nobody knows that it was not */
 	bool confirming;

@@ -104,11 +104,14 @@ static int answer_claim_again(struct operation *operation)
 	return ew_sleep(BROKER_SAY_AGAIN);
 }
 
+/* -EOWNERDEAD: the worker cannot tell, and a client is not to wait until it can; the permit is, by a cancel. */
 static int await_outcome(struct operation *operation)
 {
 	int r;
 
 	while (operation->outcome == OUTCOME_NONE) {
+		if (operation->unknown && !operation->cancelling)
+			return -EOWNERDEAD;
 		if (operation->claim_due)
 			r = answer_claim_again(operation);
 		else

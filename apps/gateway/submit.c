@@ -218,7 +218,9 @@ static enum problem failure_of(const struct operation *operation, int r, char de
 			       : PROBLEM_CANCELLED;
 	if (r == -ETIMEDOUT)
 		return PROBLEM_DEADLINE;
-	if (r == -EREMOTEIO)
+	if (r == -EOWNERDEAD)
+		snprintf(detail, 384, "The worker cannot tell whether all of it is over.");
+	else if (r == -EREMOTEIO)
 		snprintf(detail, 384,
 			 "The broker has refused it, but one of several queues may have it.");
 	else

@@ -307,11 +307,9 @@ def test_gateway_worker_that_loses_its_work_without_a_cancel_leaves_a_permit_tha
     with contextlib.ExitStack() as stack:
         stage = Stage("python", 1, stack, cancel_deadline="300ms", presumed_hold="10m")
         stage.start_workers()
-        client = Client(stage.gateway, b'{"ms": 20, "on_end": "lose"}')
-        wait_until(lambda: stage.gateway.metric('gateway_heard_total{kind="unknown"}') == 1, 60, "it does not know")
-        stage.gateway.await_permits(held=1, free=1)
-        client.closes()
+        stage.gateway.post(b'{"ms": 20, "on_end": "lose"}').problem(502, "outcome-unknown")
         stage.gateway.await_permits(presumed=1, free=1)
+        equal(stage.gateway.metric('gateway_heard_total{kind="unknown"}'), 1)
 
 
 def test_gateway_silent_worker_leaves_a_presumed_permit_until_its_late_word():

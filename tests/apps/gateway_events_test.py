@@ -333,16 +333,23 @@ def test_gateway_events_begin_anew_with_another_worker():
               [("restart", {}), ("data", {"text": "of the second"}), ("result", {"status": 200, "text": "end"})])
 
 
-def test_gateway_worker_that_stops_unasked_is_believed_also_after_it_did_not_know():
+def test_gateway_worker_that_stops_unasked_is_believed():
     with scripted() as (server, worker):
         answer = ingest.in_background(lambda: server.post(b""))
         worker.takes()
-        worker.says("unknown")
-        worker.channel.basic_ack(worker.delivery.delivery_tag)
-        wait_until(lambda: server.metric('gateway_heard_total{kind="unknown"}') == 1, 60, "it does not know")
-        server.await_permits(held=1)
         worker.says("stopped")
         answer.result().problem(502, "stopped")
+        server.await_rest()
+
+
+def test_gateway_worker_that_did_not_know_is_believed_when_it_does():
+    with scripted() as (server, worker), post(server, b"") as client:
+        worker.takes()
+        worker.says("unknown")
+        worker.channel.basic_ack(worker.delivery.delivery_tag)
+        name, data, _ = client.next()
+        equal((name, data["type"]), ("error", "urn:endwell:problem:outcome-unknown"))
+        worker.says("stopped")
         server.await_rest()
 
 

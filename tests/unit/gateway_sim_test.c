@@ -1519,6 +1519,48 @@ TEST(gateway_worker_is_heard_though_the_broker_does_not_confirm_what_it_was_told
 	run_fair("grant = none\n", MOOD_TAKE, ask_without_a_confirm);
 }
 
+static void expect_permits(unsigned cancelling, unsigned presumed)
+{
+	struct ew_semaphore_counts counts = ew_semaphore_count(world.gateway->routes[0].permits);
+
+	EXPECT_EQ(counts.held, 0);
+	EXPECT_EQ(counts.cancelling, cancelling);
+	EXPECT_EQ(counts.presumed, presumed);
+}
+
+/* The time is the world's: it is the work's, and not the deadline. */
+static int ask_who_cannot_tell(void)
+{
+	struct exchange exchange;
+	int64_t now_ns = ew_now();
+	char path[64];
+
+	say_post(&exchange, "1 500 u", "");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 502);
+	EXPECT(says(&exchange, "outcome-unknown"));
+	EXPECT(ew_now() - now_ns < EW_SECOND);
+	expect_permits(1, 0);
+	EXPECT_EQ(ew_sleep(3 * EW_SECOND), 0);
+	expect_permits(0, 1);
+	say_post(&exchange, "2 500 u", "Prefer: respond-async\r\n");
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT_EQ(exchange.status, 202);
+	snprintf(path, sizeof(path), "/ops/%s", exchange.id);
+	EXPECT_EQ(ew_sleep(4 * EW_SECOND), 0);
+	say_about(&exchange, "GET", path);
+	EXPECT_EQ(converse(&exchange), 0);
+	EXPECT(says(&exchange, "\"presumed\""));
+	expect_permits(0, 2);
+	return 0;
+}
+
+TEST(gateway_client_of_a_worker_that_cannot_tell_hears_so_at_once)
+{
+	run_fair("", MOOD_TAKE, ask_who_cannot_tell);
+	run_fair("grant = none\n", MOOD_TAKE, ask_who_cannot_tell);
+}
+
 /* As many as may be unconfirmed on a channel, and one more that finds no place. */
 static int ask_until_no_grant_goes_out(void)
 {

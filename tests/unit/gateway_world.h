@@ -392,6 +392,8 @@ static int do_work(struct contract_job *job, struct contract_result *ret_result)
 		r = take_cancel(manner, end_ns - ew_now());
 	if (r == 0 && manner == 'e')
 		r = -EIO;
+	if (r == 0 && manner == 'u')
+		r = -EOWNERDEAD;
 	if (r < 0)
 		return r;
 	ret_result->body = strdup(text);
