@@ -6,6 +6,10 @@
  * from the workers: such a lane becomes narrow. Calls that wait (for a disk, for a server) are done at once: such
  * a lane becomes wide. What tells them apart is whether the thread gave its processor away. And a lane of which
  * nothing has ended for a while although jobs wait is made wider by whichever thread has nothing else to do.
+ *
+ * Where each wait is short, more than a few threads for each processor gain little, and come back so often that the
+ * workers stand in line for their processors: 9,800 files that an ext4 frees in 130 us each are gone after 0.6 s with 8
+ * threads and after 0.5 s with 24, but then whoever else asks the server is answered up to 20 ms later (two processors).
  */
 
 #include "io/lane.h"
@@ -16,6 +20,8 @@
 #include <sched.h>
 
 #define SLOW_NS	     (200 * EW_MICROSECOND)
+#define LONG_NS	     (2 * EW_MILLISECOND)
+#define FEW_EACH     4	/* threads for a processor, where calls are not that long */
 #define QUICK_JOBS   64 /* in a row; then the lane is one too wide */
 #define LATER_ONE_OF 4
 #define MEAN_OF_JOBS 8
@@ -41,7 +47,7 @@ static unsigned processors_count(void)
 /* ---- which ---- */
 
 static struct ew__lane *add(struct ew__lanes *lanes, dev_t device, unsigned width_min,
-			    unsigned width_max)
+			    unsigned width_few, unsigned width_max)
 {
 	struct ew__lane *lane = &lanes->all[lanes->count++];
 
@@ -50,6 +56,7 @@ static struct ew__lane *add(struct ew__lanes *lanes, dev_t device, unsigned widt
 	lane->later.last = &lane->later.first;
 	lane->device = device;
 	lane->width = lane->width_min = width_min;
+	lane->width_few = width_few;
 	lane->width_max = width_max;
 	lanes->resting_count++;
 	return lane;
@@ -57,7 +64,7 @@ static struct ew__lane *add(struct ew__lanes *lanes, dev_t device, unsigned widt
 
 void ew__lanes_init(struct ew__lanes *lanes, unsigned offload_threads)
 {
-	(void)add(lanes, EW__DEVICE_NONE, offload_threads, offload_threads);
+	(void)add(lanes, EW__DEVICE_NONE, offload_threads, offload_threads, offload_threads);
 }
 
 struct ew__lane *ew__lanes_find(struct ew__lanes *lanes, dev_t device)
@@ -77,8 +84,10 @@ bool ew__lanes_are_full(const struct ew__lanes *lanes)
 
 struct ew__lane *ew__lanes_add(struct ew__lanes *lanes, dev_t device)
 {
-	return add(lanes, device, smaller((processors_count() + 1) / 2, EW__LANE_WIDTH_MAX),
-		   EW__LANE_WIDTH_MAX);
+	unsigned processors = processors_count();
+
+	return add(lanes, device, smaller((processors + 1) / 2, EW__LANE_WIDTH_MAX),
+		   smaller(FEW_EACH * processors, EW__LANE_WIDTH_MAX), EW__LANE_WIDTH_MAX);
 }
 
 struct ew__lane *ew__lanes_take_over(struct ew__lanes *lanes, dev_t device)
@@ -139,13 +148,20 @@ struct ew__lane *ew__lanes_next(struct ew__lanes *lanes, unsigned free_count)
 
 /* ---- the width ---- */
 
+static unsigned widest(const struct ew__lane *lane)
+{
+	return lane->mean_ns > LONG_NS ? lane->width_max : lane->width_few;
+}
+
 static void adapt(struct ew__lane *lane, int64_t took_ns, bool waited)
 {
 	lane->mean_ns += (took_ns - lane->mean_ns) / MEAN_OF_JOBS;
 	if (waited) {
 		lane->quick_count = 0;
-		if (lane->queued_count > 0)
-			lane->width = smaller(lane->width + 1, lane->width_max);
+		if (lane->width > widest(lane))
+			lane->width--;
+		else if (lane->queued_count > 0)
+			lane->width = smaller(lane->width + 1, widest(lane));
 	} else if (++lane->quick_count == QUICK_JOBS) {
 		lane->quick_count = 0;
 		if (lane->width > lane->width_min)

@@ -20,7 +20,8 @@ struct ew__lane {
 	unsigned queued_count, later_count;
 	unsigned running_count;
 	unsigned width, width_min, width_max;
-	unsigned turn; /* of the two queues */
+	unsigned width_few; /* at most so wide while calls are short */
+	unsigned turn;	    /* of the two queues */
 	unsigned quick_count;
 	uint64_t ended_count, ended_seen;
 	int64_t mean_ns; /* of the last calls */

@@ -301,6 +301,41 @@ TEST(lane_of_calls_that_wait_becomes_wide_and_of_quick_ones_narrow)
 	unmount_all(1);
 }
 
+/* @count calls of @took_ns each, in which the thread waited; there is always one more. */
+static void do_some(struct ew__lane *lane, unsigned count, int64_t took_ns)
+{
+	struct ew__job jobs[2] = { 0 };
+	unsigned i;
+
+	ew__lane_append(lane, &jobs[0]);
+	for (i = 1; i <= count; i++) {
+		ew__lane_append(lane, &jobs[i % 2]);
+		(void)ew__lane_begin(lane);
+		ew__lane_end(lane, took_ns, true);
+	}
+	ew__lane_remove(&jobs[count % 2]);
+}
+
+/* Many threads that come back from short waits would keep the workers from the processors. */
+TEST(lane_of_calls_that_wait_for_a_moment_has_a_few_threads_for_each_processor)
+{
+	struct ew__lanes lanes = { 0 };
+	cpu_set_t one_processor;
+	struct ew__lane *lane;
+
+	CPU_ZERO(&one_processor);
+	CPU_SET(sched_getcpu(), &one_processor);
+	EXPECT_EQ(sched_setaffinity(0, sizeof(one_processor), &one_processor), 0);
+	ew__lanes_init(&lanes, OFFLOAD_COUNT);
+	lane = ew__lanes_add(&lanes, 1);
+	do_some(lane, 100, 500 * EW_MICROSECOND);
+	EXPECT_EQ(lane->width, 4);
+	do_some(lane, 100, 5 * EW_MILLISECOND);
+	EXPECT_EQ(lane->width, EW__LANE_WIDTH_MAX);
+	do_some(lane, 100, 500 * EW_MICROSECOND);
+	EXPECT_EQ(lane->width, 4);
+}
+
 /* ---- the order in a lane ---- */
 
 struct ordered {
