@@ -19,6 +19,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #ifdef EW_VALGRIND
 #include <valgrind/memcheck.h>
@@ -26,6 +28,9 @@
 
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102 /* linux/mman.h, kernel 6.13 */
+#endif
+#ifndef PIDFD_SELF_THREAD_GROUP
+#define PIDFD_SELF_THREAD_GROUP (-10001) /* linux/pidfd.h, kernel 6.14 */
 #endif
 
 #define SLAB_BYTES (EW__STACK_BYTES * EW__STACKS_PER_SLAB)
@@ -129,23 +134,72 @@ int ew__stack_get(struct ew__stack *ret_stack)
 	return r;
 }
 
-void ew__stack_put(struct ew__stack *stack)
+static size_t usable_bytes(const struct ew__stack *stack)
+{
+	return (size_t)(stack->top - stack->bottom);
+}
+
+/*
+ * That pages have gone each processor is told on which the process runs, and is waited for: where one of them computes
+ * that is most of the 12 us that it costs to give back one stack, and 3 us of them are left with eight at once
+ * (measured on two processors of a virtual machine, kernel 6.18).
+ */
+static bool give_back_at_once(const struct ew__stack *stacks, unsigned count)
+{
+	struct iovec ranges[EW__STACKS_AT_ONCE];
+	size_t bytes = 0;
+	unsigned i;
+
+	for (i = 0; i < count; i++) {
+		ranges[i] = (struct iovec){ stacks[i].bottom, usable_bytes(&stacks[i]) };
+		bytes += ranges[i].iov_len;
+	}
+	return syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, ranges, (size_t)count,
+		       MADV_DONTNEED, 0) == (long)bytes;
+}
+
+static void give_back(const struct ew__stack *stacks, unsigned count)
+{
+	unsigned i;
+
+	if (count > 1 && ew__kernel_at_least(6, 16) && give_back_at_once(stacks, count))
+		return;
+	for (i = 0; i < count; i++)
+		madvise(stacks[i].bottom, usable_bytes(&stacks[i]), MADV_DONTNEED);
+}
+
+/* The caller holds the lock. */
+static void put(const struct ew__stack *stack)
 {
 	struct ew__slab *slab = stack->slab;
 	size_t index = (size_t)(stack->top - slab->base) / EW__STACK_BYTES - 1;
 
-#ifdef EW_VALGRIND
-	VALGRIND_STACK_DEREGISTER(stack->valgrind_id);
-#endif
-	if (!ew__bug("stack-keeps-its-pages"))
-		madvise(stack->bottom, (size_t)(stack->top - stack->bottom), MADV_DONTNEED);
-	ew__lock(&pool.lock);
 	slab->free[slab->free_count++] = (uint8_t)index;
 	if (slab->free_count == 1 && !ew__bug("full-slab-stays-unlisted")) {
 		slab->next = pool.with_free;
 		pool.with_free = slab;
 	}
+}
+
+void ew__stacks_put(struct ew__stack *stacks, unsigned count)
+{
+	unsigned i;
+
+#ifdef EW_VALGRIND
+	for (i = 0; i < count; i++)
+		VALGRIND_STACK_DEREGISTER(stacks[i].valgrind_id);
+#endif
+	if (!ew__bug("stack-keeps-its-pages"))
+		give_back(stacks, count);
+	ew__lock(&pool.lock);
+	for (i = 0; i < count; i++)
+		put(&stacks[i]);
 	ew__unlock(&pool.lock);
+}
+
+void ew__stack_put(struct ew__stack *stack)
+{
+	ew__stacks_put(stack, 1);
 }
 
 bool ew__stack_guard_hit(const void *address, char **ret_top)
@@ -173,8 +227,7 @@ bool ew__stack_guards_are_markers(void)
 
 size_t ew__stack_high_water(const struct ew__stack *stack)
 {
-	size_t bytes = (size_t)(stack->top - stack->bottom), page = (size_t)sysconf(_SC_PAGESIZE),
-	       i;
+	size_t bytes = usable_bytes(stack), page = (size_t)sysconf(_SC_PAGESIZE), i;
 	unsigned char resident[(EW__STACK_BYTES - EW__STACK_GUARD_BYTES) / 4096];
 
 	if (mincore(stack->bottom, bytes, resident) < 0)

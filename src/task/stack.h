@@ -14,6 +14,7 @@
 #define EW__STACK_BYTES	      ((size_t)256 * 1024)
 #define EW__STACK_GUARD_BYTES ((size_t)64 * 1024)
 #define EW__STACKS_PER_SLAB   64
+#define EW__STACKS_AT_ONCE    32
 
 struct ew__slab;
 
@@ -29,6 +30,9 @@ int ew__stack_get(struct ew__stack *ret_stack);
 
 /* Gives its pages back to the kernel. Not the one that runs. Any thread. */
 void ew__stack_put(struct ew__stack *stack);
+
+/* The same of @count, at most EW__STACKS_AT_ONCE; from kernel 6.16 the other processors are stopped once for all of them. */
+void ew__stacks_put(struct ew__stack *stacks, unsigned count);
 
 /* Whether @address lies in a guard; then @ret_top is the top of that stack. Async-signal-safe. */
 bool ew__stack_guard_hit(const void *address, char **ret_top);

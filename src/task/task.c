@@ -79,11 +79,29 @@ int ew__task_prepare(struct ew_worker *worker, void (*main)(void))
 	return 0;
 }
 
-void ew__task_free(struct ew_task *task)
+static struct ew__stack unmake(struct ew_task *task)
 {
 	struct ew__stack stack = task->stack;
 
 	ew__task_disown(task);
 	unmake_context(task);
+	return stack;
+}
+
+void ew__task_free(struct ew_task *task)
+{
+	struct ew__stack stack = unmake(task);
+
 	ew__stack_put(&stack);
+}
+
+bool ew__tasks_free_kept(struct ew_worker *worker, unsigned rest)
+{
+	struct ew__stack stacks[EW__STACKS_AT_ONCE];
+	unsigned count = 0;
+
+	while (worker->kept_count > rest && count < EW__STACKS_AT_ONCE)
+		stacks[count++] = unmake(ew__task_take(worker));
+	ew__stacks_put(stacks, count);
+	return worker->kept_count > rest;
 }

@@ -89,3 +89,6 @@ int ew__task_prepare(struct ew_worker *worker, void (*main)(void));
 
 /* Its life has ended, and nobody refers to it; not the running one, and not among the kept. */
 void ew__task_free(struct ew_task *task);
+
+/* Some of those that @worker keeps beyond @rest. True: there are more. */
+bool ew__tasks_free_kept(struct ew_worker *worker, unsigned rest);

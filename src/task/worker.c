@@ -35,7 +35,6 @@
 #define LEAVING_SLICE_NS  (200 * EW_MICROSECOND)
 #define PARTING_ONE_OF	  8
 #define NAP_NS		  (200 * EW_MICROSECOND)
-#define STACKS_AT_ONCE	  8
 
 __thread struct ew_worker *ew__worker;
 __thread struct ew__head *ew__current;
@@ -77,8 +76,8 @@ void ew__worker_close(struct ew_worker *worker)
 	/* What the last message brought may have ended us while its sender was still ringing. */
 	while (atomic_load_explicit(&worker->posting, memory_order_acquire))
 		sched_yield();
-	while (worker->kept)
-		ew__task_free(ew__task_take(worker));
+	while (ew__tasks_free_kept(worker, 0))
+		;
 	ew_assert(
 		!worker->buffers_lent); /* a socket that outlives its runtime has given its bytes back */
 	ew__driver_close(worker->driver);
@@ -159,20 +158,9 @@ static void deliver_messages(struct ew_worker *worker)
 	}
 }
 
-/* Beyond what is kept. */
 static bool has_spare_stacks(const struct ew_worker *worker)
 {
 	return worker->kept_count > EW__TASKS_KEPT && !ew__bug("stacks-never-given-back");
-}
-
-/* Some of them. True: there are more. */
-static bool give_back_stacks(struct ew_worker *worker)
-{
-	unsigned i;
-
-	for (i = 0; i < STACKS_AT_ONCE && has_spare_stacks(worker); i++)
-		ew__task_free(ew__task_take(worker));
-	return has_spare_stacks(worker);
 }
 
 /* Runs the first of a queue, and whoever is ready after that. */
@@ -337,7 +325,8 @@ void ew__worker_wait(struct ew_worker *worker, const uint32_t *count)
 	if (!worker->ready && (has_leaving(worker) || has_spare_stacks(worker)) &&
 	    lanes_are_fed(worker))
 		nap(worker);
-	else if (worker->ready || has_leaving(worker) || give_back_stacks(worker))
+	else if (worker->ready || has_leaving(worker) ||
+		 (has_spare_stacks(worker) && ew__tasks_free_kept(worker, EW__TASKS_KEPT)))
 		visit_driver(worker, EW_NOW);
 	else if (!is_reached(worker, count))
 		rest(worker);

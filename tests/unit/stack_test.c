@@ -5,11 +5,12 @@
  * set before the first question; each test is a process of its own.
  */
 
-#include "core.h"
+#include "io.h"
 #include "task/kernel.h"
 #include "task/stack.h"
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #define MANY 200
 
@@ -72,6 +73,37 @@ TEST(stack_put_gives_its_pages_back)
 	EXPECT(ew__stack_high_water(&stack) >= 100 * 1024);
 	ew__stack_put(&stack);
 	EXPECT_EQ(ew__stack_high_water(&stack), 0);
+}
+
+static void give_many_back(void)
+{
+	struct ew__stack stacks[EW__STACKS_AT_ONCE];
+	unsigned i;
+
+	for (i = 0; i < EW__STACKS_AT_ONCE; i++) {
+		EXPECT_EQ(ew__stack_get(&stacks[i]), 0);
+		memset(stacks[i].top - 100 * 1024, 1, 100 * 1024);
+	}
+	ew__stacks_put(stacks, EW__STACKS_AT_ONCE);
+	for (i = 0; i < EW__STACKS_AT_ONCE; i++)
+		EXPECT_EQ(ew__stack_high_water(&stacks[i]), 0);
+}
+
+TEST(stack_many_put_at_once_give_their_pages_back)
+{
+	give_many_back();
+}
+
+TEST(stack_many_put_at_once_give_their_pages_back_before_6_16)
+{
+	setenv("EW_KERNEL", "6.1", 1);
+	give_many_back();
+}
+
+TEST(stack_many_put_at_once_give_their_pages_back_where_that_is_refused)
+{
+	refuse_call(SYS_process_madvise, EPERM);
+	give_many_back();
 }
 
 TEST(stack_high_water_is_what_was_touched)
