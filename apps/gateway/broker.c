@@ -81,19 +81,31 @@ static void door_close(struct door *door)
 	}
 }
 
+static void leave_door(void *argument)
+{
+	struct door *door = argument;
+
+	if (--door->users == 0)
+		ew_event_set(&door->empty);
+}
+
+static int leave_door_close(void *door)
+{
+	leave_door(door);
+	return 0;
+}
+
 static int door_publish(struct door *door, const struct ew_amqp_message *message,
 			struct ew_amqp_receipt *ret_receipt)
 {
-	int r;
-
 	*ret_receipt = (struct ew_amqp_receipt){ .fate = EW_AMQP_NOT_SENT };
 	if (!door->channel)
 		return -ENOTCONN;
 	door->users++;
-	r = ew_amqp_publish(door->channel, message, ret_receipt);
-	if (--door->users == 0)
-		ew_event_set(&door->empty);
-	return r;
+
+	EW_GUARD(inside, door, .close = leave_door_close, .abort = leave_door);
+
+	return ew_amqp_publish(door->channel, message, ret_receipt);
 }
 
 static int say(struct door *door, const char *type, const struct claim *newest,
@@ -597,6 +609,14 @@ static int probe_door(struct door *door)
 	return ew_scope_finish(&patience, r);
 }
 
+/* Its other troubles are the route's own, and seen there. */
+static int probe_route(struct route *route)
+{
+	int r = probe_door(&route->door);
+
+	return r == -ETIMEDOUT || r == -ECANCELED ? r : 0;
+}
+
 /*
  * Over each of them: what a broker does not confirm fills a channel, and then nothing goes over it any more. One with an
  * alarm may not have read the probe.
@@ -608,6 +628,8 @@ static int probe(struct gateway *gateway)
 
 	for (size_t i = 0; i < 3 && r == 0; i++)
 		r = probe_door(doors[i]);
+	for (size_t i = 0; i < gateway->routes_count && r == 0; i++)
+		r = probe_route(&gateway->routes[i]);
 	return r == -ETIMEDOUT && is_blocked(gateway) ? -EBUSY : r;
 }
 

@@ -10,7 +10,9 @@
 
 #define ENDING_TAKES EW_SECOND
 
-static enum place { NOWHERE, IN_LINE, STORING, PUBLISHING } fatal_place;
+static enum place { NOWHERE, IN_LINE, STORING, PUBLISHING, AT_THE_DOOR } fatal_place;
+
+static bool publishes;
 
 static void arrive(enum place place)
 {
@@ -42,7 +44,17 @@ WRAP(int, bucket_publish_leased, struct bucket *bucket, const char *id, struct e
 WRAP(int, broker_publish, struct operation *operation, struct ew_amqp_receipt *ret_receipt)
 {
 	arrive(PUBLISHING);
+	publishes = true;
 	return __real_broker_publish(operation, ret_receipt);
+}
+
+/* First asked before anything else runs. */
+WRAP(int, ew_amqp_may_publish, const struct ew_amqp_channel *channel)
+{
+	if (publishes)
+		arrive(AT_THE_DOOR);
+	publishes = false;
+	return __real_ew_amqp_may_publish(channel);
 }
 
 WRAP(int, body_close, struct body *body)
@@ -113,6 +125,35 @@ TEST(gateway_cancel_after_a_panic_while_it_is_published_hears_that_nothing_is_kn
 	fatal_place = PUBLISHING;
 	wanted_answer = "\"presumed\"";
 	run_fair("", MOOD_TAKE, cancel_after_the_panic);
+}
+
+static enum mood lose_a_probe(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	if (message->type && strcmp(message->type, "probe") == 0 && world.gateway->connected == 1)
+		return MOOD_LOSE;
+	return MOOD_TAKE;
+}
+
+static int lose_the_broker_after_the_panic(void)
+{
+	world.broker.judge = lose_a_probe;
+	say_post(&asked, "1 500 s", "");
+	EXPECT_EQ(converse(&asked), -ECONNRESET);
+	EXPECT_EQ(fatal_place, NOWHERE);
+	EXPECT_EQ(asked.status, 0);
+	EXPECT_EQ(ew_sleep(30 * EW_SECOND), 0);
+	EXPECT_EQ(world.gateway->connected, 2);
+	EXPECT_EQ(world.gateway->routes[0].door.users, 0);
+	expect_answer("2 100 s");
+	return 0;
+}
+
+/* It would be waited for, at the end of the channel. */
+TEST(gateway_panic_in_a_call_of_a_channel_leaves_nobody_in_it)
+{
+	fatal_place = AT_THE_DOOR;
+	run_fair("", MOOD_TAKE, lose_the_broker_after_the_panic);
 }
 
 TEST_MAIN()

@@ -1562,12 +1562,12 @@ TEST(gateway_client_of_a_worker_that_cannot_tell_hears_so_at_once)
 }
 
 /* As many as may be unconfirmed on a channel, and one more that finds no place. */
-static int ask_until_no_grant_goes_out(void)
+static int ask_until_nothing_goes_out(const char *type)
 {
 	struct exchange exchange;
 
 	world.broker.judge = judge_unconfirmed;
-	unconfirmed_type = "grant";
+	unconfirmed_type = type;
 	for (unsigned i = 0; i < 256; i++)
 		expect_answer("1 0 s");
 	EXPECT_EQ(world.gateway->connected, 1);
@@ -1580,9 +1580,24 @@ static int ask_until_no_grant_goes_out(void)
 	return 0;
 }
 
+static int ask_until_no_grant_goes_out(void)
+{
+	return ask_until_nothing_goes_out("grant");
+}
+
+static int ask_until_no_operation_goes_out(void)
+{
+	return ask_until_nothing_goes_out("op");
+}
+
 TEST(gateway_whose_broker_confirms_no_grant_connects_again)
 {
 	run_fair("", MOOD_TAKE, ask_until_no_grant_goes_out);
+}
+
+TEST(gateway_whose_broker_confirms_no_operation_connects_again)
+{
+	run_fair("grant = none\n", MOOD_TAKE, ask_until_no_operation_goes_out);
 }
 
 /* The alarm comes before the probe is read. */
