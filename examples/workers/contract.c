@@ -11,8 +11,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <netdb.h>
 #include <openssl/evp.h>
+#include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +23,7 @@
 #include <time.h>
 
 #define CLAIM_WAIT_MS 10000
-#define SAY_AGAIN     (50 * EW_MILLISECOND) /* to a broker that takes no messages for the moment */
+#define SAY_AGAIN     (50 * EW_MILLISECOND) /* to a broker that does not take it for the moment */
 #define TOKEN_BYTES   33
 #define BUCKETS	      256 /* of jobs, by the first two digits of their tokens, which are random */
 
@@ -43,6 +46,7 @@ struct contract_job {
 	enum decision decision;
 	struct ew_scope *running; /* NULL: nothing runs */
 	uint64_t sequence;	  /* of the newest part or progress */
+	json_t *json;		  /* what contract_read() has found; its strings are the job's */
 	bool cancelled;
 	bool refused; /* while it ran */
 };
@@ -162,6 +166,44 @@ int contract_body(const struct contract_job *job, struct contract_body *ret_body
 	return 0;
 }
 
+int contract_read(struct contract_job *job, const char *format, ...)
+{
+	struct contract_body body;
+	json_error_t error;
+	va_list places;
+	int r;
+
+	r = contract_body(job, &body);
+	if (r < 0)
+		return r;
+	json_decref(job->json);
+	job->json = json_loadb(body.data, body.bytes, 0, &error);
+	free(body.data);
+	if (!job->json)
+		return json_error_code(&error) == json_error_out_of_memory ? -ENOMEM : -EINVAL;
+	va_start(places, format);
+	r = json_vunpack_ex(job->json, NULL, 0, format, places);
+	va_end(places);
+	return r < 0 ? -EINVAL : 0;
+}
+
+int contract_answer(struct contract_result *ret_result, const char *format, ...)
+{
+	va_list arguments;
+	int length;
+
+	va_start(arguments, format);
+	length = vasprintf(&ret_result->body, format, arguments);
+	va_end(arguments);
+	if (length < 0) {
+		ret_result->body = NULL;
+		return -ENOMEM;
+	}
+	ret_result->body_bytes = (size_t)length;
+	ret_result->content_type = "application/json";
+	return 0;
+}
+
 /* Of a @message it takes type, reply_to, content type and body. Persistent: where answers go may be a queue. */
 static int say(struct contract_job *job, struct ew_amqp_message message, const char *header,
 	       const char *value)
@@ -177,7 +219,7 @@ static int say(struct contract_job *job, struct ew_amqp_message message, const c
 	message.persistent = true;
 	do
 		r = ew_amqp_publish(job->session->work, &message, NULL);
-	while (r == -EBUSY && (r = ew_sleep(SAY_AGAIN)) == 0);
+	while ((r == -EBUSY || r == -EREMOTEIO) && (r = ew_sleep(SAY_AGAIN)) == 0);
 	return r;
 }
 
@@ -200,9 +242,18 @@ bool contract_streams(const struct contract_job *job)
 	return has(job, "x-ew-stream", "1");
 }
 
-int contract_progress(struct contract_job *job, const void *body, size_t bytes)
+int contract_progress(struct contract_job *job, const char *format, ...)
 {
-	return say_numbered(job, "progress", body, bytes);
+	char text[CONTRACT_PROGRESS_BYTES_MAX + 1];
+	va_list arguments;
+	int length;
+
+	va_start(arguments, format);
+	length = vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	if (length < 0 || (size_t)length >= sizeof(text))
+		return -EMSGSIZE;
+	return say_numbered(job, "progress", text, (size_t)length);
 }
 
 int contract_part(struct contract_job *job, const void *body, size_t bytes)
@@ -239,9 +290,18 @@ static bool is_past_deadline(const struct contract_job *job)
 
 /* ---- running ---- */
 
-static void runs_no_more(void *job)
+static void note(const struct contract_options *options, const char *what, const char *which)
 {
-	((struct contract_job *)job)->running = NULL;
+	if (options->note)
+		options->note(what, which);
+}
+
+static void runs_no_more(void *argument)
+{
+	struct contract_job *job = argument;
+
+	job->running = NULL;
+	note(job->session->options, "end", contract_message(job)->message_id);
 }
 
 static int runs_no_more_close(void *job)
@@ -256,6 +316,7 @@ static int work(struct contract_job *job, struct contract_result *ret_result)
 	EW_GUARD(running, job, .close = runs_no_more_close, .abort = runs_no_more);
 
 	job->running = &scope;
+	note(job->session->options, "begin", contract_message(job)->message_id);
 	return job->session->options->work(job, ret_result);
 }
 
@@ -391,6 +452,7 @@ static void leave(void *argument)
 	while (*link != job)
 		link = &(*link)->next;
 	*link = job->next;
+	json_decref(job->json);
 }
 
 static int leave_close(void *job)
@@ -525,8 +587,8 @@ static int connect_and_serve(const struct contract_options *options, struct ew_s
 	r = ew_amqp_dial(options->dialer, scope, &error, &connection);
 	if (r == 0)
 		r = serve(options, connection);
-	if (options->lost)
-		options->lost(error.text[0] ? error.text : strerror(-r));
+	if (r != -ECANCELED)
+		note(options, "connection lost:", error.text[0] ? error.text : strerror(-r));
 	return r;
 }
 
@@ -544,14 +606,39 @@ int contract_serve(const struct contract_options *options)
 
 /* ---- a program ---- */
 
-static void say_lost(const char *why)
+static void print_note(const char *what, const char *which)
 {
-	printf("connection lost: %s\n", why);
+	printf("%s %s\n", what, which);
 }
 
-static int main_task(void *options)
+static void end_signals(sigset_t *ret_set)
+{
+	sigemptyset(ret_set);
+	sigaddset(ret_set, SIGTERM);
+	sigaddset(ret_set, SIGINT);
+}
+
+static int serve_task(void *options)
 {
 	return contract_serve(options);
+}
+
+/* Until one of them says that the process is to end. */
+static int main_task(void *options)
+{
+	sigset_t set;
+	int r;
+
+	EW_OWN(ew_signals, signals);
+	EW_SCOPE(serving);
+
+	end_signals(&set);
+	r = ew_signals_open(&set, &signals);
+	if (r == 0)
+		r = ew_spawn(&serving, serve_task, options);
+	if (r == 0)
+		r = ew_signals_wait(signals);
+	return r < 0 ? r : 0;
 }
 
 static struct addrinfo *look_up(const char *program, const struct amqp_connection_info *parts)
@@ -571,7 +658,8 @@ static struct addrinfo *look_up(const char *program, const struct amqp_connectio
 static int serve_at(const struct amqp_connection_info *parts, const struct addrinfo *host,
 		    struct contract_options *contract)
 {
-	const struct ew_run_options options = { .workers_count = 1 };
+	sigset_t signals;
+	const struct ew_run_options options = { .workers_count = 1, .signals = &signals };
 	const struct ew_amqp_endpoint endpoint = { .address = host->ai_addr,
 						   .address_bytes = host->ai_addrlen };
 	const struct ew_amqp_options broker = { .user = parts->user,
@@ -582,13 +670,14 @@ static int serve_at(const struct amqp_connection_info *parts, const struct addri
 					 .endpoints_count = 1,
 					 .options = &broker };
 
+	end_signals(&signals);
 	contract->dialer = &dialer;
 	return ew_run(&options, main_task, contract);
 }
 
 int contract_main(int argc, char **argv, contract_work_fn *fn)
 {
-	struct contract_options contract = { .at_once = 1, .work = fn, .lost = say_lost };
+	struct contract_options contract = { .at_once = 1, .work = fn, .note = print_note };
 	struct amqp_connection_info parts;
 	struct addrinfo *host;
 	int r;

@@ -37,14 +37,29 @@ struct contract_body {
  */
 EW_SUSPENDS int contract_body(const struct contract_job *job, struct contract_body *ret_body);
 
+/**
+ * contract_read() - what a body in JSON says, by a format of json_unpack()
+ *
+ * Ownership: texts are the job's, and there until its function returns.
+ * Errors:    -EINVAL it is no JSON, or another one; those of contract_body()
+ */
+EW_SUSPENDS int contract_read(struct contract_job *job, const char *format, ...);
+
+/** contract_answer() - a result in JSON, by a format of printf(); -ENOMEM */
+__attribute__((format(printf, 2, 3))) int contract_answer(struct contract_result *ret_result,
+							  const char *format, ...);
+
 /** contract_claim() - its x-ew-claim: no other attempt has the same, so it can name the holder of a lock */
 const char *contract_claim(const struct contract_job *job);
 
 /** contract_streams() - whether the client takes the reply in parts; if not, all of it belongs into the result */
 bool contract_streams(const struct contract_job *job);
 
-/** contract_progress() - tell a client that takes events how far the job is; it hears of the newest only */
-EW_SUSPENDS int contract_progress(struct contract_job *job, const void *body, size_t bytes);
+#define CONTRACT_PROGRESS_BYTES_MAX 255
+
+/** contract_progress() - tell a client that takes events how far the job is; it hears of the newest only. -EMSGSIZE */
+__attribute__((format(printf, 2, 3))) EW_SUSPENDS int contract_progress(struct contract_job *job,
+									const char *format, ...);
 
 /** contract_part() - the next part of the reply; the result is the last one. -ENOTSUP: see contract_streams() */
 EW_SUSPENDS int contract_part(struct contract_job *job, const void *body, size_t bytes);
@@ -61,14 +76,14 @@ typedef int contract_work_fn(struct contract_job *job, struct contract_result *r
  * @dialer:  whom to connect to; its connections need 2 channels
  * @queue:   work queue
  * @at_once: operations at a time, at most 1,024
- * @lost:    is told why a connection was lost, or not made; NULL: nobody is
+ * @note:    is told of each job that it begins and ends, and why a connection was lost, or not made; NULL: nobody is
  */
 struct contract_options {
 	struct ew_amqp_dialer *dialer;
 	const char *queue;
 	unsigned at_once;
 	contract_work_fn *work;
-	void (*lost)(const char *why);
+	void (*note)(const char *what, const char *which);
 };
 
 /**
@@ -82,7 +97,8 @@ EW_SUSPENDS int contract_serve(const struct contract_options *options);
 /**
  * contract_main() - what main() does in a worker: PROGRAM amqp://USER:PASSWORD@HOST:PORT/ QUEUE [AT_ONCE]
  *
- * Serves the queue, in a runtime of its own, until the process is ended. Says on standard output when a connection is lost.
- * Return: the exit status: 2 for arguments that are none, 1 for a host that is not found or a runtime that cannot start
+ * Serves the queue, in a runtime of its own, until SIGTERM or SIGINT: then what runs is stopped, and comes to another worker.
+ * Says on standard output which jobs begin and end ("begin ID"), and when a connection is lost.
+ * Return: the exit status: 0 after a signal, 2 for arguments that are none, 1 for a host that is not found or a runtime that cannot start
  */
 int contract_main(int argc, char **argv, contract_work_fn *fn);

@@ -12,6 +12,7 @@ import amqp from 'amqplib';
 const HEARTBEAT_S = 10;
 const CLAIM_WAIT_MS = 10000;
 const RECONNECT_MS = 1000;
+const SAY_AGAIN_MS = 50;
 
 export class Stopped extends Error {}
 export class Lost extends Error {}
@@ -93,7 +94,7 @@ class Worker {
   }
 
   async consume(queue, atOnce) {
-    this.channel = await this.connection.createChannel();
+    this.channel = await this.connection.createConfirmChannel();
     this.channel.on('close', this.lost);
     this.channel.on('error', (error) => console.log(`channel lost: ${error.message}`));
     await this.channel.prefetch(atOnce);
@@ -103,22 +104,26 @@ class Worker {
     await this.channel.consume(queue, (delivery) => (delivery ? this.take(delivery) : this.lost()));
   }
 
-  publish(replyTo, body, options) {
-    this.channel.publish('', replyTo, Buffer.from(body), options);
-  }
-
+  // True, later, if the broker has it, false if it has refused it or is not there any more.
   say(job, type, { body = '', contentType, headers, replyTo } = {}) {
     const { correlationId, replyTo: to } = job.properties;
-    this.publish(to, body, {
+    let tell;
+    const said = new Promise((resolve) => { tell = resolve; });
+    this.channel.publish('', to, Buffer.from(body), {
       type, correlationId, messageId: job.id, contentType, replyTo, persistent: true,
       headers: { 'x-ew-claim': job.claim, ...headers },
-    });
+    }, (refused) => tell(!refused));
+    return said;
   }
 
-  // It is over: acknowledged, after all that was to be said.
-  forget(job) {
-    this.jobs.delete(job.claim);
-    this.channel.ack(job.delivery);
+  // It is over: acknowledged, when the broker has its last word, if it has one.
+  async finish(job, type, what) {
+    try {
+      while (type && this.jobs.has(job.claim) && !await this.say(job, type, what)) await sleep(SAY_AGAIN_MS);
+      if (this.jobs.delete(job.claim)) this.channel.ack(job.delivery);
+    } catch {
+      this.lost(); // the channel has closed, and its event is still to come
+    }
   }
 
   take(delivery) {
@@ -130,27 +135,24 @@ class Worker {
     }
     this.jobs.set(job.claim, job);
     this.say(job, 'claim', { replyTo: this.control, headers: { 'x-ew-redelivered': delivery.fields.redelivered } });
-    if (job.headers['x-ew-grant'] === 'none') this.start(job);
+    if (job.headers['x-ew-grant'] === 'none') job.running = this.run(job);
     else job.timer = setTimeout(() => this.giveBack(job), job.number('x-ew-claim-wait-ms', CLAIM_WAIT_MS));
   }
 
   // Nobody has answered the claim. One that comes again and again would keep those behind it from their turn.
   giveBack(job) {
     if (job.delivery.fields.redelivered || job.isPastDeadline()) {
-      this.forget(job);
+      this.finish(job);
     } else {
       this.jobs.delete(job.claim);
       this.channel.nack(job.delivery, false, true);
     }
   }
 
-  start(job) {
-    job.running = this.run(job);
-  }
-
   async run(job) {
     let answer = 'too-late';
     let result;
+    console.log(`begin ${job.id}`);
     try {
       result = await this.work(job);
     } catch (error) {
@@ -158,18 +160,15 @@ class Worker {
       if (known) answer = error instanceof Stopped ? 'stopped' : 'unknown';
       result = { body: known ? '' : error.message, contentType: 'text/plain', status: known ? 503 : 500 };
     }
-    try {
-      if (this.jobs.has(job.claim)) this.end(job, result, answer);
-    } catch {
-      this.lost(); // the channel has closed, and its event is still to come
-    }
+    console.log(`end ${job.id}`);
+    await this.end(job, result, answer);
   }
 
   end(job, { body, contentType = 'application/json', status = 200 }, answer) {
     const type = job.signal.aborted || answer === 'unknown' ? answer : 'reply';
     const hasResult = type === 'reply' || type === 'too-late';
-    if (!job.isRefused) this.say(job, type, hasResult ? { body, contentType, headers: { 'x-ew-status': status } } : {});
-    this.forget(job);
+    const what = hasResult ? { body, contentType, headers: { 'x-ew-status': status } } : {};
+    return this.finish(job, job.isRefused ? null : type, what);
   }
 
   // grant, refuse or cancel
@@ -181,17 +180,8 @@ class Worker {
       if (['cancel', 'refuse'].includes(properties.type)) job.abort.abort();
     } else if (['grant', 'refuse', 'cancel'].includes(properties.type)) {
       clearTimeout(job.timer);
-      this.decide(job, properties.type);
+      job.running = properties.type === 'grant' ? this.run(job) : this.finish(job, properties.type === 'cancel' ? 'not-started' : null);
     }
-  }
-
-  decide(job, type) {
-    if (type === 'grant') {
-      this.start(job);
-      return;
-    }
-    if (type === 'cancel') this.say(job, 'not-started');
-    this.forget(job);
   }
 
   // Nothing runs any more when this is over; only then may the next connection be made.
@@ -205,19 +195,24 @@ class Worker {
   }
 }
 
-// For ever: a lost connection stops what runs, and is followed by another one.
+// Until SIGTERM or SIGINT, which stop what runs: it comes to another worker. So does a lost connection, which is followed by
+// another one. Says on standard output which jobs begin and end, and when a connection is lost.
 export async function serve(address, queue, work, atOnce = 1) {
-  for (;;) {
+  const signal = new Promise((resolve) => {
+    for (const name of ['SIGTERM', 'SIGINT']) process.once(name, () => resolve('signal'));
+  });
+  let why;
+  while (why !== 'signal') {
     const worker = new Worker(work);
     try {
       await worker.connect(address);
       await worker.consume(queue, atOnce);
-      await worker.closed;
+      why = await Promise.race([worker.closed, signal]);
     } catch (error) {
       console.log(`connection lost: ${error.message}`);
     } finally {
       await worker.stop();
     }
-    await sleep(RECONNECT_MS);
+    if (why !== 'signal') why = await Promise.race([signal, sleep(RECONNECT_MS)]);
   }
 }

@@ -8,6 +8,8 @@ tell whether all that it has started is over.
 
 import functools
 import hashlib
+import signal
+import sys
 import threading
 import time
 import uuid
@@ -17,6 +19,7 @@ import pika
 HEARTBEAT_S = 10
 CLAIM_WAIT_MS = 10000
 RECONNECT_S = 1
+SAY_AGAIN_S = 0.05
 TOO_LATE, STOPPED, LOST = "too-late", "stopped", "unknown"
 
 
@@ -100,6 +103,7 @@ class Worker:
 
     def consume(self, queue, at_once):
         self.channel = self.connection.channel()
+        self.channel.confirm_delivery()
         self.channel.add_on_cancel_callback(self.leave)
         self.channel.basic_qos(prefetch_count=at_once)
         self.control = self.channel.queue_declare("", exclusive=True).method.queue
@@ -118,9 +122,16 @@ class Worker:
             self.connection.add_callback_threadsafe(function)
 
     def say(self, job, kind, body=b"", content_type=None, headers=None, reply_to=None):
-        self.channel.basic_publish("", job.properties.reply_to, body, pika.BasicProperties(
+        """The broker has it when this returns; what it refuses is said again."""
+        properties = pika.BasicProperties(
             type=kind, correlation_id=job.properties.correlation_id, message_id=job.id, content_type=content_type,
-            delivery_mode=2, reply_to=reply_to, headers={"x-ew-claim": job.claim, **(headers or {})}))
+            delivery_mode=2, reply_to=reply_to, headers={"x-ew-claim": job.claim, **(headers or {})})
+        while True:
+            try:
+                self.channel.basic_publish("", job.properties.reply_to, body, properties)
+                return
+            except pika.exceptions.NackError:
+                self.connection.sleep(SAY_AGAIN_S)
 
     def forget(self, job):
         """It is over: acknowledged, after all that was to be said."""
@@ -155,6 +166,7 @@ class Worker:
 
     def run(self, job):
         """In the job's thread."""
+        print(f"begin {job.id}\n", end="", flush=True)
         try:
             result, answer = self.work(job), TOO_LATE
         except Stopped:
@@ -163,6 +175,7 @@ class Worker:
             result, answer = Result(b"", None, 503), LOST
         except Exception as error:  # pylint: disable=broad-except
             result, answer = Result(str(error).encode(), "text/plain", 500), TOO_LATE
+        print(f"end {job.id}\n", end="", flush=True)
         self.soon(functools.partial(self.end, job, result, answer))
 
     def end(self, job, result, answer):
@@ -209,7 +222,10 @@ class Worker:
 
 
 def serve(address, queue, work, at_once=1):
-    """For ever: a lost connection stops what runs, and is followed by another one."""
+    """Until SIGTERM or SIGINT, which stop what runs: it comes to another worker. So does a lost connection, which is followed by
+    another one. Says on standard output which jobs begin and end, and when a connection is lost."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit())
     while True:
         worker = None
         try:

@@ -20,21 +20,16 @@ async function render(job) {
     ms, on_cancel: onCancel = 'stop', on_end: onEnd, finish_ms: finishMs = 0, step_ms: stepMs = STEP_MS, progress = false, part,
   } = JSON.parse(await job.readBody());
   let steps = 0;
-  console.log(`begin ${job.id}`);
-  try {
-    while (steps * Math.max(stepMs, 1) < ms) {
-      await sleep(stepMs);
-      if (job.signal.aborted) {
-        if (onCancel !== 'finish') throw new HOW_IT_ENDS[onCancel]();
-        await sleep(finishMs);
-        break;
-      }
-      steps += 1;
-      if (progress) job.progress(JSON.stringify({ steps }));
-      if (part !== undefined && job.streams) job.part(part);
+  while (steps * Math.max(stepMs, 1) < ms) {
+    await sleep(stepMs);
+    if (job.signal.aborted) {
+      if (onCancel !== 'finish') throw new HOW_IT_ENDS[onCancel]();
+      await sleep(finishMs);
+      break;
     }
-  } finally {
-    console.log(`end ${job.id}`);
+    steps += 1;
+    if (progress) job.progress(JSON.stringify({ steps }));
+    if (part !== undefined && job.streams) job.part(part);
   }
   if (onEnd === 'lose') throw new Lost();
   return { body: JSON.stringify({ steps }) };

@@ -24,21 +24,17 @@ def render(job):
     on_cancel = wish.get("on_cancel", "stop")
     step_ms = max(wish.get("step_ms", STEP_MS), 1)
     steps = 0
-    print(f"begin {job.id}\n", end="", flush=True)
-    try:
-        while steps * step_ms < wish["ms"]:
-            if job.cancelled.wait(step_ms / 1000):
-                if on_cancel != "finish":
-                    raise HOW_IT_ENDS.get(on_cancel, contract.Stopped)
-                time.sleep(wish.get("finish_ms", 0) / 1000)
-                break
-            steps += 1
-            if wish.get("progress"):
-                job.progress(json.dumps({"steps": steps}).encode())
-            if "part" in wish and job.streams:
-                job.part(wish["part"].encode())
-    finally:
-        print(f"end {job.id}\n", end="", flush=True)
+    while steps * step_ms < wish["ms"]:
+        if job.cancelled.wait(step_ms / 1000):
+            if on_cancel != "finish":
+                raise HOW_IT_ENDS.get(on_cancel, contract.Stopped)
+            time.sleep(wish.get("finish_ms", 0) / 1000)
+            break
+        steps += 1
+        if wish.get("progress"):
+            job.progress(json.dumps({"steps": steps}).encode())
+        if "part" in wish and job.streams:
+            job.part(wish["part"].encode())
     if wish.get("on_end") == "lose":
         raise contract.Lost
     return contract.Result(json.dumps({"steps": steps}).encode())

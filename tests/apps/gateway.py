@@ -141,6 +141,11 @@ class Worker:
     def goes_on(self):
         self.process.send_signal(signal.SIGCONT)
 
+    def ends(self):
+        """It is told to; its exit status."""
+        self.process.terminate()
+        return self.process.wait(60)
+
     def kill(self):
         if self.process.poll() is None:
             self.process.kill()

@@ -25,10 +25,12 @@ MINE = {}
 
 
 class Script:
-    """A gateway that does what the test says; @named: the address of its answers outlives its connection."""
+    """A gateway that does what the test says; @named: the address of its answers outlives its connection. It is the name of a
+    queue that holds one message, while it is not consumed; others are refused, and go to @refused."""
 
     def __init__(self, queue, named=False):
         self.queue, self.heard = queue, []
+        self.refused = fresh("refused")
         self.reply_to = fresh("replies") if named else "amq.rabbitmq.reply-to"
         self.connect()
 
@@ -36,8 +38,14 @@ class Script:
         self.connection = gateway.connect()
         self.channel = self.connection.channel()
         if self.reply_to.startswith("replies"):
-            self.channel.queue_declare(self.reply_to)
-        self.channel.basic_consume(self.reply_to, self.on_message, auto_ack=True)
+            self.channel.queue_declare(self.refused)
+            self.channel.queue_declare(self.reply_to, arguments={
+                "x-max-length": 1, "x-overflow": "reject-publish-dlx", "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": self.refused})
+        self.listen()
+
+    def listen(self):
+        self.consumer = self.channel.basic_consume(self.reply_to, self.on_message, auto_ack=True)
 
     def on_message(self, _channel, _method, properties, body):
         self.heard.append((properties, body))
@@ -413,6 +421,18 @@ def running_unconsumed(script, place):
     place.declare()
 
 
+def running_nack(script, place):
+    claim = running(script, place, {"ms": 100})
+    script.channel.basic_cancel(script.consumer)
+    correlation = uuid.uuid4().hex
+    script.channel.basic_publish("", script.reply_to, b"", pika.BasicProperties(type="filler", correlation_id=correlation))
+    wait_until(lambda: gateway.messages(script.refused) >= 2, 60, "it is said and refused, again")
+    script.listen()
+    script.hears("filler", correlation)
+    script.hears_end("reply", claim, 200)
+    place.has_ended(claim)
+
+
 def cut(script):
     # First, so that it takes nothing from the workers, which may be cut, and back, before it is.
     script.connection.close()
@@ -439,8 +459,24 @@ def several_killed(script, place):
         script.says("refuse", again)
 
 
+def several_ending(script, place):
+    claim = running(script, place)
+    with gateway.Worker(place.language, place.queue, place.log):
+        gateway.await_consumers(script.queue, len(place.group) + 1)
+        for worker in place.group:
+            equal(worker.ends(), 0, "exit status")
+            if place.log.count(f"end {claim.message_id}") > 0:
+                break
+        place.has_ended(claim)
+        again = script.hears_claim(claim.correlation_id, redelivered=True)
+        script.says("refuse", again)
+
+
 ROWS = {name.replace("_", ".", 1).replace("_", "-"): function for name, function in list(globals().items())
         if re.match(r"(idle|claimed|running|several)_", name)}
+
+
+NAMED = ("claimed.lost", "running.lost", "running.nack")
 
 
 def run_row(row, language):
@@ -451,7 +487,7 @@ def run_row(row, language):
             place.language = language
             place.queue = stack.enter_context(gateway.work_queue())
             place.log, place.group = stack.enter_context(gateway.workers(language, place.queue, 3))
-        script = Script(place.queue, named="lost" in row)
+        script = Script(place.queue, named=row in NAMED)
         stack.callback(lambda: script.connection.close())
         ROWS[row](script, place)
         if not row.startswith("several"):
