@@ -3,7 +3,9 @@
  * A log line must not stop a worker, and standard error may be a pipe that nobody reads. So lines
  * go into a bounded buffer and a thread of its own writes them, from a second buffer that it has in
  * exchange, so that the lock is held for one line at most; when the buffer is full the newest line
- * is dropped and counted, and the next line that fits says how many are missing.
+ * is dropped and counted, and the next line that fits says how many are missing. The thread lets a
+ * millisecond of lines come together: ten thousand in a storm would else wake it three thousand
+ * times, and it is the workers who call it.
  *
  * The format is logfmt: key=value, space between, values in double quotes where they need them.
  * Quotes, backslashes and control characters are escaped, so that no file name can forge a line.
@@ -23,6 +25,7 @@
 #include <unistd.h>
 
 #define QUEUE_BYTES (1024 * 1024)
+#define TOGETHER_NS 1000000
 
 static struct {
 	pthread_mutex_t lock;
@@ -58,6 +61,19 @@ static void write_all(int fd, const char *text, size_t bytes)
 	}
 }
 
+/* Less long if it is to stop. */
+static void wait_for_more(void)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += TOGETHER_NS;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	while (!logger.stopping && pthread_cond_timedwait(&logger.work, &logger.lock, &until) == 0)
+		;
+}
+
 static void *write_loop(void *unused)
 {
 	(void)unused;
@@ -73,6 +89,7 @@ static void *write_loop(void *unused)
 		if (logger.used == 0)
 			break;
 
+		wait_for_more();
 		bytes = logger.used;
 		logger.queue = logger.buffers[taken == logger.buffers[0]];
 		logger.used = 0;
