@@ -55,6 +55,7 @@ struct ew__pool {
 	_Atomic int64_t fed_until_ns;
 	bool waking;
 	bool watched;
+	int64_t look_ns; /* when the watcher does, or did last */
 	bool stop;
 	struct thread threads[THREADS_MAX];
 };
@@ -114,17 +115,19 @@ static struct ew__lane *lane_to_serve(struct ew__pool *pool)
 	return lane;
 }
 
+/* A busy lane calls the watcher away again and again: who watches next looks when that one would have. */
 static void watch(struct ew__pool *pool)
 {
+	int64_t now_ns = ew_now();
 	struct timespec until;
-	int64_t until_ns;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until_ns = until.tv_nsec + STALL_NS;
-	until.tv_sec += until_ns / EW_SECOND;
-	until.tv_nsec = until_ns % EW_SECOND;
+	if (pool->look_ns <= now_ns)
+		pool->look_ns = now_ns + STALL_NS;
+	until.tv_sec = pool->look_ns / EW_SECOND;
+	until.tv_nsec = pool->look_ns % EW_SECOND;
 	pool->watched = true;
-	if (pthread_cond_timedwait(&pool->work, &pool->mutex, &until) == ETIMEDOUT)
+	pthread_cond_timedwait(&pool->work, &pool->mutex, &until);
+	if (ew_now() >= pool->look_ns)
 		ew__lanes_widen_stalled(&pool->lanes);
 	pool->watched = false;
 }

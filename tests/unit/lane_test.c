@@ -336,6 +336,66 @@ TEST(lane_of_calls_that_wait_for_a_moment_has_a_few_threads_for_each_processor)
 	EXPECT_EQ(lane->width, 4);
 }
 
+/* ---- as wide as needed, while another is busy ---- */
+
+#define STEADY_CALLS 3000
+
+static int pass_at_once(void *argument)
+{
+	(void)argument;
+	return 0;
+}
+
+struct steady {
+	struct ew_file *file;
+	struct gate *gate;
+	unsigned calls;
+};
+
+/* One short call after the other, until all who wait for a gate are there. */
+static int call_steadily(void *argument)
+{
+	struct steady *steady = argument;
+	int result;
+
+	while (inside(steady->gate) < EW__LANE_WIDTH_MAX) {
+		EXPECT(++steady->calls < STEADY_CALLS);
+		EXPECT_EQ(ew_file_offload(steady->file, pass_at_once, NULL, &result), 0);
+		EXPECT_EQ(ew_sleep(100 * EW_MICROSECOND), 0);
+	}
+	return 0;
+}
+
+static int widen_beside_a_busy_one(void *argument)
+{
+	struct gate gate = GATE_CLOSED;
+	struct caller hanging = { .gate = &gate };
+	struct steady steady = { .gate = &gate };
+	unsigned i;
+	EW_SCOPE(scope);
+	EW_SCOPE(busy);
+
+	(void)argument;
+	EXPECT_EQ(open_folder(0, &hanging.file), 0);
+	EXPECT_EQ(open_folder(1, &steady.file), 0);
+	call_often(&scope, &hanging);
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(ew_spawn(&busy, call_steadily, &steady), 0);
+	EXPECT_EQ(ew_scope_join(&busy), 0);
+	open_gate(&gate);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	EXPECT_EQ(ew_file_close(&hanging.file), 0);
+	return ew_file_close(&steady.file);
+}
+
+/* Its calls take the threads that would look whether somebody has stalled. */
+TEST(lane_that_has_stalled_becomes_wide_while_another_is_busy)
+{
+	mount_some(2);
+	EXPECT_EQ(run_with_threads(widen_beside_a_busy_one), 0);
+	unmount_all(2);
+}
+
 /* ---- the order in a lane ---- */
 
 struct ordered {
