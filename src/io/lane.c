@@ -148,20 +148,26 @@ struct ew__lane *ew__lanes_next(struct ew__lanes *lanes, unsigned free_count)
 
 /* ---- the width ---- */
 
-static unsigned widest(const struct ew__lane *lane)
+/* Those that hang keep no processor from anybody. */
+static unsigned widest(const struct ew__lane *lane, unsigned hanging_count)
 {
-	return lane->mean_ns > LONG_NS ? lane->width_max : lane->width_few;
+	if (lane->mean_ns > LONG_NS)
+		return lane->width_max;
+	return smaller(lane->width_few + hanging_count, lane->width_max);
 }
 
-static void adapt(struct ew__lane *lane, int64_t took_ns, bool waited)
+static void adapt(struct ew__lane *lane, int64_t took_ns, bool waited, unsigned hanging_count)
 {
+	unsigned most;
+
 	lane->mean_ns += (took_ns - lane->mean_ns) / MEAN_OF_JOBS;
+	most = widest(lane, hanging_count);
 	if (waited) {
 		lane->quick_count = 0;
-		if (lane->width > widest(lane))
+		if (lane->width > most)
 			lane->width--;
 		else if (lane->queued_count > 0)
-			lane->width = smaller(lane->width + 1, widest(lane));
+			lane->width = smaller(lane->width + 1, most);
 	} else if (++lane->quick_count == QUICK_JOBS) {
 		lane->quick_count = 0;
 		if (lane->width > lane->width_min)
@@ -239,7 +245,7 @@ struct ew__job *ew__lane_begin(struct ew__lane *lane)
 	return job;
 }
 
-void ew__lane_end(struct ew__lane *lane, int64_t took_ns, bool waited)
+void ew__lane_end(struct ew__lane *lane, int64_t took_ns, bool waited, unsigned hanging_count)
 {
 	if (--lane->running_count == 0)
 		lane->lanes->resting_count++;
@@ -247,5 +253,5 @@ void ew__lane_end(struct ew__lane *lane, int64_t took_ns, bool waited)
 		lane->lanes->helpers_count--;
 	lane->lanes->running_count--;
 	lane->ended_count++;
-	adapt(lane, took_ns, waited);
+	adapt(lane, took_ns, waited, hanging_count);
 }

@@ -75,5 +75,5 @@ void ew__lane_remove(struct ew__job *job);
 /* The next job, which runs from now on. */
 struct ew__job *ew__lane_begin(struct ew__lane *lane);
 
-/* A job that ran has ended. The width follows from whether it gave its processor away. */
-void ew__lane_end(struct ew__lane *lane, int64_t took_ns, bool waited);
+/* A job that ran has ended. The width follows from whether it gave its processor away, and from how many of the others hang. */
+void ew__lane_end(struct ew__lane *lane, int64_t took_ns, bool waited, unsigned hanging_count);

@@ -203,12 +203,24 @@ static void note_fed(struct ew__pool *pool, const struct ew__lane *lane, int64_t
 	atomic_store_explicit(&pool->fed_until_ns, ended_ns, memory_order_relaxed);
 }
 
+/* Calls of the lane that have not ended for long. */
+static unsigned count_hanging(const struct ew__pool *pool, const struct ew__lane *lane,
+			      int64_t now_ns)
+{
+	const struct thread *thread;
+	unsigned count = 0;
+
+	for (thread = pool->threads; thread < pool->threads + pool->threads_count; thread++)
+		count += thread->lane == lane && now_ns - thread->since_ns > STALL_NS;
+	return count;
+}
+
 static void serve(struct thread *thread, struct ew__lane *lane)
 {
 	struct ew__pool *pool = thread->pool;
 	struct ew__job *job = ew__lane_begin(lane);
 	bool slow = ew__lane_is_slow(lane), waited;
-	int64_t took_ns;
+	int64_t took_ns, end_ns;
 
 	thread->lane = lane;
 	thread->what = job->what;
@@ -217,9 +229,10 @@ static void serve(struct thread *thread, struct ew__lane *lane)
 	pthread_mutex_unlock(&pool->mutex);
 	run_job(thread, job, slow, &took_ns, &waited);
 	pthread_mutex_lock(&pool->mutex);
-	note_fed(pool, lane, thread->since_ns + took_ns, waited);
+	end_ns = thread->since_ns + took_ns;
+	note_fed(pool, lane, end_ns, waited);
 	thread->lane = NULL;
-	ew__lane_end(lane, took_ns, waited);
+	ew__lane_end(lane, took_ns, waited, waited ? count_hanging(pool, lane, end_ns) : 0);
 }
 
 static void *pool_thread(void *argument)

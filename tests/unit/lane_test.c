@@ -311,7 +311,7 @@ static void do_some(struct ew__lane *lane, unsigned count, int64_t took_ns)
 	for (i = 1; i <= count; i++) {
 		ew__lane_append(lane, &jobs[i % 2]);
 		(void)ew__lane_begin(lane);
-		ew__lane_end(lane, took_ns, true);
+		ew__lane_end(lane, took_ns, true, 0);
 	}
 	ew__lane_remove(&jobs[count % 2]);
 }
@@ -334,6 +334,56 @@ TEST(lane_of_calls_that_wait_for_a_moment_has_a_few_threads_for_each_processor)
 	EXPECT_EQ(lane->width, EW__LANE_WIDTH_MAX);
 	do_some(lane, 100, 500 * EW_MICROSECOND);
 	EXPECT_EQ(lane->width, 4);
+}
+
+#define HANGING_COUNT (EW__LANE_WIDTH_MAX - 2)
+
+static int wait_for_a_moment(void *argument)
+{
+	const struct timespec moment = { .tv_nsec = 400000 };
+
+	(void)argument;
+	return clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, NULL);
+}
+
+static int call_for_a_moment(void *file)
+{
+	int result;
+
+	return ew_file_offload(file, wait_for_a_moment, NULL, &result);
+}
+
+static int wait_beside_many_that_hang(void *argument)
+{
+	struct gate gate = GATE_CLOSED;
+	struct caller hanging = { .gate = &gate };
+	struct stat stat;
+	unsigned i, width;
+	EW_SCOPE(scope);
+	EW_SCOPE(moments);
+
+	(void)argument;
+	EXPECT_EQ(open_folder(0, &hanging.file), 0);
+	EXPECT_EQ(ew_file_stat(hanging.file, &stat), 0);
+	for (i = 0; i < HANGING_COUNT; i++)
+		EXPECT_EQ(ew_spawn(&scope, call_task, &hanging), 0);
+	TURNS_UNTIL(inside(&gate) == HANGING_COUNT);
+	for (i = 0; i < CALLS_COUNT; i++)
+		EXPECT_EQ(ew_spawn(&moments, call_for_a_moment, hanging.file), 0);
+	EXPECT_EQ(ew_scope_join(&moments), 0);
+	width = look_at_lane(&stat).width;
+	open_gate(&gate);
+	EXPECT_EQ(ew_scope_join(&scope), 0);
+	EXPECT_EQ(width, EW__LANE_WIDTH_MAX);
+	return ew_file_close(&hanging.file);
+}
+
+/* Else each of the others would have to wait until the lane is seen to have stalled. */
+TEST(lane_of_calls_that_wait_for_a_moment_is_wider_by_those_that_hang)
+{
+	mount_some(1);
+	EXPECT_EQ(run_with_threads(wait_beside_many_that_hang), 0);
+	unmount_all(1);
 }
 
 /* ---- as wide as needed, while another is busy ---- */
@@ -860,8 +910,8 @@ TEST(lane_that_has_had_many_helpers_may_have_more)
 		EXPECT(ew__lane_begin(lane) == &jobs[0]);
 		EXPECT(ew__lanes_want_thread(&lanes));
 		EXPECT(ew__lane_begin(lane) == &jobs[1]);
-		ew__lane_end(lane, 0, true);
-		ew__lane_end(lane, 0, true);
+		ew__lane_end(lane, 0, true, 0);
+		ew__lane_end(lane, 0, true, 0);
 	}
 	EXPECT_EQ(lanes.helpers_count, 0);
 	EXPECT_EQ(lanes.running_count, 0);
