@@ -483,11 +483,11 @@ def test_gateway_of_make_run_gateway_shows_a_cancel_with_its_receipt():
         check(shown["answer"] in ("refused", "not-started", "stopped"), f"an answer of the worker's: {shown}")
         command = re.search(r"press Ctrl-C.*\n *(.*)\n", said()).group(1)
         metrics = "curl -s " + re.search(r"http://[^/]*", command).group() + "/metrics"
-        before = said().count("event=operation")
+        wait_until(lambda: said().count("event=operation") == 1, 60, "the log has the first")
         with subprocess.Popen(["sh", "-c", "exec " + command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
             wait_until(lambda: 'state="held"} 1' in of_shell(metrics), 60, "it has a permit")
             client.send_signal(signal.SIGINT)
-        wait_until(lambda: said().count("event=operation") == before + 1, 60, lambda: f"it has ended: {said()}")
+        wait_until(lambda: said().count("event=operation") == 2, 60, lambda: f"it has ended: {said()}")
         check(re.search(r" outcome=(refused|not-started|stopped) ", said().splitlines()[-1]), said().splitlines()[-1])
         process.send_signal(signal.SIGTERM)
         equal(process.wait(60 * ingest.SCALE), 0)
