@@ -6,6 +6,7 @@ an Event, which it must look at. It returns a Result, or raises Stopped if it ha
 tell whether all that it has started is over.
 """
 
+import contextlib
 import functools
 import hashlib
 import signal
@@ -217,8 +218,9 @@ class Worker:
             job.cancelled.set()
         for job in running:
             job.thread.join()
-        if self.connection.is_open:
-            self.connection.close()
+        with contextlib.suppress(pika.exceptions.AMQPError):  # it has been lost meanwhile
+            if self.connection.is_open:
+                self.connection.close()
 
 
 def serve(address, queue, work, at_once=1):
