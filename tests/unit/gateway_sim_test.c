@@ -970,6 +970,9 @@ TEST(gateway_whose_broker_is_blocked_refuses_at_once)
 	run_fair("", MOOD_TAKE, ask_and_be_shed);
 }
 
+static unsigned kept_channel;
+static uint64_t kept_tag;
+
 /* Operations are taken, and there is no word about them. */
 static enum mood judge_and_keep(struct peer *peer, const struct ew_amqp_message *message)
 {
@@ -980,15 +983,18 @@ static enum mood judge_and_keep(struct peer *peer, const struct ew_amqp_message 
 	if (strcmp(type, "op") != 0)
 		return MOOD_TAKE;
 	gateway_peer = peer;
+	for (kept_channel = 0; !peer->channels[kept_channel].reply_to[0]; kept_channel++)
+		;
+	kept_tag = peer->channels[kept_channel].seen;
 	return MOOD_FORGET;
 }
 
-/* Its newest message is refused at last. */
+/* The operation is refused at last; the channel may have been probed meanwhile. */
 static void nack_late(struct peer *peer)
 {
-	for (unsigned i = 0; i < HUB_CHANNELS_MAX; i++)
-		if (peer->channels[i].reply_to[0])
-			say_fate(peer, i, MOOD_NACK);
+	amqp_basic_nack_t nack = { .delivery_tag = kept_tag };
+
+	broker_say(&peer->broker, kept_channel, AMQP_BASIC_NACK_METHOD, &nack);
 	hub_flush(peer);
 }
 
