@@ -548,7 +548,7 @@ def test_gateway_body_that_cannot_be_removed_is_removed_later():
             filesystem.rule("unlink", error="EIO", times=2)
             equal(place.gateway.post(SHORT).json, {"steps": 2})
             place.is_clean()
-            check("reclaimed" in place.gateway.log(), "by the task for it")
+            place.gateway.wait_log("event=reclaimed")  # by the task for it
         finally:
             filesystem.clear()
 
