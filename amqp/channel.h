@@ -111,6 +111,9 @@ EW_SUSPENDS int ew_amqp_publish(struct ew_amqp_channel *channel,
 				const struct ew_amqp_message *message,
 				struct ew_amqp_receipt *ret_receipt);
 
+/** ew_amqp_channel_settled() - how many messages the channel awaits no confirmation of any more */
+uint64_t ew_amqp_channel_settled(const struct ew_amqp_channel *channel);
+
 /**
  * struct ew_amqp_consumer - what is consumed
  * @queue:        for answers by direct reply-to: EW_AMQP_REPLY_TO, with no_ack

@@ -249,3 +249,8 @@ int ew_amqp_publish(struct ew_amqp_channel *channel, const struct ew_amqp_messag
 	receipt->fate = EW_AMQP_UNKNOWN;
 	return await_confirmation(unconfirmed, receipt);
 }
+
+uint64_t ew_amqp_channel_settled(const struct ew_amqp_channel *channel)
+{
+	return channel->next_tag - 1 - channel->unconfirmed_count;
+}

@@ -357,6 +357,33 @@ static int receive(struct gateway *gateway, struct ew_amqp_channel *channel)
 	}
 }
 
+/* ---- the broker's alarms, and its silence ---- */
+
+/*
+ * The broker tells of an alarm only who publishes. So something is published now and then, to nowhere: no queue has an
+ * empty name. And what a broker does not confirm fills a channel, and then nothing goes over it any more. One with an alarm may
+ * not have read the probe, and one that confirms others is slow, and this stands in line behind them. Other troubles
+ * than -ETIMEDOUT are the channel's, and seen there.
+ */
+static int probe_door(const struct gateway *gateway, struct door *door)
+{
+	const struct ew_amqp_message message = { .routing_key = "", .type = "probe" };
+	uint64_t settled = ew_amqp_channel_settled(door->channel);
+	struct ew_amqp_receipt receipt;
+	int r;
+
+	EW_SCOPE(patience, .deadline_ns = ew_after(ANSWER_PATIENCE));
+
+	r = door_publish(door, &message, &receipt);
+	r = ew_scope_finish(&patience, r);
+	if (r == -ETIMEDOUT &&
+	    (is_blocked(gateway) || ew_amqp_channel_settled(door->channel) != settled))
+		return 0;
+	return r == -ETIMEDOUT || r == -ECANCELED ? r : 0;
+}
+
+/* ---- a route's channel ---- */
+
 /* Whatever waited for answers over this route's channel waits in vain, unless they come to a queue. */
 static void lose(struct route *route)
 {
@@ -426,6 +453,33 @@ static void note_reason(struct route *route, const struct ew_amqp_channel *chann
 		 error ? error->text : "the broker has ended the route's channel");
 }
 
+static int run_route_probe(void *argument)
+{
+	struct route *route = argument;
+	int r;
+
+	do {
+		r = ew_sleep(PROBE_INTERVAL);
+		if (r == 0)
+			r = probe_door(route->gateway, &route->door);
+	} while (r == 0);
+	return r;
+}
+
+/* Nobody probes any more when this returns. */
+static int receive_and_probe(struct route *route, struct ew_amqp_channel *channel)
+{
+	int r;
+
+	EW_SCOPE(probing);
+
+	r = ew_spawn(&probing, run_route_probe, route);
+	if (r == 0)
+		r = receive(route->gateway, channel);
+	return ew_scope_finish(&probing, r);
+}
+
+/* -ETIMEDOUT: the broker confirms nothing on it. */
 static int serve_channel(struct route *route, struct ew_amqp_channel *channel)
 {
 	int r;
@@ -434,7 +488,7 @@ static int serve_channel(struct route *route, struct ew_amqp_channel *channel)
 
 	EW_GUARD(over, route, .close = channel_over_close, .abort = channel_over);
 
-	r = receive(route->gateway, channel);
+	r = receive_and_probe(route, channel);
 	note_reason(route, channel);
 	return r;
 }
@@ -483,7 +537,8 @@ static int open_route(struct route *route)
 	r = open_channel(route, &channel);
 	if (r == 0) {
 		r = serve_channel(route, channel);
-		return leave_channel(&channel, r);
+		if (r != -ETIMEDOUT)
+			return leave_channel(&channel, r);
 	}
 	if (channel)
 		note_reason(route, channel);
@@ -591,47 +646,7 @@ static int run_notices(void *argument)
 	return r;
 }
 
-/* ---- the broker's alarms ---- */
-
-/*
- * The broker tells of an alarm only who publishes. So something is published now and then, to nowhere: no queue has an
- * empty name.
- */
-static int probe_door(struct door *door)
-{
-	const struct ew_amqp_message message = { .routing_key = "", .type = "probe" };
-	struct ew_amqp_receipt receipt;
-	int r;
-
-	EW_SCOPE(patience, .deadline_ns = ew_after(ANSWER_PATIENCE));
-
-	r = door_publish(door, &message, &receipt);
-	return ew_scope_finish(&patience, r);
-}
-
-/* Its other troubles are the route's own, and seen there. */
-static int probe_route(struct route *route)
-{
-	int r = probe_door(&route->door);
-
-	return r == -ETIMEDOUT || r == -ECANCELED ? r : 0;
-}
-
-/*
- * Over each of them: what a broker does not confirm fills a channel, and then nothing goes over it any more. One with an
- * alarm may not have read the probe.
- */
-static int probe(struct gateway *gateway)
-{
-	struct door *const doors[] = { &gateway->grants, &gateway->cancels, &gateway->refusals };
-	int r = 0;
-
-	for (size_t i = 0; i < 3 && r == 0; i++)
-		r = probe_door(doors[i]);
-	for (size_t i = 0; i < gateway->routes_count && r == 0; i++)
-		r = probe_route(&gateway->routes[i]);
-	return r == -ETIMEDOUT && is_blocked(gateway) ? -EBUSY : r;
-}
+/* ---- the channels to workers ---- */
 
 /* One that the broker has ended alone, because it allows something no more: nothing can be said to workers over it. */
 static int check_doors(struct gateway *gateway)
@@ -653,13 +668,14 @@ static int check_doors(struct gateway *gateway)
 static int run_probe(void *argument)
 {
 	struct gateway *gateway = argument;
+	struct door *const doors[] = { &gateway->grants, &gateway->cancels, &gateway->refusals };
 	int r;
 
 	do {
 		r = ew_sleep(PROBE_INTERVAL);
+		for (size_t i = 0; i < 3 && r == 0; i++)
+			r = probe_door(gateway, doors[i]);
 		if (r == 0)
-			r = probe(gateway);
-		if (r != -ECANCELED && r != -ETIMEDOUT)
 			r = check_doors(gateway);
 	} while (r == 0);
 	return r;

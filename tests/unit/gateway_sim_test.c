@@ -1567,16 +1567,22 @@ TEST(gateway_client_of_a_worker_that_cannot_tell_hears_so_at_once)
 	run_fair("grant = none\n", MOOD_TAKE, ask_who_cannot_tell);
 }
 
-/* As many as may be unconfirmed on a channel, and one more that finds no place. */
+/* With as many as may be unconfirmed on it. */
+static void fill_channel(void)
+{
+	for (unsigned i = 0; i < 256; i++)
+		expect_answer("1 0 s");
+	EXPECT_EQ(world.gateway->connected, 1);
+}
+
+/* And one more, that finds no place. */
 static int ask_until_nothing_goes_out(const char *type)
 {
 	struct exchange exchange;
 
 	world.broker.judge = judge_unconfirmed;
 	unconfirmed_type = type;
-	for (unsigned i = 0; i < 256; i++)
-		expect_answer("1 0 s");
-	EXPECT_EQ(world.gateway->connected, 1);
+	fill_channel();
 	say_post(&exchange, "1 0 s", "");
 	EXPECT_EQ(converse(&exchange), 0);
 	EXPECT(exchange.status == 502 || exchange.status == 504);
@@ -1604,6 +1610,117 @@ TEST(gateway_whose_broker_confirms_no_grant_connects_again)
 TEST(gateway_whose_broker_confirms_no_operation_connects_again)
 {
 	run_fair("grant = none\n", MOOD_TAKE, ask_until_no_operation_goes_out);
+}
+
+static uint64_t late_tags[300]; /* of operations that are confirmed late */
+static unsigned late_count;
+
+static enum mood judge_late(struct peer *peer, const struct ew_amqp_message *message)
+{
+	note_message(peer, message);
+	if (strcmp(message->type ? message->type : "", "op") != 0)
+		return MOOD_TAKE;
+	gateway_peer = peer;
+	late_tags[late_count++] = peer->channels[ROUTE_CHANNEL].seen;
+	return MOOD_FORGET;
+}
+
+/* One each four seconds, which is longer for a line of three than a broker has to answer. */
+static void confirm_slowly(void)
+{
+	for (unsigned i = 0; i < 5; i++) {
+		EXPECT_EQ(ew_sleep(4 * EW_SECOND), 0);
+		EXPECT_EQ(world.gateway->connected, 1);
+		broker_confirm(&gateway_peer->broker, ROUTE_CHANNEL, late_tags[i], false);
+		hub_flush(gateway_peer);
+	}
+}
+
+static int ask_in_line(void (*meanwhile)(void))
+{
+	static struct exchange exchanges[CONCURRENCY];
+
+	EW_SCOPE(asking);
+
+	late_count = 0;
+	world.broker.judge = judge_late;
+	fill_channel();
+	for (unsigned i = 0; i < CONCURRENCY; i++) {
+		say_post(&exchanges[i], "1 0 s", "");
+		EXPECT_EQ(ew_spawn(&asking, ask_in_background, &exchanges[i]), 0);
+	}
+	meanwhile();
+	EXPECT_EQ(ew_scope_join(&asking), 0);
+	return ew_scope_finish(&asking, 0);
+}
+
+static int ask_who_is_slow(void)
+{
+	return ask_in_line(confirm_slowly);
+}
+
+TEST(gateway_whose_broker_is_slow_to_confirm_keeps_its_connection)
+{
+	run_fair("grant = none\n", MOOD_TAKE, ask_who_is_slow);
+}
+
+static void lose_a_channel_to_workers(void)
+{
+	EXPECT_EQ(ew_sleep(2 * EW_SECOND), 0);
+	refuse_channel(gateway_peer, 1, AMQP_ACCESS_REFUSED, "ACCESS_REFUSED");
+	EXPECT_EQ(ew_sleep(3 * EW_SECOND), 0);
+	EXPECT_EQ(world.gateway->connected, 2);
+}
+
+static int ask_behind_a_slow_one(void)
+{
+	return ask_in_line(lose_a_channel_to_workers);
+}
+
+/* The time is the world's, and less than the probe of the route has. */
+TEST(gateway_channel_to_workers_that_ends_is_seen_though_a_route_stands_in_line)
+{
+	run_fair("grant = none\n", MOOD_TAKE, ask_behind_a_slow_one);
+}
+
+static uint64_t probes_seen; /* over the route's channel */
+
+/* Of the gateway those of the route are not answered, from the second on. */
+static enum mood judge_probes(struct peer *peer, const struct ew_amqp_message *message)
+{
+	uint64_t before = probes_seen;
+
+	note_message(peer, message);
+	if (strcmp(message->type ? message->type : "", "probe") != 0)
+		return MOOD_TAKE;
+	gateway_peer = peer;
+	probes_seen = peer->channels[ROUTE_CHANNEL].seen;
+	return before > 0 && probes_seen > before ? MOOD_FORGET : MOOD_TAKE;
+}
+
+static void await_probe(void)
+{
+	probes_seen = 0;
+	world.broker.judge = judge_probes;
+	EXPECT_EQ(ew_sleep(4 * EW_SECOND), 0);
+	EXPECT_EQ(world.gateway->routes[0].door.users, 1);
+}
+
+static int lose_a_consumer_while_probed(void)
+{
+	await_probe();
+	world.broker.judge = judge_first;
+	cancel_consumer(gateway_peer, ROUTE_CHANNEL);
+	EXPECT_EQ(ew_sleep(5 * EW_SECOND), 0);
+	EXPECT_EQ(world.gateway->connected, 1);
+	expect_answer("1 0 s");
+	return 0;
+}
+
+TEST(gateway_route_whose_channel_ends_while_it_is_probed_ends_no_connection)
+{
+	run_fair("", MOOD_TAKE, lose_a_consumer_while_probed);
+	run_fair("replies = queue\n", MOOD_TAKE, lose_a_consumer_while_probed);
 }
 
 /* The alarm comes before the probe is read. */
