@@ -22,10 +22,11 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#define CLAIM_WAIT_MS 10000
-#define SAY_AGAIN     (50 * EW_MILLISECOND) /* to a broker that does not take it for the moment */
-#define TOKEN_BYTES   33
-#define BUCKETS	      256 /* of jobs, by the first two digits of their tokens, which are random */
+#define CLAIM_WAIT_MS	  10000
+#define CLAIM_WAIT_MAX_MS (24 * 3600 * 1000)
+#define SAY_AGAIN	  (50 * EW_MILLISECOND) /* to a broker that does not take it for the moment */
+#define TOKEN_BYTES	  33
+#define BUCKETS		  256 /* of jobs, by the first two digits of their tokens, which are random */
 
 enum decision { NONE, GRANT, REFUSE, CANCEL };
 
@@ -412,9 +413,17 @@ static int give_back(struct contract_job *job)
 	return ew_amqp_reject(job->session->work, job->delivery, true);
 }
 
-static int claim_and_obey(struct contract_job *job)
+static int64_t claim_wait(const struct contract_job *job)
 {
 	int64_t wait_ms = number(job, "x-ew-claim-wait-ms", CLAIM_WAIT_MS);
+
+	if (wait_ms < 0)
+		return 0;
+	return (wait_ms < CLAIM_WAIT_MAX_MS ? wait_ms : CLAIM_WAIT_MAX_MS) * EW_MILLISECOND;
+}
+
+static int claim_and_obey(struct contract_job *job)
+{
 	int r;
 
 	r = claim(job);
@@ -422,7 +431,7 @@ static int claim_and_obey(struct contract_job *job)
 		return r;
 	if (has(job, "x-ew-grant", "none"))
 		decide(job, job->decision == NONE ? GRANT : job->decision);
-	r = ew_event_wait(&job->decided, ew_after(wait_ms * EW_MILLISECOND));
+	r = ew_event_wait(&job->decided, ew_after(claim_wait(job)));
 	if (r == -ETIMEDOUT)
 		return give_back(job);
 	return r < 0 ? r : obey(job);
@@ -574,7 +583,11 @@ static int serve(const struct contract_options *options, struct ew_amqp_connecti
 		r = ew_spawn(&jobs, hear, &session);
 	if (r == 0)
 		r = take(&session, &jobs);
-	return ew_scope_finish(&jobs, r);
+	r = ew_scope_finish(&jobs, r);
+	/* The connection is closed next, and it is enough to wait for that answer. */
+	ew_abort(&work);
+	ew_abort(&control);
+	return r;
 }
 
 static int connect_and_serve(const struct contract_options *options, struct ew_scope *scope)
@@ -659,10 +672,12 @@ static int serve_at(const struct amqp_connection_info *parts, const struct addri
 		    struct contract_options *contract)
 {
 	sigset_t signals;
-	const struct ew_run_options options = { .workers_count = 1, .signals = &signals };
+	const struct ew_run_options options = { .workers_count = 1 };
 	const struct ew_amqp_endpoint endpoint = { .address = host->ai_addr,
 						   .address_bytes = host->ai_addrlen };
-	const struct ew_amqp_options broker = { .user = parts->user,
+	/* Until what runs has stopped, however long that takes. */
+	const struct ew_amqp_options broker = { .drain_ns = EW_NEVER,
+						.user = parts->user,
 						.password = parts->password,
 						.virtual_host =
 							parts->vhost[0] ? parts->vhost : "/" };
@@ -670,7 +685,9 @@ static int serve_at(const struct amqp_connection_info *parts, const struct addri
 					 .endpoints_count = 1,
 					 .options = &broker };
 
+	/* Also after the run: a second one is not to spoil an orderly end. */
 	end_signals(&signals);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
 	contract->dialer = &dialer;
 	return ew_run(&options, main_task, contract);
 }

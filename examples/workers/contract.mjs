@@ -11,6 +11,9 @@ import amqp from 'amqplib';
 
 const HEARTBEAT_S = 10;
 const CLAIM_WAIT_MS = 10000;
+const CLAIM_WAIT_MAX_MS = 24 * 3600 * 1000;
+const CONNECT_MS = 10000;
+const GOODBYE_MS = 5000;
 const RECONNECT_MS = 1000;
 const SAY_AGAIN_MS = 50;
 
@@ -29,7 +32,7 @@ class Job {
     this.isRefused = false;
     this.sequence = 0; // of the newest part or progress
     this.streams = this.number('x-ew-stream', 0) === 1; // the client takes the reply in parts
-    this.running = null; // a promise
+    this.running = null; // a promise of the work, or of nothing if it will not run
   }
 
   // All of the body, also if the message has only its address; an error: what is there is another one.
@@ -69,6 +72,10 @@ class Job {
     return /^-?\d+$/.test(value) ? Number(value) : otherwise;
   }
 
+  claimWait() {
+    return Math.min(Math.max(this.number('x-ew-claim-wait-ms', CLAIM_WAIT_MS), 0), CLAIM_WAIT_MAX_MS);
+  }
+
   isPastDeadline() {
     return Date.now() > this.number('x-deadline', Infinity);
   }
@@ -77,6 +84,7 @@ class Job {
 // A connection's worth: it is made anew for the next one.
 class Worker {
   jobs = new Map();
+  isEnding = false;
 
   constructor(work) {
     this.work = work;
@@ -85,7 +93,7 @@ class Worker {
   async connect(address) {
     const parameters = new URL(address);
     parameters.searchParams.set('heartbeat', HEARTBEAT_S);
-    this.connection = await amqp.connect(parameters.href);
+    this.connection = await amqp.connect(parameters.href, { timeout: CONNECT_MS });
     this.closed = new Promise((resolve) => {
       this.lost = resolve;
       this.connection.on('close', resolve);
@@ -93,6 +101,7 @@ class Worker {
     this.connection.on('error', (error) => console.log(`connection lost: ${error.message}`));
   }
 
+  // Until the connection is lost.
   async consume(queue, atOnce) {
     this.channel = await this.connection.createConfirmChannel();
     this.channel.on('close', this.lost);
@@ -102,6 +111,7 @@ class Worker {
     // Nothing, said once, is the broker's word that a queue has gone: nothing more would come, or no cancel be heard.
     await this.channel.consume(this.control, (message) => (message ? this.hear(message) : this.lost()), { noAck: true });
     await this.channel.consume(queue, (delivery) => (delivery ? this.take(delivery) : this.lost()));
+    await this.closed;
   }
 
   // True, later, if the broker has it, false if it has refused it or is not there any more.
@@ -126,7 +136,9 @@ class Worker {
     }
   }
 
+  // What comes while it ends is another worker's, when the connection is closed.
   take(delivery) {
+    if (this.isEnding) return;
     const job = new Job(this, delivery);
     const { type, replyTo, correlationId } = job.properties;
     if (type !== 'op' || !replyTo || !correlationId || !job.id || ![1, 2].includes(job.number('x-ew-version', 0))) {
@@ -135,8 +147,8 @@ class Worker {
     }
     this.jobs.set(job.claim, job);
     this.say(job, 'claim', { replyTo: this.control, headers: { 'x-ew-redelivered': delivery.fields.redelivered } });
-    if (job.headers['x-ew-grant'] === 'none') job.running = this.run(job);
-    else job.timer = setTimeout(() => this.giveBack(job), job.number('x-ew-claim-wait-ms', CLAIM_WAIT_MS));
+    if (job.headers['x-ew-grant'] === 'none') this.run(job);
+    else job.timer = setTimeout(() => this.giveBack(job), job.claimWait());
   }
 
   // Nobody has answered the claim. One that comes again and again would keep those behind it from their turn.
@@ -150,6 +162,12 @@ class Worker {
   }
 
   async run(job) {
+    job.running = this.attempt(job);
+    const { result, answer } = await job.running;
+    await this.end(job, result, answer);
+  }
+
+  async attempt(job) {
     let answer = 'too-late';
     let result;
     console.log(`begin ${job.id}`);
@@ -161,7 +179,7 @@ class Worker {
       result = { body: known ? '' : error.message, contentType: 'text/plain', status: known ? 503 : 500 };
     }
     console.log(`end ${job.id}`);
-    await this.end(job, result, answer);
+    return { result, answer };
   }
 
   end(job, { body, contentType = 'application/json', status = 200 }, answer) {
@@ -180,34 +198,41 @@ class Worker {
       if (['cancel', 'refuse'].includes(properties.type)) job.abort.abort();
     } else if (['grant', 'refuse', 'cancel'].includes(properties.type)) {
       clearTimeout(job.timer);
-      job.running = properties.type === 'grant' ? this.run(job) : this.finish(job, properties.type === 'cancel' ? 'not-started' : null);
+      if (properties.type === 'grant') {
+        this.run(job);
+      } else {
+        job.running = Promise.resolve();
+        this.finish(job, properties.type === 'cancel' ? 'not-started' : null);
+      }
     }
   }
 
-  // Nothing runs any more when this is over; only then may the next connection be made.
+  // Nothing runs any more when this is over; only then may the next connection be made. A broker that takes nothing, during an
+  // alarm, does not answer to the goodbye, and it is not waited for.
   async stop() {
+    this.isEnding = true;
     const jobs = [...this.jobs.values()];
     this.jobs.clear();
     jobs.forEach((job) => clearTimeout(job.timer));
     jobs.forEach((job) => job.abort.abort());
     await Promise.allSettled(jobs.map((job) => job.running));
-    await this.connection?.close().catch(() => {});
+    await Promise.race([this.connection?.close().catch(() => {}), sleep(GOODBYE_MS)]);
   }
 }
 
 // Until SIGTERM or SIGINT, which stop what runs: it comes to another worker. So does a lost connection, which is followed by
-// another one. Says on standard output which jobs begin and end, and when a connection is lost.
+// another one. Says on standard output which jobs begin and end, and when a connection is lost. The process is to be ended
+// then by process.exit(): a socket may be left.
 export async function serve(address, queue, work, atOnce = 1) {
   const signal = new Promise((resolve) => {
-    for (const name of ['SIGTERM', 'SIGINT']) process.once(name, () => resolve('signal'));
+    for (const name of ['SIGTERM', 'SIGINT']) process.on(name, () => resolve('signal'));
   });
   let why;
   while (why !== 'signal') {
     const worker = new Worker(work);
+    const serving = worker.connect(address).then(() => worker.consume(queue, atOnce));
     try {
-      await worker.connect(address);
-      await worker.consume(queue, atOnce);
-      why = await Promise.race([worker.closed, signal]);
+      why = await Promise.race([serving, signal]);
     } catch (error) {
       console.log(`connection lost: ${error.message}`);
     } finally {

@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's side of docs/cancel-contract.md, on pika: serve(address, queue, work, at_once).
 
-The connection's thread says and hears everything. Each job has a thread of its own, which calls work(job); job.cancelled is
-an Event, which it must look at. It returns a Result, or raises Stopped if it has stopped without one, or Lost if it cannot
+The connection's thread says and hears everything, and answers heartbeats until the last job has ended. Each job has a thread of
+its own, which calls work(job); job.cancelled is an Event, which it must look at. It returns a Result, or raises Stopped if it has stopped without one, or Lost if it cannot
 tell whether all that it has started is over.
 """
 
-import contextlib
 import functools
 import hashlib
 import signal
-import sys
 import threading
 import time
 import uuid
 
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 HEARTBEAT_S = 10
 CLAIM_WAIT_MS = 10000
+CLAIM_WAIT_MAX_MS = 24 * 3600 * 1000
+GOODBYE_S = 5
 RECONNECT_S = 1
+LOOK_S = 0.1
 SAY_AGAIN_S = 0.05
 TOO_LATE, STOPPED, LOST = "too-late", "stopped", "unknown"
 
@@ -48,6 +50,9 @@ class Job:
         self.claim = uuid.uuid4().hex
         self.cancelled = threading.Event()
         self.is_refused = False
+        self.unsaid = []  # what the broker has not taken yet
+        self.is_waiting = False  # before it is said again
+        self.is_over = False  # acknowledged, when all is said
         self.sequence = 0  # of the newest part or progress
         self.streams = self.number("x-ew-stream", 0) == 1  # the client takes the reply in parts
         self.thread = self.timer = None
@@ -87,6 +92,9 @@ class Job:
         except (KeyError, TypeError, ValueError):
             return default
 
+    def claim_wait(self):
+        return min(max(self.number("x-ew-claim-wait-ms", CLAIM_WAIT_MS), 0), CLAIM_WAIT_MAX_MS) / 1000
+
     def is_past_deadline(self):
         now_ms = time.time() * 1000
         return now_ms > self.number("x-deadline", now_ms)
@@ -95,27 +103,39 @@ class Job:
 class Worker:
     """A connection's worth: it is made anew for the next one."""
 
-    def __init__(self, address, work):
-        parameters = pika.URLParameters(address)
-        parameters.heartbeat = HEARTBEAT_S
-        self.work, self.jobs = work, {}
-        self.connection = pika.BlockingConnection(parameters)
-        self.channel = self.control = None
+    def __init__(self, address, queue, work, at_once):
+        self.parameters = pika.URLParameters(address)
+        self.parameters.heartbeat = HEARTBEAT_S
+        self.queue, self.work, self.at_once = queue, work, at_once
+        self.jobs, self.running = {}, set()
+        self.connection = self.channel = self.control = None
+        self.starting = threading.Lock()
+        self.is_ending = False
+        self.thread = threading.Thread(target=self.serve, daemon=True)
 
-    def consume(self, queue, at_once):
+    def serve(self):
+        """In the connection's thread: until it is lost, or nothing runs any more and nothing is to."""
+        try:
+            self.connection = pika.BlockingConnection(self.parameters)
+            self.consume()
+            while self.running or not self.is_ending:
+                self.connection.process_data_events(LOOK_S)
+            self.connection.close()
+        except (pika.exceptions.AMQPError, AMQPConnectorException) as error:
+            print(f"connection lost: {error!r}", flush=True)
+
+    def consume(self):
         self.channel = self.connection.channel()
         self.channel.confirm_delivery()
         self.channel.add_on_cancel_callback(self.leave)
-        self.channel.basic_qos(prefetch_count=at_once)
+        self.channel.basic_qos(prefetch_count=self.at_once)
         self.control = self.channel.queue_declare("", exclusive=True).method.queue
         self.channel.basic_consume(self.control, self.hear, auto_ack=True)
-        self.channel.basic_consume(queue, self.take)
-        self.channel.start_consuming()
+        self.channel.basic_consume(self.queue, self.take)
 
-    @staticmethod
-    def leave(_frame):
+    def leave(self, _frame):
         """A queue of ours has gone: nothing more would come, or no cancel be heard."""
-        raise pika.exceptions.ConsumerCancelled
+        self.begin_to_end()
 
     def soon(self, function):
         """From a job's thread: in the connection's, if that is still there."""
@@ -123,23 +143,46 @@ class Worker:
             self.connection.add_callback_threadsafe(function)
 
     def say(self, job, kind, body=b"", content_type=None, headers=None, reply_to=None):
-        """The broker has it when this returns; what it refuses is said again."""
         properties = pika.BasicProperties(
             type=kind, correlation_id=job.properties.correlation_id, message_id=job.id, content_type=content_type,
             delivery_mode=2, reply_to=reply_to, headers={"x-ew-claim": job.claim, **(headers or {})})
-        while True:
-            try:
-                self.channel.basic_publish("", job.properties.reply_to, body, properties)
-                return
-            except pika.exceptions.NackError:
-                self.connection.sleep(SAY_AGAIN_S)
+        job.unsaid.append((body, properties))
+        self.go_on(job)
+
+    def go_on(self, job):
+        """The broker has what was to be said when it is not kept; what it refuses is said again, in its order."""
+        if self.is_ending or job.is_waiting or job.claim not in self.jobs:
+            return
+        try:
+            while job.unsaid:
+                self.channel.basic_publish("", job.properties.reply_to, *job.unsaid[0])
+                del job.unsaid[0]
+        except pika.exceptions.NackError:
+            job.is_waiting = True
+            self.connection.call_later(SAY_AGAIN_S, functools.partial(self.say_again, job))
+            return
+        if job.is_over:
+            self.forget(job)
+
+    def say_again(self, job):
+        job.is_waiting = False
+        self.go_on(job)
+
+    def finish(self, job, kind=None, *what):
+        """It is over: acknowledged, after all that was to be said."""
+        job.is_over = True
+        if kind:
+            self.say(job, kind, *what)
+        else:
+            self.go_on(job)
 
     def forget(self, job):
-        """It is over: acknowledged, after all that was to be said."""
         del self.jobs[job.claim]
         self.channel.basic_ack(job.tag)
 
     def take(self, _channel, method, properties, body):
+        if self.is_ending:
+            return  # it is another worker's, when the connection is closed
         job = Job(self, method, properties, body)
         known = properties.type == "op" and properties.reply_to and properties.correlation_id and job.id
         if not known or job.number("x-ew-version", 0) not in (1, 2):
@@ -150,11 +193,12 @@ class Worker:
         if job.headers.get("x-ew-grant") == "none":
             self.start(job)
         else:
-            wait_ms = job.number("x-ew-claim-wait-ms", CLAIM_WAIT_MS)
-            job.timer = self.connection.call_later(wait_ms / 1000, lambda: self.give_back(job))
+            job.timer = self.connection.call_later(job.claim_wait(), lambda: self.give_back(job))
 
     def give_back(self, job):
         """Nobody has answered the claim. One that comes again and again would keep those behind it from their turn."""
+        if self.is_ending:
+            return
         if job.is_redelivered or job.is_past_deadline():
             self.forget(job)
         else:
@@ -162,8 +206,11 @@ class Worker:
             self.channel.basic_reject(job.tag, requeue=True)
 
     def start(self, job):
-        job.thread = threading.Thread(target=self.run, args=(job,))
-        job.thread.start()
+        with self.starting:
+            if not self.is_ending:
+                job.thread = threading.Thread(target=self.run, args=(job,))
+                self.running.add(job)
+                job.thread.start()
 
     def run(self, job):
         """In the job's thread."""
@@ -180,14 +227,14 @@ class Worker:
         self.soon(functools.partial(self.end, job, result, answer))
 
     def end(self, job, result, answer):
+        self.running.discard(job)
         kind = answer if job.cancelled.is_set() or answer == LOST else "reply"
         if job.is_refused:
-            pass
+            self.finish(job)
         elif kind in ("reply", TOO_LATE):
-            self.say(job, kind, result.body, result.content_type, {"x-ew-status": result.status})
+            self.finish(job, kind, result.body, result.content_type, {"x-ew-status": result.status})
         else:
-            self.say(job, kind)
-        self.forget(job)
+            self.finish(job, kind)
 
     def hear(self, _channel, _method, properties, _body):
         """grant, refuse or cancel"""
@@ -199,43 +246,45 @@ class Worker:
             job.is_refused = job.is_refused or kind == "refuse"
             if kind in ("cancel", "refuse"):
                 job.cancelled.set()
-        elif kind in ("grant", "refuse", "cancel"):
+        elif kind in ("grant", "refuse", "cancel") and not job.is_over:
             self.connection.remove_timeout(job.timer)
             self.decide(job, kind)
 
     def decide(self, job, kind):
         if kind == "grant":
             self.start(job)
-            return
-        if kind == "cancel":
-            self.say(job, "not-started")
-        self.forget(job)
+        else:
+            self.finish(job, "not-started" if kind == "cancel" else None)
+
+    def begin_to_end(self):
+        """Nothing begins any more, nothing is said, and what runs is told to stop."""
+        with self.starting:
+            self.is_ending = True
+        for job in list(self.running):
+            job.cancelled.set()
 
     def stop(self):
-        """Nothing runs any more when this returns; only then may the next connection be made."""
-        running = [job for job in self.jobs.values() if job.thread]
-        for job in running:
-            job.cancelled.set()
-        for job in running:
+        """Nothing runs any more when this returns; only then may the next connection be made. A broker that takes nothing, during
+        an alarm, does not answer to the goodbye, and it is not waited for."""
+        self.begin_to_end()
+        for job in list(self.running):
             job.thread.join()
-        with contextlib.suppress(pika.exceptions.AMQPError):  # it has been lost meanwhile
-            if self.connection.is_open:
-                self.connection.close()
+        if self.connection:
+            self.thread.join(GOODBYE_S)
 
 
 def serve(address, queue, work, at_once=1):
     """Until SIGTERM or SIGINT, which stop what runs: it comes to another worker. So does a lost connection, which is followed by
     another one. Says on standard output which jobs begin and end, and when a connection is lost."""
+    told = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit())
-    while True:
-        worker = None
-        try:
-            worker = Worker(address, work)
-            worker.consume(queue, at_once)
-        except pika.exceptions.AMQPError as error:
-            print(f"connection lost: {error!r}", flush=True)
-        finally:
-            if worker:
-                worker.stop()
-        time.sleep(RECONNECT_S)
+        signal.signal(number, lambda number, _: told.append(number))
+    while not told:
+        worker = Worker(address, queue, work, at_once)
+        worker.thread.start()
+        while worker.thread.is_alive() and not told:
+            worker.thread.join(LOOK_S)
+        worker.stop()
+        again = time.monotonic() + RECONNECT_S
+        while not told and time.monotonic() < again:
+            time.sleep(LOOK_S)

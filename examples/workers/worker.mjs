@@ -37,3 +37,4 @@ async function render(job) {
 
 const [, , address, queue, atOnce = '1'] = process.argv;
 await serve(address, queue, render, Number(atOnce));
+process.exit();

@@ -127,10 +127,10 @@ class Log:
 
 
 class Worker:
-    """A process; its jobs begin and end in @log."""
+    """A process; its jobs begin and end in @log. @amqp: whom it connects to, if not to the broker."""
 
-    def __init__(self, language, queue, log, at_once=1):
-        command = [*command_of(language), address(), queue, str(at_once)]
+    def __init__(self, language, queue, log, at_once=1, amqp=None):
+        command = [*command_of(language), amqp or address(), queue, str(at_once)]
         with open(log.path, "ab") as output:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                                             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})

@@ -7,9 +7,11 @@ seen by the next operation: with one at a time its claim is the next thing that 
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
+import socket
 import tempfile
 import time
 import uuid
@@ -476,6 +478,127 @@ ROWS = {name.replace("_", ".", 1).replace("_", "-"): function for name, function
         if re.match(r"(idle|claimed|running|several)_", name)}
 
 
+# ---- beside the rows ----
+
+@contextlib.contextmanager
+def apart(language, at_once):
+    """A worker of the test's own, and its gateway."""
+    with contextlib.ExitStack() as stack:
+        place = Place.__new__(Place)
+        place.language = language
+        place.queue = stack.enter_context(gateway.work_queue())
+        place.log, (worker,) = stack.enter_context(gateway.workers(language, place.queue, 1, at_once))
+        yield Script(place.queue), place, worker
+
+
+def has_ended_in_order(place, worker):
+    equal(worker.process.wait(60 * ingest.SCALE), 0, "exit status")
+    equal(place.log.running()[0], 0, f"what runs: {place.log.lines()}")
+
+
+def takes_nothing_while_it_ends(language):
+    """Who has room for more, and still runs something."""
+    with apart(language, 3) as (script, place, worker):
+        running(script, place, {"on_cancel": "finish", "finish_ms": 2000})
+        worker.process.terminate()
+        script.publish(LONG, {"x-ew-grant": "none"})
+        script.publish(LONG)
+        has_ended_in_order(place, worker)
+
+
+def ends_in_order_when_told_twice(language):
+    with apart(language, 1) as (script, place, worker):
+        claim = running(script, place, {"on_cancel": "finish", "finish_ms": 2000})
+        for _ in range(2):
+            worker.process.terminate()
+            time.sleep(0.5)
+        has_ended_in_order(place, worker)
+        place.has_ended(claim)
+
+
+@contextlib.contextmanager
+def alarm():
+    """The broker reads nothing any more from whoever has published since."""
+    broker().control("set_vm_memory_high_watermark", "0")
+    try:
+        yield
+    finally:
+        broker().control("set_vm_memory_high_watermark", "absolute", "512MB")
+
+
+def ends_during_an_alarm(language):
+    """One runs and says so, another has ended and waits for the broker's word."""
+    with apart(language, 2) as (script, place, worker):
+        running(script, place, {"progress": True})
+        ends = running(script, place, {"ms": 3000})
+        with alarm():
+            wait_until(lambda: place.log.count(f"end {ends.message_id}"), 60, "its end")
+            worker.process.terminate()
+            has_ended_in_order(place, worker)
+
+
+def hears_while_an_end_is_refused(language):
+    with apart(language, 2) as (script, place, _worker):
+        other = Script(place.queue, named=True)
+        refused = running(other, place, {"ms": 1000})
+        claim = running(script, place)
+        other.channel.basic_cancel(other.consumer)
+        other.channel.basic_publish("", other.reply_to, b"", pika.BasicProperties(type="filler", correlation_id="x"))
+        wait_until(lambda: gateway.messages(other.refused) >= 2, 60, "it is said and refused, again")
+        script.says("cancel", claim)
+        script.hears_end("stopped", claim)
+        other.listen()
+        other.hears("filler", "x")
+        other.hears_end("reply", refused, 200)
+        other.connection.close()
+
+
+def lives_on_with_any_claim_wait(language):
+    with apart(language, 1) as (script, _place, _worker):
+        for wait in ("9" * 18, "9" * 400, 1 << 62):
+            script.says("refuse", script.claimed(LONG, {"x-ew-claim-wait-ms": wait}))
+        for wait in ("-1", -1, "-" + "9" * 400):
+            correlation = script.publish(LONG, {"x-ew-claim-wait-ms": wait})
+            script.hears_claim(correlation)
+            script.hears_claim(correlation, redelivered=True)
+        script.sees_idle()
+
+
+def connects_to_a_mute_one(language):
+    """Not for ever; and ends while it tries."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, gateway.Log() as log, gateway.Worker(
+            language, "none", log, amqp="amqp://guest:guest@127.0.0.1:%d/%%2F" % listener.getsockname()[1]) as worker:
+        listener.settimeout(60 * ingest.SCALE)
+        taken = [listener.accept()[0] for _ in range(2)]
+        equal(worker.ends(), 0, "exit status")
+        for connection in taken:
+            connection.close()
+
+
+def test_workers_connection_lasts_until_what_runs_has_stopped():
+    """That takes longer than a broker waits for heartbeats; for all of them at the same time."""
+    with contextlib.ExitStack() as stack:
+        told = []
+        for language in LANGUAGES:
+            script, place, worker = stack.enter_context(apart(language, 1))
+            claim = running(script, place, {"on_cancel": "finish", "finish_ms": 40000})
+            worker.process.terminate()
+            stack.enter_context(gateway.Worker(language, place.queue, place.log))
+            told.append((script, place, worker, claim))
+        for script, place, worker, claim in told:
+            while not script.heard:
+                for one, *_ in told:
+                    one.connection.process_data_events(0.01)
+            again = script.hears_claim(claim.correlation_id, redelivered=True)
+            place.has_ended(claim)
+            script.says("refuse", again)
+            equal(worker.process.wait(60 * ingest.SCALE), 0, "exit status")
+
+
+BESIDE = (takes_nothing_while_it_ends, ends_in_order_when_told_twice, ends_during_an_alarm, hears_while_an_end_is_refused,
+          lives_on_with_any_claim_wait, connects_to_a_mute_one)
+
+
 NAMED = ("claimed.lost", "running.lost", "running.nack")
 
 
@@ -510,6 +633,10 @@ def test_workers_each_row_of_the_contract_is_a_test():
 for one_row in ROWS:
     for one_language in LANGUAGES:
         define(one_row, one_language)
+
+for one_function in BESIDE:
+    for one_language in LANGUAGES:
+        globals()[f"test_workers_{one_function.__name__}_{one_language}"] = functools.partial(one_function, one_language)
 
 
 if __name__ == "__main__":
