@@ -121,7 +121,7 @@ class Worker:
             while self.running or not self.is_ending:
                 self.connection.process_data_events(LOOK_S)
             self.connection.close()
-        except (pika.exceptions.AMQPError, AMQPConnectorException) as error:
+        except (pika.exceptions.AMQPError, AMQPConnectorException, OSError) as error:
             print(f"connection lost: {error!r}", flush=True)
 
     def consume(self):

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import re
+import signal
 import socket
 import tempfile
 import time
@@ -506,12 +507,19 @@ def takes_nothing_while_it_ends(language):
         has_ended_in_order(place, worker)
 
 
+def is_pending(pid, number):
+    """Whether the process has been sent the signal and has not taken it."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+        [pending] = [line.split()[1] for line in status if line.startswith("ShdPnd:")]
+    return int(pending, 16) >> (number - 1) & 1
+
+
 def ends_in_order_when_told_twice(language):
     with apart(language, 1) as (script, place, worker):
         claim = running(script, place, {"on_cancel": "finish", "finish_ms": 2000})
-        for _ in range(2):
-            worker.process.terminate()
-            time.sleep(0.5)
+        worker.process.terminate()
+        wait_until(lambda: not is_pending(worker.process.pid, signal.SIGTERM), 20, "it has heard that")
+        worker.process.terminate()
         has_ended_in_order(place, worker)
         place.has_ended(claim)
 
@@ -575,6 +583,13 @@ def connects_to_a_mute_one(language):
             connection.close()
 
 
+def heard_all(told):
+    """Answers the heartbeats, too."""
+    for script, *_ in told:
+        script.connection.process_data_events(0.01)
+    return True
+
+
 def test_workers_connection_lasts_until_what_runs_has_stopped():
     """That takes longer than a broker waits for heartbeats; for all of them at the same time."""
     with contextlib.ExitStack() as stack:
@@ -586,9 +601,7 @@ def test_workers_connection_lasts_until_what_runs_has_stopped():
             stack.enter_context(gateway.Worker(language, place.queue, place.log))
             told.append((script, place, worker, claim))
         for script, place, worker, claim in told:
-            while not script.heard:
-                for one, *_ in told:
-                    one.connection.process_data_events(0.01)
+            wait_until(lambda: heard_all(told) and script.heard, 120, "it comes to another worker")
             again = script.hears_claim(claim.correlation_id, redelivered=True)
             place.has_ended(claim)
             script.says("refuse", again)
