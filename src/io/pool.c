@@ -13,12 +13,12 @@
 
 #include "io/lane.h"
 #include "seeded/bug.h"
+#include "task/slice.h"
 
 #include <endwell/clock.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -29,8 +29,6 @@
 #define STALL_NS	 (2 * EW_MILLISECOND)
 #define FED_NS		 (10 * EW_MILLISECOND)
 #define FED_WAITING_NS	 (200 * EW_MICROSECOND)
-#define STAYS_ONE_OF	 4
-#define AWAY_NS_MAX	 (100 * EW_MILLISECOND)
 #define LANE_THREADS_MAX (EW__LANES_MAX + EW__LANE_HELPERS_MAX)
 #define THREADS_MAX	 (EW__OFFLOAD_THREADS_MAX + LANE_THREADS_MAX)
 
@@ -41,8 +39,7 @@ struct thread {
 	const struct ew__lane *lane;
 	const char *what;
 	int64_t since_ns;
-	int64_t gave_ns; /* how long it was away when it last gave way, and what it has run since */
-	int64_t ran_ns;
+	struct ew__giving giving;
 };
 
 struct ew__pool {
@@ -55,7 +52,8 @@ struct ew__pool {
 	_Atomic int64_t fed_until_ns;
 	bool waking;
 	bool watched;
-	int64_t look_ns; /* when the watcher does, or did last */
+	int64_t look_ns;   /* when the watcher does, or did last */
+	uint64_t slice_ns; /* of who made it, before it was a worker */
 	bool stop;
 	struct thread threads[THREADS_MAX];
 };
@@ -151,27 +149,6 @@ static long waits_count(void)
 	return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_nvcsw;
 }
 
-/*
- * Who ends what cancelled tasks held gives way: on a machine that is full the scheduler would let it, and then each of
- * its kind, go on for a tick (4 ms), while a worker has somebody living to answer. But whoever gives way is behind all
- * others, who may have nothing to do with us, and pays for it with a turn (3 ms): with a job of some microseconds for
- * each, a hundred files in a second would be closed beside two programs that compute. So the longer it was away, the
- * longer it stays; but no longer than after turns of some thirty others, because the process may have been stopped.
- */
-static void give_way(struct thread *thread, int64_t took_ns)
-{
-	int64_t begin_ns, away_ns;
-
-	thread->ran_ns += took_ns;
-	if (thread->ran_ns < thread->gave_ns / STAYS_ONE_OF)
-		return;
-	begin_ns = ew_now();
-	sched_yield();
-	away_ns = ew_now() - begin_ns;
-	thread->gave_ns = away_ns < AWAY_NS_MAX ? away_ns : AWAY_NS_MAX;
-	thread->ran_ns = 0;
-}
-
 /* Without the mutex. Whether the call waited is only asked where calls are slow: the question is a call itself. */
 static void run_job(struct thread *thread, struct ew__job *job, bool slow, int64_t *ret_took_ns,
 		    bool *ret_waited)
@@ -183,8 +160,9 @@ static void run_job(struct thread *thread, struct ew__job *job, bool slow, int64
 	*ret_waited = slow && waits_count() != before;
 	*ret_took_ns = ew_now() - thread->since_ns;
 	ew__post(job->worker, &job->message);
+	/* On a machine that is full it would go on for a tick (4 ms), and then each of its kind, while a worker has somebody living to answer. */
 	if (later)
-		give_way(thread, *ret_took_ns);
+		ew__give_way(&thread->giving, *ret_took_ns);
 }
 
 /* A job has ended. It may be long before the next does if threads that compute have to wait for a processor. */
@@ -241,6 +219,7 @@ static void *pool_thread(void *argument)
 	struct ew__pool *pool = thread->pool;
 	struct ew__lane *lane;
 
+	ew__slice_set(pool->slice_ns);
 	pthread_mutex_lock(&pool->mutex);
 	for (;;) {
 		lane = lane_to_serve(pool);
@@ -412,6 +391,7 @@ static void init(struct ew__pool *pool, unsigned offload_threads)
 	pthread_cond_init(&pool->work, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	pool->threads_max = offload_threads + LANE_THREADS_MAX;
+	pool->slice_ns = ew__slice_ns();
 	ew__lanes_init(&pool->lanes, offload_threads);
 }
 

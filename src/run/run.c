@@ -18,6 +18,7 @@
 #include "seeded/bug.h"
 #include "sweep/environment.h"
 #include "task/kernel.h"
+#include "task/slice.h"
 
 #include <endwell/clock.h>
 #include <sched.h>
@@ -28,6 +29,7 @@
 #include <unistd.h>
 
 #define SHUTDOWN_BUDGET_DEFAULT (30 * EW_SECOND)
+#define WORKER_SLICE_NS		(100 * EW_MICROSECOND) /* the shortest that Linux has */
 
 /*
  * Where reports go when no worker of a runtime is at hand: the last one that was started, and stderr when that has ended.
@@ -440,6 +442,7 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 	struct main_call call = { &runtime, fn, argument };
 	struct ew_worker *thread = ew__worker;
 	struct ew__head *task = ew__current;
+	uint64_t slice_ns = ew__slice_ns();
 	sigset_t blocked, before;
 	int r;
 
@@ -468,7 +471,9 @@ int ew_run(const struct ew_run_options *options, ew_task_fn *fn, void *argument)
 		ew__overflow_install();
 		if (runtime.options.virtual_time)
 			ew__virtual_now_ns = EW_SECOND;
+		ew__slice_set(slice_ns ? WORKER_SLICE_NS : 0); /* the other workers inherit it */
 		r = run(&runtime, &call);
+		ew__slice_set(slice_ns);
 		if (runtime.options.virtual_time)
 			ew__virtual_now_ns = 0;
 		if (!ew__bug("signal-mask-not-restored"))

@@ -11,9 +11,10 @@
  *
  * Tasks that have been cancelled run behind the others, a slice of time in each turn, so that ten thousand that
  * end at once cost those that live a slice, and not ten thousand tasks' worth of waiting. What cancels them, when it
- * comes with a completion, waits for that slice too: the drain loop only takes notes. And they do not run at all
- * while the threads that end what they held have enough to do: on a machine that is full the worker would only
- * keep these from it, and itself from being there at once for who lives.
+ * comes with a completion, waits for that slice too: the drain loop only takes notes. After the slice the worker gives
+ * way: who lives may be another program, or a client of ours, and the scheduler would let us go on for a tick (4 ms).
+ * And they do not run at all while the threads that end what they held have enough to do: on a machine that is full the
+ * worker would only keep these from it, and itself from being there at once for who lives.
  *
  * The pages of a stack are given back when there is nothing else to do, here and in these threads, since that stops
  * every processor that the process runs on for a moment (a TLB shootdown).
@@ -32,7 +33,7 @@
 #include <time.h>
 
 #define SWITCHES_PER_TURN 256
-#define LEAVING_SLICE_NS  (200 * EW_MICROSECOND)
+#define LEAVING_SLICE_NS  (100 * EW_MICROSECOND)
 #define PARTING_ONE_OF	  8
 #define NAP_NS		  (200 * EW_MICROSECOND)
 
@@ -225,14 +226,19 @@ static void run_one_leaving(struct ew_worker *worker)
 
 static void run_leaving(struct ew_worker *worker)
 {
-	int64_t end_ns = ew_now() + LEAVING_SLICE_NS;
+	int64_t begin_ns = ew_now(), end_ns = begin_ns + LEAVING_SLICE_NS, now_ns;
 
 	atomic_store_explicit(&worker->switches_left, SWITCHES_PER_TURN, memory_order_relaxed);
 	while (has_leaving(worker) && !lanes_are_fed(worker)) {
 		ew__switch_counted(worker);
 		run_one_leaving(worker);
-		if (!ew__switches_left(worker) || ew_now() >= end_ns)
+		if (!ew__switches_left(worker))
 			break;
+		now_ns = ew_now();
+		if (now_ns >= end_ns) {
+			ew__give_way(&worker->giving, now_ns - begin_ns);
+			break;
+		}
 	}
 }
 

@@ -6,6 +6,7 @@
  */
 
 #include "driver/driver.h"
+#include "task/slice.h"
 #include "task/task.h"
 #include "time/wheel.h"
 
@@ -43,6 +44,7 @@ struct ew_worker {
 	struct ew__chore *chores,
 		**chores_last; /* run between these; chores_last counts only while chores is set */
 	unsigned leaving_turn; /* of the leaving and the parting */
+	struct ew__giving giving;
 	_Atomic uint32_t switches_left; /* until the scheduler must look at the driver again */
 	unsigned number;		/* 1-based */
 	struct ew_task *kept;		/* ended; used again, the newest first */
