@@ -329,11 +329,11 @@ TEST(lane_of_calls_that_wait_for_a_moment_has_a_few_threads_for_each_processor)
 	ew__lanes_init(&lanes, OFFLOAD_COUNT);
 	lane = ew__lanes_add(&lanes, 1);
 	do_some(lane, 100, 500 * EW_MICROSECOND);
-	EXPECT_EQ(lane->width, 4);
+	EXPECT_EQ(lane->width, 3);
 	do_some(lane, 100, 5 * EW_MILLISECOND);
 	EXPECT_EQ(lane->width, EW__LANE_WIDTH_MAX);
 	do_some(lane, 100, 500 * EW_MICROSECOND);
-	EXPECT_EQ(lane->width, 4);
+	EXPECT_EQ(lane->width, 3);
 }
 
 #define HANGING_COUNT (EW__LANE_WIDTH_MAX - 2)
