@@ -48,6 +48,8 @@ EW_API unsigned ew_workers_default(void);
  * @fn:      the main task; runs on worker 1, which is the calling thread
  *
  * Returns when every task has ended, every resource is closed or aborted and the kernel is done with all memory lent.
+ * Meanwhile its workers, and so the calling thread and threads that tasks start themselves, have the scheduler's shortest
+ * slice (100 us, Linux 6.12).
  * Return:  @fn's result.
  * Errors:  -EDEADLK called from a task (reported: a child scope is what is wanted); -EINVAL options that do not
  *          fit together, EW_DRIVER in the environment names no driver, or sim, which has one worker, where more are
