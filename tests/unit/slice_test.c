@@ -10,6 +10,7 @@
 #include "task/slice.h"
 
 #include <endwell/offload.h>
+#include <sched.h>
 
 #define OWN_NS	    (5 * EW_MILLISECOND)
 #define SHORTEST_NS (100 * EW_MICROSECOND)
@@ -60,6 +61,20 @@ TEST(slice_of_none_stays_as_it_is)
 	uint64_t before_ns = ew__slice_ns();
 
 	ew__slice_set(0);
+	EXPECT_EQ(ew__slice_ns(), before_ns);
+}
+
+TEST(slice_is_only_of_who_is_scheduled_fairly)
+{
+	const struct sched_param none = { 0 };
+	uint64_t before_ns = ew__slice_ns();
+
+	EXPECT_EQ(sched_setscheduler(0, SCHED_BATCH, &none), 0);
+	EXPECT_EQ(ew__slice_ns(), before_ns);
+	EXPECT_EQ(sched_setscheduler(0, SCHED_IDLE, &none), 0);
+	EXPECT_EQ(ew__slice_ns(), 0);
+	ew__slice_set(OWN_NS);
+	EXPECT_EQ(sched_setscheduler(0, SCHED_OTHER, &none), 0);
 	EXPECT_EQ(ew__slice_ns(), before_ns);
 }
 
