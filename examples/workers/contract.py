@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's side of docs/cancel-contract.md, on pika: serve(address, queue, work, at_once).
 
-The connection's thread says and hears everything, and answers heartbeats until the last job has ended. Each job has a thread of
-its own, which calls work(job); job.cancelled is an Event, which it must look at. It returns a Result, or raises Stopped if it has stopped without one, or Lost if it cannot
-tell whether all that it has started is over.
+The connection's thread says and hears everything, and answers heartbeats until the last job has ended. Each job has
+a thread of its own, which calls work(job); job.cancelled is an Event, which it must look at. It returns a Result, or
+raises Stopped if it has stopped without one, or Lost if it cannot tell whether all that it has started is over.
 """
 
 import functools
